@@ -1,0 +1,293 @@
+"""The layers of a capsule network with dynamic routing.
+
+Reference:
+    - S. Sabour, N. Frosst, G. E. Hinton, "Dynamic Routing Between Capsules",
+      NIPS 2017, https://arxiv.org/abs/1710.09829
+"""
+
+import keras
+from keras import ops
+
+import fft_conv
+
+PACKAGE = "capsnet"
+
+
+def squash(vectors, axis: int = -1):
+    """Shrinks vectors to a length below 1 and keeps their direction.
+
+    Equation 1 of the paper: `v = ||s||^2 / (1 + ||s||^2) * s / ||s||`. The norm is
+    computed in float32, and a zero vector gives zero with a finite gradient.
+
+    Args:
+        vectors: A tensor of any rank.
+        axis: The axis that holds the elements of a vector.
+
+    Returns:
+        A tensor of the same shape and dtype.
+    """
+    s = ops.cast(vectors, "float32")
+    squared_norm = ops.sum(ops.square(s), axis=axis, keepdims=True)
+    scale = squared_norm / (1 + squared_norm)
+    scale = scale / ops.sqrt(squared_norm + keras.config.epsilon())
+    return ops.cast(scale * s, vectors.dtype)
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class Length(keras.layers.Layer):
+    """The lengths of capsules: the probabilities that their entities are present.
+
+    Input shape:
+        (..., num_capsule, dim_capsule)
+
+    Output shape:
+        (..., num_capsule), in float32.
+
+    Example:
+
+    >>> Length()(np.array([[[3.0, 4.0], [0.0, 0.0]]]))  # about [[5.0, 0.0]]
+    """
+
+    def call(self, inputs):
+        squares = ops.square(ops.cast(inputs, "float32"))
+        # epsilon: the square root has no finite derivative at zero
+        return ops.sqrt(ops.sum(squares, axis=-1) + keras.config.epsilon())
+
+    def compute_output_spec(self, inputs):
+        return keras.KerasTensor(inputs.shape[:-1], dtype="float32")
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class Mask(keras.layers.Layer):
+    """Sets all capsules but one to zero, and flattens them for the decoder.
+
+    The capsule that stays is the one of the given label or, without labels, the
+    longest (section 4.1 of the paper).
+
+    Input shape:
+        Capsules, (batch, num_capsule, dim_capsule), or a list of capsules and one-hot
+        labels, (batch, num_capsule).
+
+    Output shape:
+        (batch, num_capsule * dim_capsule)
+
+    Example:
+
+    >>> capsules = np.array([[[1.0, 0.0], [2.0, 3.0]]])
+    >>> Mask()(capsules)
+    [[0.0, 0.0, 2.0, 3.0]]
+    >>> Mask()([capsules, np.array([[1.0, 0.0]])])
+    [[1.0, 0.0, 0.0, 0.0]]
+    """
+
+    def call(self, inputs):
+        if isinstance(inputs, (list, tuple)):
+            capsules, mask = inputs
+        else:
+            capsules = inputs
+            squares = ops.square(ops.cast(capsules, "float32"))
+            longest = ops.argmax(ops.sum(squares, axis=-1), axis=-1)
+            mask = ops.one_hot(longest, capsules.shape[1])
+        mask = ops.cast(ops.expand_dims(mask, -1), capsules.dtype)
+        return ops.reshape(capsules * mask, (-1, capsules.shape[1] * capsules.shape[2]))
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class PrimaryCap(keras.layers.Layer):
+    """The first capsules: a convolution whose channels are grouped into vectors.
+
+    Args:
+        dim_capsule: Number of elements of a capsule.
+        n_channels: Number of types of capsules, each with a capsule at every position.
+        kernel_size: Height and width of the kernel, in pixels.
+        strides: Step of the kernel, in pixels.
+        method: How the convolution is computed. "direct" is the backend's own, "fft"
+            is `fft_conv.conv2d`, the same in a frequency domain. "auto" takes "fft" on
+            a CPU if it needs less than half of the multiplications.
+
+    Input shape:
+        (batch, height, width, channels)
+
+    Output shape:
+        (batch, rows * columns * n_channels, dim_capsule)
+
+    Raises:
+        ValueError: If `method` is unknown, or the images are smaller than the kernel.
+    """
+
+    def __init__(
+        self,
+        dim_capsule: int,
+        n_channels: int,
+        kernel_size: int,
+        strides: int = 1,
+        method: str = "auto",
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        if method not in ("auto", "fft", "direct"):
+            raise ValueError(
+                "Expected method to be 'auto', 'fft' or 'direct'; "
+                f"received method={method!r}."
+            )
+        self.dim_capsule = dim_capsule
+        self.n_channels = n_channels
+        self.kernel_size = kernel_size
+        self.strides = strides
+        self.method = method
+
+    def build(self, input_shape):
+        height, width, channels = input_shape[1:]
+        filters = self.dim_capsule * self.n_channels
+        kernel_size = (self.kernel_size, self.kernel_size)
+        self.kernel = self.add_weight(
+            name="kernel",
+            shape=(*kernel_size, channels, filters),
+            initializer="glorot_uniform",
+        )
+        self.bias = self.add_weight(name="bias", shape=(filters,), initializer="zeros")
+        fft, direct = fft_conv.cost(
+            (height, width), kernel_size, self.strides, channels, filters
+        )
+        self.use_fft = self.method == "fft" or (
+            self.method == "auto" and runs_on_cpu() and 2 * fft < direct
+        )
+
+    def call(self, inputs):
+        if self.use_fft:
+            outputs = fft_conv.conv2d(inputs, self.kernel, self.strides)
+        else:
+            outputs = ops.conv(inputs, self.kernel, self.strides, padding="valid")
+        outputs = outputs + ops.cast(self.bias, outputs.dtype)
+        # (batch, rows, columns, filters) -> (batch, capsules, dim_capsule)
+        capsules = outputs.shape[1] * outputs.shape[2] * self.n_channels
+        return squash(ops.reshape(outputs, (-1, capsules, self.dim_capsule)))
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "dim_capsule": self.dim_capsule,
+            "n_channels": self.n_channels,
+            "kernel_size": self.kernel_size,
+            "strides": self.strides,
+            "method": self.method,
+        }
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class CapsuleLayer(keras.layers.Layer):
+    """Capsules that are fed by dynamic routing (Procedure 1 of the paper).
+
+    Each input capsule `u_i` predicts each output capsule `j` as `W_ij u_i`. An output
+    capsule is the squashed sum of its predictions, weighted by coupling coefficients
+    `c_ij`: a softmax over the output capsules of logits that start at zero for every
+    sample and grow by the agreement of prediction and output in each round.
+
+    The predictions themselves, (batch, num_capsule, input_capsules, dim_capsule), are
+    never stored. With the sum over the elements `d` of the input capsules outside,
+
+        s_j  = sum_i c_ij W_ij u_i     = sum_d (c_j * u_d) W_jd
+        a_ij = v_j . W_ij u_i          = sum_d u_d * (W_jd v_j)
+
+    are matrix products, and no tensor is larger than the coupling coefficients.
+
+    Args:
+        num_capsule: Number of output capsules.
+        dim_capsule: Number of elements of an output capsule.
+        routings: Number of rounds of the routing, at least 1.
+        kernel_initializer: Initializer of the transformation matrices. With a much
+            smaller one than the default, training starts with a long plateau.
+
+    Input shape:
+        (batch, input_capsules, input_dim)
+
+    Output shape:
+        (batch, num_capsule, dim_capsule)
+
+    Raises:
+        ValueError: If `routings` is less than 1.
+    """
+
+    def __init__(
+        self,
+        num_capsule: int,
+        dim_capsule: int,
+        routings: int = 3,
+        kernel_initializer=None,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        if routings < 1:
+            raise ValueError(
+                f"Expected at least 1 round of routing; received routings={routings}."
+            )
+        self.num_capsule = num_capsule
+        self.dim_capsule = dim_capsule
+        self.routings = routings
+        self.kernel_initializer = keras.initializers.get(
+            kernel_initializer or keras.initializers.RandomNormal(stddev=0.1)
+        )
+
+    def build(self, input_shape):
+        _, input_capsules, input_dim = input_shape
+        self.W = self.add_weight(
+            name="W",
+            shape=(self.num_capsule, input_capsules, self.dim_capsule, input_dim),
+            initializer=self.kernel_initializer,
+        )
+
+    def call(self, inputs):
+        W = ops.cast(self.W, inputs.dtype)
+        # u: input_dim x (batch, input_capsules)
+        # w: input_dim x (num_capsule, input_capsules, dim_capsule)
+        u = ops.unstack(ops.transpose(inputs, (2, 0, 1)))
+        w = ops.unstack(ops.transpose(W, (3, 0, 1, 2)))
+
+        # Round 1: the logits are zero and all couplings equal, so s is one product.
+        s = ops.matmul(
+            ops.reshape(inputs, (-1, W.shape[1] * W.shape[3])),
+            ops.reshape(ops.transpose(W, (1, 3, 0, 2)), (W.shape[1] * W.shape[3], -1)),
+        )
+        s = ops.reshape(s / self.num_capsule, (-1, W.shape[0], W.shape[2]))
+        v = ops.transpose(squash(s), (1, 0, 2))  # (num_capsule, batch, dim_capsule)
+        logits = 0.0
+        for _ in range(self.routings - 1):
+            w_v = [ops.matmul(v, ops.transpose(w_d, (0, 2, 1))) for w_d in w]
+            agreement = sum(u_d * w_v_d for u_d, w_v_d in zip(u, w_v))
+            logits = logits + ops.cast(agreement, "float32")
+            # c: (num_capsule, batch, input_capsules)
+            c = ops.cast(_softmax_over_capsules(logits), inputs.dtype)
+            v = squash(sum(ops.matmul(c * u_d, w_d) for u_d, w_d in zip(u, w)))
+        return ops.transpose(v, (1, 0, 2))
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "num_capsule": self.num_capsule,
+            "dim_capsule": self.dim_capsule,
+            "routings": self.routings,
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+        }
+
+
+def _softmax_over_capsules(logits):
+    """Softmax over the first axis, where `ops.softmax` would transpose twice."""
+    logits = logits - ops.stop_gradient(ops.max(logits, axis=0))
+    exponentials = ops.exp(logits)
+    return exponentials / ops.sum(exponentials, axis=0)
+
+
+def runs_on_cpu() -> bool:
+    """Whether the backend's default device is a CPU."""
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        return not tf.config.list_logical_devices("GPU")
+    if backend == "jax":
+        import jax
+
+        return jax.default_backend() == "cpu"
+    import torch
+
+    return not torch.cuda.is_available()

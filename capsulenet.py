@@ -1,0 +1,588 @@
+"""Trains, tests and looks into a capsule network with dynamic routing.
+
+    python capsulenet.py                                  # train on MNIST, 50 epochs
+    python capsulenet.py --epochs 1 --train_size 6000     # a first look
+    python capsulenet.py -t -w result/trained_model.h5    # test, draw reconstructions
+    python capsulenet.py -t --digit 5 -w result/trained_model.h5   # + latent code of 5
+
+Reference:
+    - S. Sabour, N. Frosst, G. E. Hinton, "Dynamic Routing Between Capsules",
+      NIPS 2017, https://arxiv.org/abs/1710.09829
+"""
+
+import argparse
+import contextlib
+import csv
+import importlib.util
+import os
+import sys
+import tempfile
+import time
+
+import numpy as np
+
+
+@contextlib.contextmanager
+def _quiet_start():
+    """Hides what TensorFlow's libraries print while they load, unless that fails.
+
+    The lines about oneDNN and missing CUDA drivers are written by C++ code before it
+    reads any setting, so the file descriptor itself has to point elsewhere. Whoever
+    sets TF_CPP_MIN_LOG_LEVEL sees everything that it lets through.
+    """
+    if "TF_CPP_MIN_LOG_LEVEL" in os.environ:
+        yield
+        return
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    with tempfile.TemporaryFile() as hidden:
+        os.dup2(hidden.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            hidden.seek(0)
+            os.write(stderr, hidden.read())
+            raise
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+
+
+with _quiet_start():
+    import keras
+    from keras import layers, ops
+
+    import datasets
+    import saving
+    import utils
+    from capsulelayers import CapsuleLayer, Length, Mask, PrimaryCap, runs_on_cpu
+
+    runs_on_cpu()  # the first look for devices prints too
+
+
+class UsageError(ValueError):
+    """Arguments that cannot work; the message is one line for the user."""
+
+
+def CapsNet(
+    input_shape: tuple[int, int, int], n_class: int, routings: int = 3
+) -> tuple[keras.Model, keras.Model, keras.Model]:
+    """Builds the capsule network of the paper's figures 1 and 2.
+
+    The three models share their layers, so that training one trains all.
+
+    Args:
+        input_shape: Height, width and channels of the images.
+        n_class: Number of classes.
+        routings: Rounds of dynamic routing.
+
+    Returns:
+        train_model: [images, one-hot labels] -> [class lengths, reconstructions of the
+            labelled capsule].
+        eval_model: images -> [class lengths, reconstructions of the longest capsule].
+        manipulate_model: [images, one-hot labels, (batch, n_class, 16) to add to the
+            class capsules] -> reconstructions of the labelled capsule.
+    """
+    x = keras.Input(input_shape, name="image")
+    y = keras.Input((n_class,), name="label")
+
+    # conv1: 256 feature maps; primary capsules: 32 types of 8-D capsules
+    features = layers.Conv2D(256, 9, activation="relu", name="conv1")(x)
+    primary = PrimaryCap(8, 32, kernel_size=9, strides=2, name="primarycaps")(features)
+    # class capsules: (batch, n_class, 16)
+    digits = CapsuleLayer(n_class, 16, routings, name="digitcaps")(primary)
+    lengths = Length(name="capsnet")(digits)
+
+    decoder = keras.Sequential(
+        [
+            keras.Input((n_class * 16,)),
+            layers.Dense(512, activation="relu"),
+            layers.Dense(1024, activation="relu"),
+            layers.Dense(int(np.prod(input_shape)), activation="sigmoid"),
+            layers.Reshape(input_shape, dtype="float32"),
+        ],
+        name="decoder",
+    )
+    mask = Mask(name="mask")
+    train_model = keras.Model([x, y], [lengths, decoder(mask([digits, y]))])
+    eval_model = keras.Model(x, [lengths, decoder(mask(digits))])
+
+    noise = keras.Input((n_class, 16), name="noise")
+    changed = layers.Add(name="add_noise")([digits, noise])
+    manipulate_model = keras.Model([x, y, noise], decoder(mask([changed, y])))
+    return train_model, eval_model, manipulate_model
+
+
+def margin_loss(y_true, y_pred):
+    """The margin loss of each sample (equation 4 of the paper), summed over classes.
+
+    `T max(0, 0.9 - ||v||)^2 + 0.5 (1 - T) max(0, ||v|| - 0.1)^2`
+
+    Args:
+        y_true: Labels, 1 for each class that is present and 0 elsewhere; none or
+            several may be, shape (batch, n_class).
+        y_pred: Lengths of the class capsules, the same shape.
+
+    Returns:
+        A tensor of shape (batch,).
+    """
+    y_true = ops.cast(y_true, y_pred.dtype)
+    present = ops.square(ops.maximum(0.0, 0.9 - y_pred))
+    absent = ops.square(ops.maximum(0.0, y_pred - 0.1))
+    return ops.sum(y_true * present + 0.5 * (1 - y_true) * absent, axis=-1)
+
+
+def compile_model(model: keras.Model, lr: float, lam_recon: float) -> None:
+    """Prepares the train model for `fit` and `evaluate`.
+
+    Args:
+        model: The train model of `CapsNet`.
+        lr: Learning rate of Adam.
+        lam_recon: Weight of the reconstruction's mean squared error.
+    """
+    model.compile(
+        optimizer=keras.optimizers.Adam(lr),
+        loss=[margin_loss, "mse"],
+        loss_weights=[1.0, lam_recon],
+        metrics=[["accuracy"], []],
+    )
+
+
+def train(model: keras.Model, data, args: argparse.Namespace) -> keras.Model:
+    """Trains a network and writes its log and its weights to `args.save_dir`.
+
+    The loss is the margin loss plus `args.lam_recon` times the mean squared error of
+    the reconstruction; Adam's learning rate is `args.lr * args.lr_decay ** epoch`.
+
+    Args:
+        model: The train model of `CapsNet`.
+        data: `((x_train, y_train), (x_test, y_test))` of `datasets.load_dataset`. The
+            test images are evaluated after each epoch for the log and used by nothing.
+        args: The parsed command line.
+
+    Returns:
+        The model, with the last epoch's weights or, with `args.validation_size`, those
+        of the epoch with the best validation accuracy.
+    """
+    (x_train, y_train), (x_test, y_test) = data
+    (x_train, y_train), validation = datasets.split(
+        x_train, y_train, args.train_size, args.validation_size
+    )
+    batches = datasets.ShiftedBatches(
+        x_train, y_train, args.batch_size, args.shift_fraction, args.seed
+    )
+    compile_model(model, args.lr, args.lam_recon)
+    held_out = {"val": validation} if validation else {}
+    log = EpochLog(
+        batches, {**held_out, "test": (x_test, y_test)}, args.batch_size, args.save_dir
+    )
+    callbacks = [
+        keras.callbacks.LambdaCallback(on_epoch_begin=batches.set_epoch),
+        keras.callbacks.LearningRateScheduler(
+            lambda epoch: args.lr * args.lr_decay**epoch
+        ),
+        keras.callbacks.ProgbarLogger(),  # before the log, so that its time is training
+        log,
+    ]
+    if args.debug:
+        folder = os.path.join(args.save_dir, "tensorboard-logs")
+        callbacks.append(keras.callbacks.TensorBoard(folder))
+    # A bar that moves on a terminal, a line an epoch in a file.
+    verbose = 1 if sys.stdout.isatty() else 2
+    model.fit(
+        batches,
+        epochs=args.epochs,
+        shuffle=False,
+        callbacks=callbacks,
+        verbose=verbose,
+    )
+
+    if log.best_weights is not None:
+        model.set_weights(log.best_weights)
+        print(f"Taking the weights of epoch {log.best_epoch}, the best in validation.")
+    path = os.path.join(args.save_dir, "trained_model.h5")
+    saving.save_model(model, path, model_info(model, args))
+    for name in ("log.csv", "log.png", "trained_model.h5"):
+        print("Wrote", os.path.join(args.save_dir, name))
+    return model
+
+
+class EpochLog(keras.callbacks.Callback):
+    """Evaluates after every epoch, renews `log.csv` and `log.png`, keeps the best.
+
+    Args:
+        batches: The training data, a `datasets.ShiftedBatches`.
+        held_out: Images and labels to evaluate, by the prefix of their columns; the
+            best weights are those with the best accuracy of "val", if it is there.
+        batch_size: Images in a batch of the evaluation.
+        save_dir: Folder of the two files.
+    """
+
+    def __init__(self, batches, held_out: dict, batch_size: int, save_dir: str):
+        super().__init__()
+        self.batches = batches
+        self.held_out = held_out
+        self.batch_size = batch_size
+        self.save_dir = save_dir
+        self.rows = []
+        self.best_weights = self.best_epoch = None
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.started = time.perf_counter()
+
+    def on_epoch_end(self, epoch, logs=None):
+        seconds = time.perf_counter() - self.started
+        row = {
+            "epoch": epoch + 1,
+            "seconds": round(seconds, 3),
+            "images_per_second": round(self.batches.num_samples / seconds, 1),
+            "learning_rate": float(logs["learning_rate"]),
+            **_columns(logs),
+        }
+        for name, (x, y) in self.held_out.items():
+            row.update(_columns(evaluate(self.model, x, y, self.batch_size), name))
+        if "val" in self.held_out and all(
+            row["val_accuracy"] > earlier["val_accuracy"] for earlier in self.rows
+        ):
+            self.best_weights = self.model.get_weights()
+            self.best_epoch = epoch + 1
+        self.rows.append(row)
+        with saving.replace_file(os.path.join(self.save_dir, "log.csv")) as path:
+            write_csv(path, self.rows)
+        with saving.replace_file(os.path.join(self.save_dir, "log.png")) as path:
+            utils.plot_log(self.rows, path)
+        error = 100 * (1 - row["test_accuracy"])
+        print(f"epoch {epoch + 1}: {seconds:.0f} s, test error {error:.2f} %")
+
+
+def evaluate(model: keras.Model, x, y, batch_size: int) -> dict[str, float]:
+    """Losses and accuracy of a compiled train model, by Keras's names."""
+    return model.evaluate(
+        (x, y), (y, x), batch_size=batch_size, verbose=0, return_dict=True
+    )
+
+
+def _columns(logs, prefix=""):
+    """Keras's names of losses and metrics -> the columns of log.csv."""
+    names = {
+        "loss": "loss",
+        "capsnet_loss": "margin_loss",
+        "decoder_loss": "reconstruction_loss",
+        "capsnet_accuracy": "accuracy",
+    }
+    prefix = prefix and f"{prefix}_"
+    return {prefix + column: float(logs[name]) for name, column in names.items()}
+
+
+def write_csv(path: str, rows: list[dict]) -> None:
+    """Writes rows that share their columns."""
+    with open(path, "w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def model_info(model: keras.Model, args: argparse.Namespace) -> dict:
+    """What a model file says about itself."""
+    images, labels = model.inputs
+    return {
+        "input_shape": list(images.shape[1:]),
+        "class_names": [str(i) for i in range(labels.shape[1])],
+        "routings": args.routings,
+        "scaling": "pixel / 255",
+        "dataset": "mnist",
+        "seed": args.seed,
+    }
+
+
+def test(model: keras.Model, data, args: argparse.Namespace) -> float:
+    """Prints the test accuracy and draws `real_and_recon.png`.
+
+    Args:
+        model: The eval model of `CapsNet`, which does not see the labels.
+        data: Images and one-hot labels.
+        args: The parsed command line.
+
+    Returns:
+        The accuracy.
+    """
+    x, y = data
+    lengths, reconstructions = model.predict(x, batch_size=args.batch_size, verbose=0)
+    truth = y.argmax(axis=1)
+    right = lengths.argmax(axis=1) == truth
+    margin = float(np.mean(ops.convert_to_numpy(margin_loss(y, lengths))))
+    print(f"Test acc: {right.mean():.4f}")
+    print(
+        f"Test error: {100 * (1 - right.mean()):.2f} % ({(~right).sum()} of {len(y)})"
+    )
+    print(f"Margin loss: {margin:.5f}")
+    print(f"Reconstruction loss: {np.mean((reconstructions - x) ** 2):.5f}")
+    for label in range(y.shape[1]):
+        of_class = right[truth == label]
+        if len(of_class):
+            print(f"Accuracy of class {label}: {of_class.mean():.4f} ({len(of_class)})")
+    path = os.path.join(args.save_dir, "real_and_recon.png")
+    with saving.replace_file(path) as temporary:
+        utils.plot_reconstructions(x[:50], reconstructions[:50], temporary)
+    print("Wrote", path)
+    return float(right.mean())
+
+
+def manipulate_latent(model: keras.Model, data, args: argparse.Namespace) -> None:
+    """Draws what each dimension of a class capsule stands for (figure 4 of the paper).
+
+    Each row of the picture changes one dimension of the capsule of a digit by -0.25 to
+    0.25, in steps of 0.05.
+
+    Args:
+        model: The manipulate model of `CapsNet`.
+        data: Images and one-hot labels; the digit is drawn from them with `args.seed`.
+        args: The parsed command line, with the class `args.digit`.
+    """
+    x, y = data
+    index = np.flatnonzero(y.argmax(axis=1) == args.digit)
+    index = np.random.default_rng(args.seed).choice(index)
+    changes = np.arange(-5, 6) / 20
+    dim_capsule = model.inputs[2].shape[2]
+    noise = np.zeros((dim_capsule, len(changes), *model.inputs[2].shape[1:]), "float32")
+    for dimension in range(dim_capsule):
+        noise[dimension, :, :, dimension] = changes[:, None]
+    noise = noise.reshape(-1, *noise.shape[2:])
+    repeated = [np.repeat(a[index : index + 1], len(noise), axis=0) for a in (x, y)]
+    images = model.predict([*repeated, noise], batch_size=args.batch_size, verbose=0)
+    path = os.path.join(args.save_dir, f"manipulate-{args.digit}.png")
+    with saving.replace_file(path) as temporary:
+        title = f"Capsule of a {args.digit}, one dimension changed at a time"
+        utils.plot_manipulation(images, changes, title, temporary)
+    print("Wrote", path)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message):
+        """One line instead of the whole usage."""
+        self.exit(2, f"{self.prog}: error: {message}\n")
+
+
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    def _get_help_string(self, action):
+        shown = action.default not in (None, False, argparse.SUPPRESS)
+        return f"{action.help} (default: %(default)s)" if shown else action.help
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line, shared with `capsulenet_multi_gpu.py`."""
+    parser = _Parser(
+        description=__doc__.split("\n\n    ")[0],
+        epilog="examples:\n    " + __doc__.split("\n\n    ")[1].split("\n\n")[0],
+        formatter_class=_HelpFormatter,
+    )
+    group = parser.add_argument_group("what to do")
+    group.add_argument(
+        "-t", "--testing", action="store_true", help="test a trained model"
+    )
+    group.add_argument(
+        "-w",
+        "--weights",
+        metavar="FILE",
+        help="weights to test, or to start training from: .h5 (also of Keras 2), "
+        ".weights.h5 or .keras; -t alone takes trained_model.h5 in --save_dir",
+    )
+    group.add_argument(
+        "--digit",
+        type=_integer(0),
+        default=5,
+        metavar="N",
+        help="with -t: the class whose latent code is manipulated",
+    )
+
+    group = parser.add_argument_group("network and loss")
+    group.add_argument(
+        "-r",
+        "--routings",
+        type=_integer(1),
+        default=3,
+        metavar="N",
+        help="rounds of dynamic routing",
+    )
+    group.add_argument(
+        "--lam_recon",
+        type=_number(0),
+        default=0.392,
+        metavar="X",
+        help="weight of the reconstruction's mean squared error; 0.392 is the paper's "
+        "0.0005 a pixel",
+    )
+
+    group = parser.add_argument_group("training")
+    group.add_argument(
+        "--epochs",
+        type=_integer(1),
+        default=50,
+        metavar="N",
+        help="passes over the training images",
+    )
+    group.add_argument(
+        "--batch_size",
+        type=_integer(1),
+        default=100,
+        metavar="N",
+        help="images in a step, and in a batch of the test",
+    )
+    group.add_argument(
+        "--lr",
+        type=_number(0),
+        default=0.001,
+        metavar="X",
+        help="learning rate of Adam in the first epoch",
+    )
+    group.add_argument(
+        "--lr_decay",
+        type=_number(0),
+        default=0.9,
+        metavar="X",
+        help="factor of the learning rate from one epoch to the next",
+    )
+    group.add_argument(
+        "--shift_fraction",
+        type=_number(0, 1),
+        default=0.1,
+        metavar="X",
+        help="largest random shift, as a fraction of the side, in whole pixels",
+    )
+    group.add_argument(
+        "--seed",
+        type=_integer(0),
+        default=0,
+        metavar="N",
+        help="the same seed, machine and versions give the same run",
+    )
+    group.add_argument(
+        "--debug", action="store_true", help="write TensorBoard logs as well"
+    )
+
+    group = parser.add_argument_group("data and files")
+    group.add_argument(
+        "--train_size",
+        type=_integer(1),
+        metavar="N",
+        help="train on the first N training images (default: all)",
+    )
+    group.add_argument(
+        "--validation_size",
+        type=_integer(0),
+        default=0,
+        metavar="N",
+        help="hold out the last N training images and keep the epoch that does best "
+        "on them, instead of the last",
+    )
+    group.add_argument(
+        "--data_dir",
+        metavar="DIR",
+        help="folder with mnist.npz or the four IDX files, plain or .gz "
+        "(default: download MNIST once and keep it)",
+    )
+    group.add_argument(
+        "--save_dir",
+        default="./result",
+        metavar="DIR",
+        help="folder of the files that are written",
+    )
+    return parser
+
+
+def _integer(least):
+    def integer(text):
+        value = int(text)
+        if value < least:
+            raise argparse.ArgumentTypeError(
+                f"expected at least {least}, received {text}"
+            )
+        return value
+
+    return integer
+
+
+def _number(least, below=float("inf")):
+    def number(text):
+        value = float(text)
+        if not least <= value < below:
+            range_ = f"at least {least}" + (f" and less than {below}" * (below < 1e9))
+            raise argparse.ArgumentTypeError(f"expected {range_}, received {text}")
+        return value
+
+    return number
+
+
+def check_arguments(args: argparse.Namespace) -> None:
+    """Finds what is wrong with the arguments before anything takes long.
+
+    Raises:
+        UsageError, saving.ModelFileError, OSError: If something is.
+    """
+    if args.testing and args.weights is None:
+        args.weights = os.path.join(args.save_dir, "trained_model.h5")
+        if not os.path.exists(args.weights):
+            raise UsageError(
+                f"there is no {args.weights}; train a model first, or name one with -w"
+            )
+    if args.debug and importlib.util.find_spec("tensorboard") is None:
+        raise UsageError("--debug needs TensorBoard: pip install tensorboard")
+    if args.weights is not None:
+        saving.read_info(args.weights)
+    os.makedirs(args.save_dir, exist_ok=True)
+    with tempfile.TemporaryFile(dir=args.save_dir):
+        pass
+
+
+def describe_run(args: argparse.Namespace, model: keras.Model, data) -> str:
+    """The header: what will run, and on what."""
+    (x_train, _), (x_test, _) = data
+    backend = keras.backend.backend()
+    module = {"torch": "torch", "jax": "jax"}.get(backend, "tensorflow")
+    version = importlib.import_module(module).__version__
+    device = f"CPU, {os.cpu_count()} cores" if runs_on_cpu() else "GPU"
+    task = f"Testing {args.weights}" if args.testing else "Training"
+    lines = [
+        f"{task}: CapsNet, {model.count_params() / 1e6:.1f} M weights, "
+        f"routings {args.routings}",
+        f"Data: MNIST, {len(x_train)} training and {len(x_test)} test images",
+        f"Device: {device}; Keras {keras.version()} on {backend} {version}",
+    ]
+    return "\n".join(lines)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Does what the command line says."""
+    check_arguments(args)
+    data = datasets.load_dataset(args.data_dir)
+    keras.utils.set_random_seed(args.seed)
+    (x_train, y_train), (x_test, y_test) = data
+    n_class = y_train.shape[1]
+    if args.digit >= n_class:
+        raise UsageError(f"--digit: expected 0 to {n_class - 1}, received {args.digit}")
+    models = CapsNet(x_train.shape[1:], n_class, args.routings)
+    train_model, eval_model, manipulate_model = models
+    if args.weights is not None:
+        saving.load_weights(train_model, args.weights)
+    print(describe_run(args, train_model, data))
+    if not args.testing:
+        train(train_model, data, args)
+    test(eval_model, (x_test, y_test), args)
+    manipulate_latent(manipulate_model, (x_test, y_test), args)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command line; returns the exit status."""
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    try:
+        run(args)
+    except (UsageError, datasets.DataError, saving.ModelFileError, OSError) as error:
+        print(f"{parser.prog}: error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

