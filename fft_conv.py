@@ -96,24 +96,30 @@ def conv2d(x, kernel, strides: int = 1):
     columns = plan(width, kernel.shape[1], s)
     dtype = x.dtype
 
-    # A x: (batch, height, width, channels) -> (p * q, tiles * batch, s * s * channels)
+    # Rows first. x: (batch, height, width, channels) -> p x (columns, batch * inner)
+    inner = s * s * channels
     x = _split_phases(ops.cast(x, "float32"), rows, columns, s)
-    x = _transform(rows.inputs, columns.inputs, x)
-    x = _gather_tiles(x, rows, columns, s * s * channels)
+    x = ops.unstack(_transform(rows.inputs, x, rows.tiles))
+    # w: (k, k, channels, filters) -> p x (taps, inner * filters)
+    taps = rows.kernel.shape[1], columns.kernel.shape[1]
+    w = _fit(ops.cast(kernel, "float32"), (0, 1), (s * taps[0], s * taps[1]))
+    w = ops.reshape(w, (taps[0], s, taps[1], s, -1))
+    w = ops.reshape(ops.transpose(w, (0, 2, 1, 3, 4)), (*taps, -1))
+    w = ops.unstack(_transform(rows.kernel, w))
 
-    # B w: (k, k, channels, filters) -> (p * q, s * s * channels, filters)
-    p, r = rows.kernel.shape
-    q, t = columns.kernel.shape
-    w = _fit(ops.cast(kernel, "float32"), (0, 1), (s * r, s * t))
-    w = ops.reshape(w, (r, s, t, s, channels, filters))
-    w = ops.transpose(w, (0, 2, 1, 3, 4, 5))
-    w = _transform(rows.kernel, columns.kernel, ops.reshape(w, (r, t, -1)))
-    w = ops.reshape(w, (p * q, s * s * channels, filters))
-
-    # C [...]: (p * q, tiles * batch, filters) -> (m, m, tiles * batch * filters)
-    y = ops.reshape(ops.matmul(x, w), (p, q, -1))
-    y = _transform(rows.outputs, columns.outputs, y)
-    y = _join_tiles(y, rows, columns, filters)
+    # Then the columns, a frequency of the rows at a time: that fits into the cache.
+    y = []
+    q = columns.kernel.shape[0]
+    for x_p, w_p in zip(x, w):
+        x_pq = _transform(columns.inputs, x_p, columns.tiles)
+        w_pq = _transform(columns.kernel, w_p)
+        # (q, tiles * batch, inner) x (q, inner, filters)
+        y_pq = ops.matmul(
+            ops.reshape(x_pq, (q, -1, inner)), ops.reshape(w_pq, (q, inner, filters))
+        )
+        y.append(_transform(columns.outputs, ops.reshape(y_pq, (q, -1))))
+    # y: p x (n, tiles * batch * filters) -> (batch, height, width, filters)
+    y = _join_tiles(_transform(rows.outputs, ops.stack(y)), rows, columns, filters)
     sizes = (height, kernel.shape[0]), (width, kernel.shape[1])
     y = _fit(y, (1, 2), [output_size(n, k, s) for n, k in sizes])
     return ops.cast(y, dtype)
@@ -256,12 +262,15 @@ def _toom_cook(points, m, r):
     return a, b, c.T
 
 
-def _transform(rows, columns, x):
-    """Applies one matrix to the first axis of x and another one to the second."""
-    p, height = rows.shape
-    width = columns.shape[1]
-    x = ops.matmul(rows, ops.reshape(x, (height, -1)))
-    return ops.matmul(columns, ops.reshape(x, (p, width, -1)))
+def _transform(matrix, x, tiles=1):
+    """Applies a matrix to the first axis: (n, ..., k) -> (p, ..., tiles * k)."""
+    rest = x.shape[1:-1]
+    x = ops.matmul(matrix, ops.reshape(x, (matrix.shape[1], -1)))
+    if tiles > 1:
+        # The matrix holds the rows of one tile after the other; bring them to k.
+        x = ops.reshape(x, (tiles, len(matrix) // tiles, math.prod(rest), -1))
+        x = ops.transpose(x, (1, 2, 0, 3))
+    return ops.reshape(x, (len(matrix) // tiles, *rest, -1))
 
 
 def _fit(x, axes, sizes):
@@ -284,18 +293,9 @@ def _split_phases(x, rows, columns, s):
     return ops.reshape(x, (height, width, -1))
 
 
-def _gather_tiles(x, rows, columns, inner):
-    """(t * p, u * q, batch * inner) -> (p * q, t * u * batch, inner)."""
-    p, q = rows.kernel.shape[0], columns.kernel.shape[0]
-    if rows.tiles > 1 or columns.tiles > 1:
-        x = ops.reshape(x, (rows.tiles, p, columns.tiles, q, -1))
-        x = ops.transpose(x, (1, 3, 0, 2, 4))
-    return ops.reshape(x, (p * q, -1, inner))
-
-
 def _join_tiles(y, rows, columns, filters):
-    """(m, n, t * u * batch * filters) -> (batch, t * m, u * n, filters)."""
+    """(m, n, u * t * batch * filters) -> (batch, t * m, u * n, filters)."""
     m, n = rows.outputs.shape[0], columns.outputs.shape[0]
-    y = ops.reshape(y, (m, n, rows.tiles, columns.tiles, -1, filters))
-    y = ops.transpose(y, (4, 2, 0, 3, 1, 5))
+    y = ops.reshape(y, (m, n, columns.tiles, rows.tiles, -1, filters))
+    y = ops.transpose(y, (4, 3, 0, 2, 1, 5))
     return ops.reshape(y, (-1, rows.tiles * m, columns.tiles * n, filters))
