@@ -21,19 +21,20 @@ import time
 
 import numpy as np
 
+QUIET = "3"
+
 
 @contextlib.contextmanager
-def _quiet_start():
-    """Hides what TensorFlow's libraries print while they load, unless that fails.
+def quiet_start():
+    """Hides what TensorFlow's libraries print while they start, unless that fails.
 
     The lines about oneDNN and missing CUDA drivers are written by C++ code before it
     reads any setting, so the file descriptor itself has to point elsewhere. Whoever
     sets TF_CPP_MIN_LOG_LEVEL sees everything that it lets through.
     """
-    if "TF_CPP_MIN_LOG_LEVEL" in os.environ:
+    if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", QUIET) != QUIET:
         yield
         return
-    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
     sys.stderr.flush()
     stderr = os.dup(2)
     with tempfile.TemporaryFile() as hidden:
@@ -49,7 +50,7 @@ def _quiet_start():
             os.close(stderr)
 
 
-with _quiet_start():
+with quiet_start():
     import keras
     from keras import layers, ops
 
@@ -57,8 +58,6 @@ with _quiet_start():
     import saving
     import utils
     from capsulelayers import CapsuleLayer, Length, Mask, PrimaryCap, runs_on_cpu
-
-    runs_on_cpu()  # the first look for devices prints too
 
 
 class UsageError(ValueError):
@@ -201,9 +200,7 @@ def train(model: keras.Model, data, args: argparse.Namespace) -> keras.Model:
     )
     compile_model(model, args.lr, args.lam_recon)
     held_out = {"val": validation} if validation else {}
-    log = EpochLog(
-        batches, {**held_out, "test": (x_test, y_test)}, args.batch_size, args.save_dir
-    )
+    log = EpochLog(batches, {**held_out, "test": (x_test, y_test)}, args)
     callbacks = [
         keras.callbacks.LambdaCallback(on_epoch_begin=batches.set_epoch),
         keras.callbacks.LearningRateScheduler(
@@ -242,16 +239,14 @@ class EpochLog(keras.callbacks.Callback):
         batches: The training data, a `datasets.ShiftedBatches`.
         held_out: Images and labels to evaluate, by the prefix of their columns; the
             best weights are those with the best accuracy of "val", if it is there.
-        batch_size: Images in a batch of the evaluation.
-        save_dir: Folder of the two files.
+        args: The parsed command line.
     """
 
-    def __init__(self, batches, held_out: dict, batch_size: int, save_dir: str):
+    def __init__(self, batches, held_out: dict, args: argparse.Namespace):
         super().__init__()
         self.batches = batches
         self.held_out = held_out
-        self.batch_size = batch_size
-        self.save_dir = save_dir
+        self.args = args
         self.rows = []
         self.best_weights = self.best_epoch = None
 
@@ -265,41 +260,54 @@ class EpochLog(keras.callbacks.Callback):
             "seconds": round(seconds, 3),
             "images_per_second": round(self.batches.num_samples / seconds, 1),
             "learning_rate": float(logs["learning_rate"]),
-            **_columns(logs),
+            "loss": float(logs["loss"]),
+            "margin_loss": float(logs["capsnet_loss"]),
+            "reconstruction_loss": float(logs["decoder_loss"]),
+            "accuracy": float(logs["capsnet_accuracy"]),
         }
         for name, (x, y) in self.held_out.items():
-            row.update(_columns(evaluate(self.model, x, y, self.batch_size), name))
+            outputs = predict(self.model, [x, y], self.args.batch_size)
+            result = evaluate(*outputs, x, y, self.args.lam_recon)
+            row.update({f"{name}_{column}": v for column, v in result.items()})
+        # Seven digits are what float32 holds.
+        row = {k: float(f"{v:.7g}") if k != "epoch" else v for k, v in row.items()}
         if "val" in self.held_out and all(
             row["val_accuracy"] > earlier["val_accuracy"] for earlier in self.rows
         ):
             self.best_weights = self.model.get_weights()
             self.best_epoch = epoch + 1
         self.rows.append(row)
-        with saving.replace_file(os.path.join(self.save_dir, "log.csv")) as path:
+        with saving.replace_file(os.path.join(self.args.save_dir, "log.csv")) as path:
             write_csv(path, self.rows)
-        with saving.replace_file(os.path.join(self.save_dir, "log.png")) as path:
+        with saving.replace_file(os.path.join(self.args.save_dir, "log.png")) as path:
             utils.plot_log(self.rows, path)
         error = 100 * (1 - row["test_accuracy"])
         print(f"epoch {epoch + 1}: {seconds:.0f} s, test error {error:.2f} %")
 
 
-def evaluate(model: keras.Model, x, y, batch_size: int) -> dict[str, float]:
-    """Losses and accuracy of a compiled train model, by Keras's names."""
-    return model.evaluate(
-        (x, y), (y, x), batch_size=batch_size, verbose=0, return_dict=True
-    )
+def predict(model: keras.Model, inputs: list, batch_size: int) -> list:
+    """The model's outputs for all samples, computed in batches of one size.
+
+    The last batch is filled up, and what was filled in is cut off: each step has the
+    same shape, which also several devices can share evenly.
+    """
+    n = len(inputs[0])
+    fill = np.arange(-n % batch_size) % n
+    filled = [np.concatenate([a, a[fill]]) if len(fill) else a for a in inputs]
+    outputs = model.predict(filled, batch_size=batch_size, verbose=0)
+    return [a[:n] for a in (outputs if isinstance(outputs, list) else [outputs])]
 
 
-def _columns(logs, prefix=""):
-    """Keras's names of losses and metrics -> the columns of log.csv."""
-    names = {
-        "loss": "loss",
-        "capsnet_loss": "margin_loss",
-        "decoder_loss": "reconstruction_loss",
-        "capsnet_accuracy": "accuracy",
+def evaluate(lengths, reconstructions, x, y, lam_recon: float) -> dict[str, float]:
+    """Losses and accuracy of a network's outputs for images x with labels y."""
+    margin = float(np.mean(ops.convert_to_numpy(margin_loss(y, lengths))))
+    reconstruction = float(np.mean(np.square(reconstructions - x)))
+    return {
+        "loss": margin + lam_recon * reconstruction,
+        "margin_loss": margin,
+        "reconstruction_loss": reconstruction,
+        "accuracy": float(np.mean(lengths.argmax(axis=1) == y.argmax(axis=1))),
     }
-    prefix = prefix and f"{prefix}_"
-    return {prefix + column: float(logs[name]) for name, column in names.items()}
 
 
 def write_csv(path: str, rows: list[dict]) -> None:
@@ -335,16 +343,16 @@ def test(model: keras.Model, data, args: argparse.Namespace) -> float:
         The accuracy.
     """
     x, y = data
-    lengths, reconstructions = model.predict(x, batch_size=args.batch_size, verbose=0)
+    lengths, reconstructions = predict(model, [x], args.batch_size)
+    result = evaluate(lengths, reconstructions, x, y, args.lam_recon)
     truth = y.argmax(axis=1)
     right = lengths.argmax(axis=1) == truth
-    margin = float(np.mean(ops.convert_to_numpy(margin_loss(y, lengths))))
-    print(f"Test acc: {right.mean():.4f}")
+    print(f"Test acc: {result['accuracy']:.4f}")
     print(
         f"Test error: {100 * (1 - right.mean()):.2f} % ({(~right).sum()} of {len(y)})"
     )
-    print(f"Margin loss: {margin:.5f}")
-    print(f"Reconstruction loss: {np.mean((reconstructions - x) ** 2):.5f}")
+    print(f"Margin loss: {result['margin_loss']:.5f}")
+    print(f"Reconstruction loss: {result['reconstruction_loss']:.5f}")
     for label in range(y.shape[1]):
         of_class = right[truth == label]
         if len(of_class):
@@ -353,7 +361,7 @@ def test(model: keras.Model, data, args: argparse.Namespace) -> float:
     with saving.replace_file(path) as temporary:
         utils.plot_reconstructions(x[:50], reconstructions[:50], temporary)
     print("Wrote", path)
-    return float(right.mean())
+    return result["accuracy"]
 
 
 def manipulate_latent(model: keras.Model, data, args: argparse.Namespace) -> None:
@@ -377,7 +385,7 @@ def manipulate_latent(model: keras.Model, data, args: argparse.Namespace) -> Non
         noise[dimension, :, :, dimension] = changes[:, None]
     noise = noise.reshape(-1, *noise.shape[2:])
     repeated = [np.repeat(a[index : index + 1], len(noise), axis=0) for a in (x, y)]
-    images = model.predict([*repeated, noise], batch_size=args.batch_size, verbose=0)
+    (images,) = predict(model, [*repeated, noise], len(noise))
     path = os.path.join(args.save_dir, f"manipulate-{args.digit}.png")
     with saving.replace_file(path) as temporary:
         title = f"Capsule of a {args.digit}, one dimension changed at a time"
@@ -393,8 +401,9 @@ class _Parser(argparse.ArgumentParser):
 
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
     def _get_help_string(self, action):
-        shown = action.default not in (None, False, argparse.SUPPRESS)
-        return f"{action.help} (default: %(default)s)" if shown else action.help
+        if action.default in (None, argparse.SUPPRESS) or action.nargs == 0:
+            return action.help
+        return f"{action.help} (default: %(default)s)"
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -420,7 +429,7 @@ def build_parser() -> argparse.ArgumentParser:
         type=_integer(0),
         default=5,
         metavar="N",
-        help="with -t: the class whose latent code is manipulated",
+        help="the class whose latent code is manipulated",
     )
 
     group = parser.add_argument_group("network and loss")
@@ -518,12 +527,12 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _integer(least):
+def _integer(least, most=2**31 - 1):
     def integer(text):
         value = int(text)
-        if value < least:
+        if not least <= value <= most:
             raise argparse.ArgumentTypeError(
-                f"expected at least {least}, received {text}"
+                f"expected {least} to {most}, received {text}"
             )
         return value
 
@@ -534,8 +543,9 @@ def _number(least, below=float("inf")):
     def number(text):
         value = float(text)
         if not least <= value < below:
-            range_ = f"at least {least}" + (f" and less than {below}" * (below < 1e9))
-            raise argparse.ArgumentTypeError(f"expected {range_}, received {text}")
+            raise argparse.ArgumentTypeError(
+                f"expected at least {least} and less than {below}, received {text}"
+            )
         return value
 
     return number
@@ -544,9 +554,15 @@ def _number(least, below=float("inf")):
 def check_arguments(args: argparse.Namespace) -> None:
     """Finds what is wrong with the arguments before anything takes long.
 
+    Nothing is written that stays.
+
     Raises:
-        UsageError, saving.ModelFileError, OSError: If something is.
+        UsageError, saving.ModelFileError: If something is wrong.
     """
+    if args.digit >= datasets.N_CLASS:
+        raise UsageError(
+            f"--digit: expected 0 to {datasets.N_CLASS - 1}, received {args.digit}"
+        )
     if args.testing and args.weights is None:
         args.weights = os.path.join(args.save_dir, "trained_model.h5")
         if not os.path.exists(args.weights):
@@ -557,9 +573,16 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise UsageError("--debug needs TensorBoard: pip install tensorboard")
     if args.weights is not None:
         saving.read_info(args.weights)
-    os.makedirs(args.save_dir, exist_ok=True)
-    with tempfile.TemporaryFile(dir=args.save_dir):
-        pass
+    folder = os.path.abspath(args.save_dir)
+    while not os.path.lexists(folder):  # it will be created in the first that exists
+        folder = os.path.dirname(folder)
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UsageError(
+            f"--save_dir: cannot write to {args.save_dir}: {error.strerror}"
+        ) from error
 
 
 def describe_run(args: argparse.Namespace, model: keras.Model, data) -> str:
@@ -582,16 +605,20 @@ def describe_run(args: argparse.Namespace, model: keras.Model, data) -> str:
 def run(args: argparse.Namespace) -> None:
     """Does what the command line says."""
     check_arguments(args)
+    with quiet_start():
+        runs_on_cpu()  # the first look for devices
     data = datasets.load_dataset(args.data_dir)
-    keras.utils.set_random_seed(args.seed)
     (x_train, y_train), (x_test, y_test) = data
-    n_class = y_train.shape[1]
-    if args.digit >= n_class:
-        raise UsageError(f"--digit: expected 0 to {n_class - 1}, received {args.digit}")
-    models = CapsNet(x_train.shape[1:], n_class, args.routings)
+    if not args.testing:  # finds sizes that are too large, before anything is written
+        datasets.split(x_train, y_train, args.train_size, args.validation_size)
+    if not (y_test.argmax(axis=1) == args.digit).any():
+        raise UsageError(f"--digit: there is no test image of a {args.digit}")
+    keras.utils.set_random_seed(args.seed)
+    models = CapsNet(x_train.shape[1:], y_train.shape[1], args.routings)
     train_model, eval_model, manipulate_model = models
     if args.weights is not None:
         saving.load_weights(train_model, args.weights)
+    os.makedirs(args.save_dir, exist_ok=True)
     print(describe_run(args, train_model, data))
     if not args.testing:
         train(train_model, data, args)

@@ -85,6 +85,7 @@ def load_weights(model: keras.Model, path: str) -> None:
         ModelFileError: If the file cannot be read or does not fit the model; the model
             is unchanged then.
     """
+    read_info(path)  # refuses later versions
     with _open(path) as file:
         pairs = []
         for name, weights, datasets in _match_layers(model, file, path):
@@ -94,7 +95,7 @@ def load_weights(model: keras.Model, path: str) -> None:
                     f"found {len(datasets)}."
                 )
             for weight, dataset in zip(weights, datasets):
-                _check_array(dataset, weight, name, path)
+                _check_array(dataset, weight, name, file, path)
                 pairs.append((weight, dataset[()]))
     for weight, value in pairs:
         weight.assign(value)
@@ -109,10 +110,13 @@ def read_info(path: str) -> dict:
     with _open(path) as file:
         try:
             info = json.loads(file.attrs.get(_INFO_ATTRIBUTE, "{}"))
-        except (TypeError, ValueError) as error:
-            raise ModelFileError(
-                f"{path}: expected JSON in the attribute {_INFO_ATTRIBUTE}: {error}."
-            ) from error
+        except (TypeError, ValueError):
+            info = None
+    if not isinstance(info, dict):
+        raise ModelFileError(
+            f"{path}: expected a JSON object in the attribute {_INFO_ATTRIBUTE}, "
+            "found something else."
+        )
     version = info.get("format_version", FORMAT_VERSION)
     if version != FORMAT_VERSION:
         raise ModelFileError(
@@ -141,8 +145,11 @@ def _open(path):
                 source = io.BytesIO(archive.read("model.weights.h5"))
         with h5py.File(source, "r") as file:
             yield file
-    except (OSError, KeyError, zipfile.BadZipFile, RuntimeError) as error:
-        raise ModelFileError(f"{path}: damaged weights file: {error}.") from error
+    except ModelFileError:
+        raise
+    except Exception as error:  # a damaged file raises nearly anything
+        reason = error.args[0] if isinstance(error, KeyError) else error
+        raise ModelFileError(f"{path}: damaged weights file: {reason}.") from error
 
 
 def _match_layers(model, file, path):
@@ -178,7 +185,7 @@ def _keras3_folders(layers, parent="layers"):
     """The HDF5 group of each layer in Keras 3's layout: its class, numbered."""
     folders, seen = {}, {}
     for layer in layers:
-        name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(layer).__name__).lower()
+        name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(layer).__name__).lower()
         number = seen[name] = seen.get(name, -1) + 1
         folders[layer] = f"{parent}/{name}_{number}" if number else f"{parent}/{name}"
     return folders
@@ -195,15 +202,20 @@ def _keras3_datasets(layer, file, folder):
     return [variables[str(i)] for i in range(len(variables))]
 
 
-def _check_array(dataset, weight, layer, path):
+def _check_array(dataset, weight, layer, file, path):
     expected = tuple(weight.shape)
     if not isinstance(dataset, h5py.Dataset) or dataset.shape != expected:
         raise ModelFileError(
             f"{path}: expected shape {expected} for {weight.name} of the layer "
             f"{layer}, found {getattr(dataset, 'shape', 'no array')}."
         )
-    if dataset.dtype.kind != "f" or dataset.is_virtual or dataset.external:
+    if dataset.dtype.kind != "f":
         raise ModelFileError(
-            f"{path}: expected plain floating point numbers for {weight.name} of the "
-            f"layer {layer}, found {dataset.dtype}."
+            f"{path}: expected floating point numbers for {weight.name} of the layer "
+            f"{layer}, found {dataset.dtype}."
+        )
+    if dataset.is_virtual or dataset.external or dataset.file != file:
+        raise ModelFileError(
+            f"{path}: expected {weight.name} of the layer {layer} in the file itself, "
+            "found a reference to another file."
         )

@@ -1,5 +1,7 @@
 """What the tests share."""
 
+import keras
+import numpy as np
 import pytest
 
 from datasets import load_dataset
@@ -13,3 +15,42 @@ def pytest_configure(config):
 def mnist():
     """MNIST, downloaded once and kept in the cache that the scripts use, too."""
     return load_dataset()
+
+
+def gradients(function, *arrays) -> list[np.ndarray]:
+    """Gradients of a scalar function, by the backend's own differentiation."""
+    arrays = [np.asarray(a, "float32") for a in arrays]
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        tensors = [tf.constant(a) for a in arrays]
+        with tf.GradientTape() as tape:
+            tape.watch(tensors)
+            value = function(*tensors)
+        result = tape.gradient(value, tensors)
+    elif backend == "jax":
+        import jax
+
+        result = jax.jit(jax.grad(function, argnums=range(len(arrays))))(*arrays)
+    else:
+        import torch
+
+        tensors = [torch.tensor(a, requires_grad=True) for a in arrays]
+        result = torch.autograd.grad(function(*tensors), tensors)
+    return [keras.ops.convert_to_numpy(g) for g in result]
+
+
+def finite_differences(function, *arrays, step: float = 1e-6) -> list[np.ndarray]:
+    """Gradients of a scalar NumPy function in float64, by central differences."""
+    arrays = [np.array(a, "float64") for a in arrays]
+    result = [np.zeros_like(a) for a in arrays]
+    for array, gradient in zip(arrays, result):
+        for index in np.ndindex(array.shape):
+            middle = array[index]
+            array[index] = middle + step
+            above = function(*arrays)
+            array[index] = middle - step
+            gradient[index] = (above - function(*arrays)) / (2 * step)
+            array[index] = middle
+    return result

@@ -1,0 +1,268 @@
+"""Times three formulations of the same network: a training step and inference.
+
+    python -m benchmarks.train_step               # writes benchmarks/results/
+    KERAS_BACKEND=jax python -m benchmarks.train_step --rounds 2 --no_scaling
+
+`plain` is the network as the older scripts write it (tiled capsules, multiplied image
+by image, direct convolution), `einsum` the usual improvement (predictions from one
+einsum, direct convolution), `ours` the package. They start from the same weights,
+train on the same batch in turn, and print their losses: the same computation.
+"""
+
+import argparse
+import importlib
+import os
+import platform
+import subprocess
+import sys
+import time
+from statistics import median
+
+import numpy as np
+
+import capsulenet  # first, since it silences the backend's start
+
+# isort: split
+import keras
+from matplotlib.figure import Figure
+
+import datasets
+import fft_conv
+import saving
+from benchmarks.plain import EinsumCapsuleLayer, TiledCapsuleLayer, rebuild
+
+FOLDER = os.path.join(os.path.dirname(__file__), "results")
+FORMULATIONS = {
+    "plain": ("direct", TiledCapsuleLayer),
+    "einsum": ("direct", EinsumCapsuleLayer),
+    "ours": ("auto", capsulenet.CapsuleLayer),
+}
+LR, LAM_RECON = 0.001, 0.392
+BATCH_SIZES = (1, 4, 16, 64, 100, 256)
+SIDES = (28, 36, 48, 64)
+
+
+def build(names, side: int = 28) -> dict[str, keras.Model]:
+    """Compiled train models of the named formulations, with equal weights."""
+    keras.utils.set_random_seed(0)
+    model = capsulenet.CapsNet((side, side, 1), 10, routings=3)[0]
+    models = {name: rebuild(model, *FORMULATIONS[name]) for name in names}
+    for other in models.values():
+        capsulenet.compile_model(other, LR, LAM_RECON)
+    return models
+
+
+def make_batch(batch_size: int, side: int = 28):
+    """The first test digits, in the middle of an image of the given side."""
+    _, (x, y) = datasets.load_dataset()
+    x, y = x[:batch_size], y[:batch_size]
+    before = (side - x.shape[1]) // 2
+    pad = (before, side - x.shape[1] - before)
+    return np.pad(x, [(0, 0), pad, pad, (0, 0)]), y
+
+
+def time_in_turn(functions: dict, rounds: int, repeats: int) -> dict[str, float]:
+    """Median seconds of each function, called in blocks, one function after the other.
+
+    The first call of a block warms up the caches and is not counted.
+    """
+    seconds = {name: [] for name in functions}
+    for function in functions.values():
+        function()
+    for _ in range(rounds):
+        for name, function in functions.items():
+            function()
+            for _ in range(repeats):
+                start = time.perf_counter()
+                function()
+                seconds[name].append(time.perf_counter() - start)
+    return {name: median(times) for name, times in seconds.items()}
+
+
+def measure(batch_size: int, side: int, names, rounds: int, repeats: int):
+    """Median seconds of a training step and of inference, and the last losses."""
+    models = build(names, side)
+    x, y = make_batch(batch_size, side)
+    losses = {name: [] for name in names}
+
+    def train(name):
+        result = models[name].train_on_batch((x, y), (y, x), return_dict=True)
+        losses[name].append(float(result["loss"]))
+
+    training = {name: lambda name=name: train(name) for name in names}
+    inference = {
+        name: lambda name=name: models[name].predict_on_batch([x, y]) for name in names
+    }
+    return (
+        time_in_turn(training, rounds, repeats),
+        time_in_turn(inference, rounds, repeats),
+        losses,
+    )
+
+
+def matrix_product_rate(size: int = 2048) -> float:
+    """Floating point operations a second of a large float32 matrix product."""
+    a = keras.random.normal((size, size))
+    product = {"matmul": lambda: np.asarray(keras.ops.matmul(a, a)[0, 0])}
+    return 2 * size**3 / time_in_turn(product, 3, 5)["matmul"]
+
+
+def arithmetic(name: str, batch_size: int, side: int = 28) -> float:
+    """Floating point operations of a training step in matrix products."""
+    features = side - 8
+    kernel = 9 * 9 * 256 * 256
+    fft, direct = fft_conv.cost((features, features), (9, 9), 2, 256, 256)
+    capsules = 32 * fft_conv.output_size(features, 9, 2) ** 2
+    predictions = capsules * 8 * 160
+    decoder = 160 * 512 + 512 * 1024 + 1024 * side**2
+    # Each product has two gradients, but the images need none.
+    image = 2 * 81 * 256 * features**2 + 3 * decoder
+    if name == "ours":
+        plan = fft_conv.plan(features, 9, 2)
+        p, taps = plan.kernel.shape
+        transform = 2 * 4 * kernel / 81 * (p * taps * taps + p * p * taps)
+        image += 3 * fft + 3 * 5 * predictions
+    else:
+        transform = 0
+        image += 3 * direct + 3 * (predictions + 5 * predictions / 8)
+    return 2 * (batch_size * image + transform)
+
+
+def peak_memory(name: str) -> float:
+    """Peak resident MB of a process that trains with one formulation."""
+    command = [sys.executable, "-m", "benchmarks.train_step", "--peak_memory", name]
+    run = subprocess.run(command, check=True, capture_output=True, text=True)
+    return float(run.stdout.split()[-1])
+
+
+def print_peak_memory(name: str) -> None:
+    import resource
+
+    measure(100, 28, [name], rounds=1, repeats=3)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+
+
+def describe_machine() -> dict[str, str]:
+    """Hardware and versions, for the rows of the table."""
+    processor = platform.processor()
+    if os.path.exists("/proc/cpuinfo"):
+        with open("/proc/cpuinfo") as file:
+            names = [line for line in file if line.startswith("model name")]
+        processor = names[0].split(":")[1].strip() if names else processor
+    backend = keras.backend.backend()
+    version = importlib.import_module(backend).__version__
+    return {
+        "hardware": f"{processor}, {os.cpu_count()} cores",
+        "backend": f"{backend} {version}",
+        "keras": keras.version(),
+    }
+
+
+def run_table(rounds: int, repeats: int) -> list[dict]:
+    """The three formulations at batch 100 on MNIST's size."""
+    names = list(FORMULATIONS)
+    training, inference, losses = measure(100, 28, names, rounds, repeats)
+    rate = matrix_product_rate()
+    rows = []
+    for name in names:
+        rows.append(
+            {
+                "formulation": name,
+                "train_ms": round(1e3 * training[name], 1),
+                "train_images_per_second": round(100 / training[name], 1),
+                "train_ratio": round(training["plain"] / training[name], 2),
+                "infer_ms": round(1e3 * inference[name], 1),
+                "infer_images_per_second": round(100 / inference[name], 1),
+                "infer_ratio": round(inference["plain"] / inference[name], 2),
+                "peak_mb": round(peak_memory(name)),
+                "train_gflop": round(arithmetic(name, 100) / 1e9, 1),
+                "matmul_gflop_per_second": round(rate / 1e9, 1),
+                "share_of_matmul_rate": round(
+                    arithmetic(name, 100) / training[name] / rate, 3
+                ),
+                "first_loss": round(losses[name][0], 6),
+                "last_loss": round(losses[name][-1], 6),
+                **describe_machine(),
+            }
+        )
+        print_row(rows[-1])
+    return rows
+
+
+def print_row(row: dict) -> None:
+    print(", ".join(f"{key} {value}" for key, value in row.items()))
+
+
+def run_scaling(rounds: int, repeats: int) -> list[dict]:
+    """A step over batch sizes at side 28, and over image sides at batch 16."""
+    rows = []
+    cases = [(size, 28) for size in BATCH_SIZES] + [(16, side) for side in SIDES[1:]]
+    for batch_size, side in cases:
+        training, _, _ = measure(batch_size, side, list(FORMULATIONS), rounds, repeats)
+        for name, seconds in training.items():
+            rows.append(
+                {
+                    "batch_size": batch_size,
+                    "side": side,
+                    "formulation": name,
+                    "train_ms": round(1e3 * seconds, 1),
+                    "train_images_per_second": round(batch_size / seconds, 1),
+                }
+            )
+            print_row(rows[-1])
+    return rows
+
+
+def plot_scaling(rows: list[dict], path: str) -> None:
+    """Images a second over the batch size and over the image side."""
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    panels = (
+        (left, "batch_size", "batch size, 28 x 28 pixels", lambda r: r["side"] == 28),
+        (right, "side", "side of the image (pixels), batch 16",
+         lambda r: r["batch_size"] == 16),
+    )  # fmt: skip
+    for axes, column, label, belongs in panels:
+        for name in FORMULATIONS:
+            part = [r for r in rows if r["formulation"] == name and belongs(r)]
+            x = [r[column] for r in part]
+            y = [r["train_images_per_second"] for r in part]
+            axes.plot(x, y, marker="o", label=name)
+        axes.set(xlabel=label, xscale="log", yscale="log")
+        axes.set_ylabel("training images a second")
+        axes.set_xticks(x, x)
+        axes.minorticks_off()
+        axes.grid(alpha=0.3)
+        axes.legend()
+    figure.savefig(path, dpi=150)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--rounds", type=int, default=6, help="blocks of each")
+    parser.add_argument("--repeats", type=int, default=4, help="steps in a block")
+    parser.add_argument("--no_scaling", action="store_true", help="the table only")
+    parser.add_argument("--peak_memory", metavar="NAME", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.peak_memory:
+        print_peak_memory(args.peak_memory)
+        return
+    os.makedirs(FOLDER, exist_ok=True)
+    backend = keras.backend.backend()
+    rows = run_table(args.rounds, args.repeats)
+    outputs = {f"train_step_{backend}.csv": rows}
+    if not args.no_scaling:
+        outputs[f"scaling_{backend}.csv"] = run_scaling(rounds=2, repeats=3)
+    for name, rows in outputs.items():
+        with saving.replace_file(os.path.join(FOLDER, name)) as path:
+            capsulenet.write_csv(path, rows)
+        print("Wrote", os.path.join(FOLDER, name))
+    if not args.no_scaling:
+        path = os.path.join(FOLDER, f"scaling_{backend}.png")
+        with saving.replace_file(path) as temporary:
+            plot_scaling(rows, temporary)
+        print("Wrote", path)
+
+
+if __name__ == "__main__":
+    main()
