@@ -494,6 +494,13 @@ def build_parser() -> argparse.ArgumentParser:
         help="the same seed, machine and versions give the same run",
     )
     group.add_argument(
+        "--precision",
+        choices=("float32", "mixed_bfloat16"),
+        default="float32",
+        help="mixed_bfloat16 computes products in bfloat16, and norms, softmax and "
+        "losses in float32: it helps on GPUs with bfloat16 units, not on a CPU",
+    )
+    group.add_argument(
         "--debug", action="store_true", help="write TensorBoard logs as well"
     )
 
@@ -595,7 +602,7 @@ def describe_run(args: argparse.Namespace, model: keras.Model, data) -> str:
     task = f"Testing {args.weights}" if args.testing else "Training"
     lines = [
         f"{task}: CapsNet, {model.count_params() / 1e6:.1f} M weights, "
-        f"routings {args.routings}",
+        f"routings {args.routings}, {args.precision}",
         f"Data: MNIST, {len(x_train)} training and {len(x_test)} test images",
         f"Device: {device}; Keras {keras.version()} on {backend} {version}",
     ]
@@ -613,6 +620,7 @@ def run(args: argparse.Namespace) -> None:
         datasets.split(x_train, y_train, args.train_size, args.validation_size)
     if not (y_test.argmax(axis=1) == args.digit).any():
         raise UsageError(f"--digit: there is no test image of a {args.digit}")
+    keras.config.set_dtype_policy(args.precision)
     keras.utils.set_random_seed(args.seed)
     models = CapsNet(x_train.shape[1:], y_train.shape[1], args.routings)
     train_model, eval_model, manipulate_model = models

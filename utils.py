@@ -19,9 +19,10 @@ def plot_log(rows: list[dict], path: str) -> None:
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
     epochs = [row["epoch"] for row in rows]
-    names = {"": "training", "val_": "validation", "test_": "test"}
-    names = {k: v for k, v in names.items() if f"{k}loss" in rows[0]}
-    for color, (prefix, label) in zip(("C0", "C2", "C1"), names.items()):
+    lines = [("", "training", "C0"), ("val_", "validation", "C2")]
+    for prefix, label, color in [*lines, ("test_", "test", "C1")]:
+        if f"{prefix}loss" not in rows[0]:
+            continue
         margin = [row[f"{prefix}margin_loss"] for row in rows]
         reconstruction = [row[f"{prefix}reconstruction_loss"] for row in rows]
         error = [100 * (1 - row[f"{prefix}accuracy"]) for row in rows]
@@ -31,7 +32,9 @@ def plot_log(rows: list[dict], path: str) -> None:
         )
         right.plot(epochs, error, color, marker=".", label=label)
     left.set(xlabel="epoch", ylabel="loss", yscale="log", title="Losses")
-    right.set(xlabel="epoch", ylabel="error (%)", yscale="log", title="Error")
+    right.set(xlabel="epoch", ylabel="error (%)", title="Error")
+    if any(line.get_ydata().max() > 0 for line in right.lines):
+        right.set_yscale("log")
     right.yaxis.set_major_formatter("{x:g}")
     right.yaxis.set_minor_formatter("{x:g}")
     for axes in (left, right):
@@ -58,7 +61,7 @@ def plot_reconstructions(images, reconstructions, path: str, columns: int = 10) 
         _show(axes, tile_images(part, columns))
         axes.set_title(title)
         axes.axis("off")
-    figure.savefig(path, dpi=DPI)
+    figure.savefig(path, dpi=DPI, bbox_inches="tight")
 
 
 def plot_manipulation(images, changes, title: str, path: str) -> None:
@@ -87,7 +90,7 @@ def plot_manipulation(images, changes, title: str, path: str) -> None:
     axes.set_yticks((np.arange(rows) + 0.5) * height - 0.5, range(1, rows + 1))
     axes.tick_params(length=0, labelsize=8)
     axes.spines[:].set_visible(False)
-    figure.savefig(path, dpi=DPI)
+    figure.savefig(path, dpi=DPI, bbox_inches="tight")
 
 
 def tile_images(images, columns: int) -> np.ndarray:

@@ -252,7 +252,7 @@ def main() -> None:
     rows = run_table(args.rounds, args.repeats)
     outputs = {f"train_step_{backend}.csv": rows}
     if not args.no_scaling:
-        outputs[f"scaling_{backend}.csv"] = run_scaling(rounds=2, repeats=3)
+        outputs[f"scaling_{backend}.csv"] = run_scaling(rounds=1, repeats=4)
     for name, rows in outputs.items():
         with saving.replace_file(os.path.join(FOLDER, name)) as path:
             capsulenet.write_csv(path, rows)
