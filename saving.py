@@ -198,7 +198,7 @@ def _keras3_datasets(layer, file, folder):
         return [dataset for part in parts for dataset in part]
     if not layer.weights:
         return []
-    variables = file[f"{folder}/vars"]
+    variables = file.get(f"{folder}/vars", ())
     return [variables[str(i)] for i in range(len(variables))]
 
 

@@ -27,9 +27,8 @@ def plot_log(rows: list[dict], path: str) -> None:
         reconstruction = [row[f"{prefix}reconstruction_loss"] for row in rows]
         error = [100 * (1 - row[f"{prefix}accuracy"]) for row in rows]
         left.plot(epochs, margin, color, marker=".", label=f"margin, {label}")
-        left.plot(
-            epochs, reconstruction, color, ls="--", label=f"reconstruction, {label}"
-        )
+        dashed = {"marker": ".", "ls": "--", "label": f"reconstruction, {label}"}
+        left.plot(epochs, reconstruction, color, **dashed)
         right.plot(epochs, error, color, marker=".", label=label)
     left.set(xlabel="epoch", ylabel="loss", yscale="log", title="Losses")
     right.set(xlabel="epoch", ylabel="error (%)", title="Error")
@@ -38,7 +37,7 @@ def plot_log(rows: list[dict], path: str) -> None:
     right.yaxis.set_major_formatter("{x:g}")
     right.yaxis.set_minor_formatter("{x:g}")
     for axes in (left, right):
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.grid(alpha=0.3, which="both")
         axes.legend(fontsize=8)
     figure.savefig(path, dpi=DPI)

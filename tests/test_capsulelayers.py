@@ -1,0 +1,458 @@
+"""capsulelayers.py: each layer is the paper's equation, in value and in gradient."""
+
+import keras
+import numpy as np
+import pytest
+from conftest import evaluate, finite_differences, gradients
+from keras import ops
+
+import capsulelayers
+from capsulelayers import CapsuleLayer, Length, Mask, PrimaryCap, squash
+
+# float32 rounds by 6e-8 of a number; a few dozen operations on numbers of size 1.
+TOLERANCE = {"rtol": 3e-6, "atol": 3e-6}
+# What fft_conv promises: an error below 1e-5 of the largest output.
+FFT_TOLERANCE = {"rtol": 1e-5, "atol": 1e-5}
+
+
+# The paper's equations in NumPy and float64, to compare with.
+
+
+def squash_oracle(s):
+    norm = np.linalg.norm(s, axis=-1, keepdims=True)
+    return norm**2 / (1 + norm**2) * (s / norm)
+
+
+def routing_oracle(u, W, routings):
+    """Procedure 1: u_hat (batch, out, in, dim), b and c (batch, out, in)."""
+    u_hat = np.einsum("jied,bid->bjie", W, u)
+    b = np.zeros(u_hat.shape[:3])
+    for _ in range(routings):
+        c = np.exp(b) / np.exp(b).sum(axis=1, keepdims=True)
+        s = np.einsum("bji,bjie->bje", c, u_hat)
+        v = squash_oracle(s)
+        b = b + np.einsum("bjie,bje->bji", u_hat, v)
+    return v
+
+
+def primary_oracle(x, kernel, bias, strides, dim_capsule):
+    """A valid convolution; the channels of a position are its capsules in turn."""
+    k = kernel.shape[0]
+    windows = np.lib.stride_tricks.sliding_window_view(x, (k, k), axis=(1, 2))
+    windows = windows[:, ::strides, ::strides]  # (batch, row, column, channel, k, k)
+    outputs = np.einsum("brcdij,ijdf->brcf", windows, kernel) + bias
+    return squash_oracle(outputs.reshape(len(x), -1, dim_capsule))
+
+
+def normal(*shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape).astype("float32")
+
+
+def function_of(layer):
+    """The layer as a function of its inputs and weights."""
+    return lambda inputs, *weights: layer.stateless_call(weights, [], inputs)[0]
+
+
+def weighted_sum(layer, factor):
+    """A scalar function of inputs and weights, whose gradient shows every output."""
+    factor = ops.convert_to_tensor(factor)
+    function = function_of(layer)
+    return lambda *arrays: ops.sum(function(*arrays) * factor)
+
+
+def make_capsules(input_shape, routings=3, num_capsule=4, dim_capsule=5):
+    """A built CapsuleLayer; with its large W, routing changes the outputs much."""
+    layer = CapsuleLayer(num_capsule, dim_capsule, routings)
+    layer.build((None, *input_shape))
+    layer.W.assign(normal(*layer.W.shape, seed=1))
+    return layer
+
+
+# squash
+
+
+@pytest.mark.parametrize("shape", [(7,), (3, 8), (2, 5, 4), (2, 3, 2, 6)])
+def test_squash_is_equation_1(shape):
+    s = normal(*shape)
+    expected = squash_oracle(s.astype("float64"))
+    np.testing.assert_allclose(evaluate(squash, s), expected, **TOLERANCE)
+
+
+def test_squash_along_another_axis():
+    s = normal(2, 5, 4)
+    expected = np.moveaxis(squash_oracle(np.moveaxis(s, 1, -1)), -1, 1)
+    np.testing.assert_allclose(
+        evaluate(lambda s: squash(s, axis=1), s), expected, **TOLERANCE
+    )
+
+
+@pytest.mark.parametrize("length", [0.01, 0.1, 1, 10, 1e4, 1e15])
+def test_squash_of_short_and_long_vectors(length):
+    s = np.array([3, 0, -4], "float32") / 5 * length
+    expected = length**2 / (1 + length**2)
+    # the epsilon of 1e-7 that keeps zero finite shortens a vector of 0.01 by 5e-4
+    relative = 1e-6 + 1e-7 / length**2
+    v = evaluate(squash, s)
+    np.testing.assert_allclose(v, expected * s / length, rtol=relative)
+
+
+def test_gradient_of_squash():
+    s, factor = normal(3, 4), normal(3, 4, seed=1)
+    weights = ops.convert_to_tensor(factor)
+    (gradient,) = gradients(lambda s: ops.sum(squash(s) * weights), s)
+    (expected,) = finite_differences(lambda s: np.sum(squash_oracle(s) * factor), s)
+    np.testing.assert_allclose(gradient, expected, **TOLERANCE)
+
+
+def test_squash_computes_norms_in_float32():
+    s = np.rint(16 * normal(20, 8)) / 16  # numbers that bfloat16 holds exactly
+    v = squash(ops.cast(s, "bfloat16"))
+    assert keras.backend.standardize_dtype(v.dtype) == "bfloat16"
+    expected = squash_oracle(s.astype("float64"))
+    # only the result is rounded, to 8 bits
+    v = ops.convert_to_numpy(ops.cast(v, "float32"))
+    np.testing.assert_allclose(v, expected, rtol=2.0**-8)
+
+
+# Length
+
+
+@pytest.mark.parametrize("shape", [(1, 3), (4, 2, 3), (2, 10, 16)])
+def test_length(shape):
+    capsules = normal(*shape)
+    expected = np.linalg.norm(capsules.astype("float64"), axis=-1)
+    np.testing.assert_allclose(evaluate(Length(), capsules), expected, **TOLERANCE)
+
+
+def test_gradient_of_length():
+    capsules, factor = normal(2, 3, 4), normal(2, 3, seed=1)
+    weights = ops.convert_to_tensor(factor)
+    (gradient,) = gradients(lambda c: ops.sum(Length()(c) * weights), capsules)
+    (expected,) = finite_differences(
+        lambda c: np.sum(np.linalg.norm(c, axis=-1) * factor), capsules
+    )
+    np.testing.assert_allclose(gradient, expected, **TOLERANCE)
+
+
+# Mask
+
+
+def test_mask_keeps_the_labelled_capsule():
+    capsules = normal(3, 4, 2)
+    masked = ops.convert_to_numpy(Mask()([capsules, np.eye(4)[[2, 0, 3]]]))
+    expected = np.zeros((3, 8), "float32")
+    expected[0, 4:6] = capsules[0, 2]
+    expected[1, 0:2] = capsules[1, 0]
+    expected[2, 6:8] = capsules[2, 3]
+    np.testing.assert_array_equal(masked, expected)
+
+
+def test_mask_keeps_the_longest_capsule():
+    capsules = np.full((3, 4, 2), 0.1, "float32")
+    capsules[0, 2] = [3, -4]
+    capsules[1, 0] = [-0.2, 0]  # longest, though no element is the largest
+    capsules[2, 1] = [0.5, 0.5]
+    capsules[2, 3] = [0.6, 0]  # has the largest element, but is shorter
+    expected = np.zeros((3, 4, 2), "float32")
+    for sample, longest in enumerate([2, 0, 1]):
+        expected[sample, longest] = capsules[sample, longest]
+    np.testing.assert_array_equal(evaluate(Mask(), capsules), expected.reshape(3, 8))
+
+
+@pytest.mark.parametrize("with_labels", [True, False])
+def test_shape_of_the_mask_in_a_model(with_labels):
+    capsules, labels = keras.Input((4, 2)), keras.Input((4,))
+    inputs = [capsules, labels] if with_labels else capsules
+    model = keras.Model(inputs, Mask()(inputs))
+    assert model.output_shape == (None, 8)
+    arrays = [normal(3, 4, 2), np.eye(4, dtype="float32")[:3]]
+    assert model(arrays if with_labels else arrays[0]).shape == (3, 8)
+
+
+def test_gradient_passes_only_through_the_kept_capsule():
+    capsules = normal(2, 4, 3)
+    (gradient,) = gradients(lambda c: ops.sum(Mask()(c)), capsules)
+    longest = np.linalg.norm(capsules, axis=-1).argmax(axis=-1)
+    expected = np.repeat(np.eye(4)[longest][:, :, None], 3, axis=2)
+    np.testing.assert_array_equal(gradient, expected)
+
+
+# PrimaryCap
+
+PRIMARY_SHAPES = [
+    # side, channels, kernel_size, strides, dim_capsule, n_channels
+    (8, 3, 3, 2, 4, 2),
+    (9, 2, 5, 1, 3, 3),
+    (7, 4, 1, 1, 2, 4),
+    (20, 2, 9, 2, 8, 2),
+]
+
+
+def make_primary(side, channels, kernel_size, strides, dim, n, method):
+    layer = PrimaryCap(dim, n, kernel_size, strides, method=method)
+    layer.build((None, side, side, channels))
+    layer.kernel.assign(normal(*layer.kernel.shape, seed=1))
+    layer.bias.assign(normal(*layer.bias.shape, seed=2))
+    return layer
+
+
+@pytest.mark.parametrize("method", ["fft", "direct"])
+@pytest.mark.parametrize("shape", PRIMARY_SHAPES)
+def test_primary_capsules(shape, method):
+    side, channels, _, strides, dim, _ = shape
+    layer = make_primary(*shape, method)
+    x = normal(2, side, side, channels)
+    weights = [w.astype("float64") for w in layer.get_weights()]
+    expected = primary_oracle(x.astype("float64"), *weights, strides, dim)
+    tolerance = FFT_TOLERANCE if method == "fft" else TOLERANCE
+    np.testing.assert_allclose(evaluate(layer, x), expected, **tolerance)
+
+
+def test_methods_have_the_same_gradients():
+    shape = PRIMARY_SHAPES[0]
+    x, factor = normal(2, 8, 8, 3), normal(2, 18, 4, seed=3)
+    fft, direct = (
+        gradients(weighted_sum(layer, factor), x, *layer.get_weights())
+        for layer in (make_primary(*shape, method) for method in ("fft", "direct"))
+    )
+    for one, other in zip(fft, direct):
+        np.testing.assert_allclose(one, other, **TOLERANCE)
+
+
+@pytest.mark.parametrize("method", ["fft", "direct"])
+def test_gradients_of_primary_capsules(method):
+    layer = make_primary(5, 2, 3, 2, 3, 2, method)
+    x, factor = normal(2, 5, 5, 2), normal(2, 8, 3, seed=3)
+    arrays = [x, *layer.get_weights()]
+    result = gradients(weighted_sum(layer, factor), *arrays)
+    expected = finite_differences(
+        lambda *a: np.sum(primary_oracle(*a, 2, 3) * factor), *arrays
+    )
+    for one, other in zip(result, expected):
+        np.testing.assert_allclose(one, other, **TOLERANCE)
+
+
+@pytest.mark.parametrize("on_cpu", [True, False])
+def test_primary_capsules_of_mnist_take_the_fast_method_on_a_cpu(monkeypatch, on_cpu):
+    monkeypatch.setattr(capsulelayers, "runs_on_cpu", lambda: on_cpu)
+    layer = PrimaryCap(8, 32, kernel_size=9, strides=2)
+    layer.build((None, 20, 20, 256))
+    assert layer.use_fft == on_cpu
+
+
+@pytest.mark.parametrize("kernel_size", [1, 2])
+def test_auto_stays_direct_where_that_is_cheaper(monkeypatch, kernel_size):
+    monkeypatch.setattr(capsulelayers, "runs_on_cpu", lambda: True)
+    layer = PrimaryCap(8, 4, kernel_size)
+    layer.build((None, 20, 20, 16))
+    assert not layer.use_fft
+
+
+@pytest.mark.parametrize("method", ["fft", "direct"])
+def test_caller_forces_a_method(monkeypatch, method):
+    for on_cpu in (True, False):
+        monkeypatch.setattr(capsulelayers, "runs_on_cpu", lambda on_cpu=on_cpu: on_cpu)
+        layer = PrimaryCap(2, 2, 3, method=method)
+        layer.build((None, 8, 8, 1))
+        assert layer.use_fft == (method == "fft")
+
+
+# CapsuleLayer
+
+
+@pytest.mark.parametrize("routings", [1, 2, 3, 5])
+def test_routing_is_procedure_1(routings):
+    u = normal(3, 6, 2)
+    layer = make_capsules((6, 2), routings)
+    W = layer.get_weights()[0].astype("float64")
+    expected = routing_oracle(u.astype("float64"), W, routings)
+    np.testing.assert_allclose(evaluate(layer, u), expected, **TOLERANCE)
+    # The example tells one number of rounds from the next.
+    another = routing_oracle(u.astype("float64"), W, routings + 1)
+    assert np.abs(another - expected).max() > 0.01
+
+
+def test_routing_at_the_size_of_mnist():
+    u = normal(2, 1152, 8) / 4
+    layer = CapsuleLayer(10, 16, routings=3)
+    layer.build((None, 1152, 8))
+    v = evaluate(layer, u)
+    W = layer.get_weights()[0].astype("float64")
+    np.testing.assert_allclose(v, routing_oracle(u, W, 3), **TOLERANCE)
+
+
+@pytest.mark.parametrize("routings", [1, 2, 3, 5])
+def test_gradients_of_the_routing(routings):
+    layer = make_capsules((4, 2), routings, num_capsule=3, dim_capsule=2)
+    factor = normal(2, 3, 2, seed=1)
+    arrays = [normal(2, 4, 2), *layer.get_weights()]
+    result = gradients(weighted_sum(layer, factor), *arrays)
+    expected = finite_differences(
+        lambda u, W: np.sum(routing_oracle(u, W, routings) * factor), *arrays
+    )
+    for one, other in zip(result, expected):
+        np.testing.assert_allclose(one, other, **TOLERANCE)
+
+
+def test_routing_of_strong_agreement_stays_finite():
+    # logits in the thousands, whose exponentials float32 cannot hold
+    u = 1000 * normal(2, 6, 2)
+    layer = make_capsules((6, 2), routings=5)
+    value = evaluate(layer, u)
+    assert np.isfinite(value).all()
+    assert np.linalg.norm(value, axis=-1).max() < 1 + 1e-6
+    for gradient in gradients(
+        lambda *a: ops.sum(function_of(layer)(*a)), u, *layer.get_weights()
+    ):
+        assert np.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("num_capsule", [2, 47])
+def test_any_number_of_classes(num_capsule):
+    u = normal(2, 6, 2)
+    layer = make_capsules((6, 2), num_capsule=num_capsule)
+    v = evaluate(layer, u)
+    assert v.shape == (2, num_capsule, 5)
+    W = layer.get_weights()[0].astype("float64")
+    np.testing.assert_allclose(v, routing_oracle(u, W, 3), **TOLERANCE)
+
+
+def test_order_of_the_input_capsules_does_not_matter():
+    u = normal(3, 6, 2)
+    layer = make_capsules((6, 2))
+    before = evaluate(layer, u)
+    order = np.array([3, 1, 5, 0, 2, 4])
+    layer.W.assign(layer.get_weights()[0][:, order])
+    np.testing.assert_allclose(evaluate(layer, u[:, order]), before, **TOLERANCE)
+
+
+def test_output_capsules_follow_the_order_of_their_matrices():
+    u = normal(3, 6, 2)
+    layer = make_capsules((6, 2))
+    before = evaluate(layer, u)
+    order = np.array([2, 0, 3, 1])
+    layer.W.assign(layer.get_weights()[0][order])
+    np.testing.assert_allclose(evaluate(layer, u), before[:, order], **TOLERANCE)
+
+
+def test_routing_without_rounds_is_refused():
+    with pytest.raises(ValueError, match="at least 1 .* received routings=0"):
+        CapsuleLayer(10, 16, routings=0)
+
+
+def test_unknown_method_is_refused():
+    with pytest.raises(ValueError, match="'auto', 'fft' or 'direct'.* method='x'"):
+        PrimaryCap(8, 32, 9, method="x")
+
+
+def test_default_initialisation_learns_from_the_first_steps():
+    # The design's figure, N(0, 0.1); a fan-based one is about ten times smaller.
+    layer = CapsuleLayer(10, 16)
+    layer.build((None, 200, 8))
+    # 256 000 draws: their standard deviation is known to 0.15 %
+    assert layer.get_weights()[0].std() == pytest.approx(0.1, rel=0.01)
+
+
+# What holds for every layer: zeros, batches, configurations, files
+
+LAYERS = {
+    "length": (Length, {}, (4, 3)),
+    "mask": (Mask, {}, (4, 3)),
+    "primary": (
+        PrimaryCap,
+        {"dim_capsule": 4, "n_channels": 2, "kernel_size": 3, "strides": 2},
+        (7, 7, 3),
+    ),
+    "primary fft": (
+        PrimaryCap,
+        {"dim_capsule": 4, "n_channels": 2, "kernel_size": 3, "method": "fft"},
+        (5, 5, 3),
+    ),
+    "capsules": (
+        CapsuleLayer,
+        {"num_capsule": 4, "dim_capsule": 5, "routings": 2},
+        (6, 2),
+    ),
+}
+every_layer = pytest.mark.parametrize("name", LAYERS)
+
+
+def make(name):
+    """A built layer with random weights, and the shape of its inputs."""
+    layer_class, arguments, shape = LAYERS[name]
+    layer = layer_class(**arguments, name="capsules")
+    layer.build((None, *shape))
+    layer.set_weights([normal(*w.shape, seed=1) for w in layer.weights])
+    return layer, shape
+
+
+@every_layer
+def test_zero_vectors_have_finite_values_and_gradients(name):
+    layer, shape = make(name)
+    layer.set_weights([0 * w if w.ndim == 1 else w for w in layer.get_weights()])
+    zeros = np.zeros((2, *shape), "float32")
+    assert np.abs(evaluate(layer, zeros)).max() < 1e-3
+    for gradient in gradients(
+        lambda *a: ops.sum(function_of(layer)(*a)), zeros, *layer.get_weights()
+    ):
+        assert np.isfinite(gradient).all()
+
+
+@every_layer
+@pytest.mark.parametrize("batch", [3, 7])
+def test_sample_does_not_depend_on_its_neighbours(name, batch):
+    layer, shape = make(name)
+    sample = normal(1, *shape)
+    alone = evaluate(layer, sample)
+    for i in (0, batch - 1):
+        neighbours = 10 * normal(batch, *shape, seed=2)
+        neighbours[i] = sample[0]
+        np.testing.assert_allclose(
+            evaluate(layer, neighbours)[i], alone[0], **TOLERANCE
+        )
+
+
+@every_layer
+def test_unknown_batch_size(name):
+    layer, shape = make(name)
+    inputs = keras.Input(shape)
+    model = keras.Model(inputs, layer(inputs))
+    x = normal(5, *shape)
+    outputs = evaluate(layer, x)
+    assert model.output_shape == (None, *outputs.shape[1:])
+    # batches of 3 and 2: the last one is not full
+    predicted = model.predict(x, batch_size=3, verbose=0)
+    np.testing.assert_allclose(predicted, outputs, **TOLERANCE)
+
+
+@every_layer
+def test_config_round_trip(name):
+    layer, shape = make(name)
+    config = layer.get_config()
+    assert {k: config[k] for k in LAYERS[name][1]} == LAYERS[name][1]
+    copy = type(layer).from_config(config)
+    assert copy.get_config() == config
+    copy.build((None, *shape))
+    copy.set_weights(layer.get_weights())
+    x = normal(2, *shape)
+    np.testing.assert_array_equal(evaluate(copy, x), evaluate(layer, x))
+
+
+@every_layer
+def test_model_file_round_trip(name, tmp_path):
+    layer, shape = make(name)
+    inputs = keras.Input(shape)
+    model = keras.Model(inputs, layer(inputs))
+    path = str(tmp_path / "model.keras")
+    model.save(path)
+    loaded = keras.models.load_model(path, safe_mode=True)
+    assert isinstance(loaded.get_layer("capsules"), type(layer))
+    x = normal(2, *shape)
+    np.testing.assert_array_equal(evaluate(loaded, x), evaluate(model, x))
+
+
+def test_kernel_initializer_travels_with_the_configuration():
+    layer = CapsuleLayer(4, 5, kernel_initializer=keras.initializers.Constant(0.5))
+    copy = CapsuleLayer.from_config(layer.get_config())
+    copy.build((None, 6, 2))
+    np.testing.assert_array_equal(copy.get_weights()[0], np.full((4, 6, 5, 2), 0.5))

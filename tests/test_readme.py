@@ -1,0 +1,38 @@
+"""What the README says is what the program does."""
+
+import pathlib
+import re
+
+import capsulenet
+
+ROOT = pathlib.Path(capsulenet.__file__).parent
+README = (ROOT / "README.md").read_text()
+
+
+def flags_of_the_parser():
+    actions = capsulenet.build_parser()._actions
+    return {flag for action in actions for flag in action.option_strings}
+
+
+def test_every_flag_of_the_command_line_is_in_the_readme():
+    missing = {f for f in flags_of_the_parser() if f"{f}" not in README}
+    assert missing <= {"--help"}
+
+
+def test_commands_of_the_readme_use_flags_that_exist():
+    commands = re.findall(r"capsulenet\.py (-[^#\n`]*)", README)
+    flags = {word for command in commands for word in command.split() if word[0] == "-"}
+    assert flags
+    assert flags <= flags_of_the_parser()
+
+
+def test_files_and_pictures_of_the_readme_exist():
+    links = re.findall(r"\]\(((?!http)[^)]+)\)", README)
+    assert links
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_ci_runs_the_test_command_of_the_readme():
+    commands = re.findall(r".*pip install -r requirements-dev\.txt &&.*", README)
+    assert len(commands) == 1
+    assert commands[0].endswith("-m pytest")

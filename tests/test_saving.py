@@ -1,0 +1,532 @@
+"""saving.py: whole files, read by old and new Keras, and those that are refused."""
+
+import json
+import os
+import shutil
+import zipfile
+from pathlib import Path
+
+import h5py
+import keras
+import numpy as np
+import pytest
+
+import saving
+from capsulenet import CapsNet
+from saving import ModelFileError, load_weights, read_info, replace_file, save_model
+
+SHAPE = (28, 28, 1)
+INFO = {"input_shape": [28, 28, 1], "routings": 3, "seed": 7}
+# The four parts with weights, in the order of all files, with the shapes of old ones.
+PARTS = {
+    "conv1": [(9, 9, 1, 256), (256,)],
+    "primarycaps": [(9, 9, 256, 256), (256,)],
+    "digitcaps": [(10, 1152, 16, 8)],
+    "decoder": [(160, 512), (512,), (512, 1024), (1024,), (1024, 784), (784,)],
+}
+SHAPES = sum(PARTS.values(), [])
+
+
+def random_weights(seed):
+    """Weights large enough that class lengths and reconstructions differ clearly."""
+    rng = np.random.default_rng(seed)
+    weights = [rng.standard_normal(shape, dtype="float32") for shape in SHAPES]
+    # Of the transformation matrices, those of each class are larger than the last's.
+    by_class = np.linspace(0.005, 0.2, 10, dtype="float32").reshape(10, 1, 1, 1)
+    scales = [0.1, 0.1, 0.02, 0.1, by_class, 0.3, 0.1, 0.05, 0.1, 0.05, 0.1]
+    return [scale * weight for scale, weight in zip(scales, weights)]
+
+
+def names(group, attribute):
+    """Names in the legacy layout, which the HDF5 library gives as bytes or text."""
+    return [n.decode() if isinstance(n, bytes) else n for n in group.attrs[attribute]]
+
+
+@pytest.fixture(scope="module")
+def network():
+    """A network for all tests; each gives it the weights that it needs."""
+    return CapsNet(SHAPE, 10)[0]
+
+
+@pytest.fixture(scope="module")
+def saved(network, tmp_path_factory):
+    """A file of `save_model` with `random_weights(1)`; tests change copies of it."""
+    path = str(tmp_path_factory.mktemp("saved") / "trained_model.h5")
+    network.set_weights(random_weights(1))
+    save_model(network, path, INFO)
+    return path
+
+
+@pytest.fixture
+def copy(saved, tmp_path):
+    return shutil.copy(saved, tmp_path / "copy.h5")
+
+
+def assert_weights(model, expected):
+    for weight, array in zip(model.get_weights(), expected, strict=True):
+        np.testing.assert_array_equal(weight, array)
+
+
+# Files that are read.
+
+
+def test_save_and_load(network, saved):
+    network.set_weights(random_weights(2))
+    load_weights(network, saved)
+    assert_weights(network, random_weights(1))
+
+
+def test_info_is_one_json_attribute(saved):
+    assert read_info(saved) == {"format_version": 1, **INFO}
+    with h5py.File(saved) as file:
+        text = file.attrs["capsnet"]
+    assert json.loads(text) == read_info(saved)
+
+
+def test_the_file_is_keras_legacy_layout_without_optimizer(saved):
+    with h5py.File(saved) as file:
+        assert names(file, "layer_names") == list(PARTS)
+        assert set(file) == set(PARTS)
+        for part, shapes in PARTS.items():
+            arrays = [file[part][name] for name in names(file[part], "weight_names")]
+            assert [array.shape for array in arrays] == shapes
+            assert all(array.dtype == np.float32 for array in arrays)
+
+
+def test_keras_itself_loads_the_file(saved):
+    model = CapsNet(SHAPE, 10)[0]
+    model.load_weights(saved)
+    assert_weights(model, random_weights(1))
+
+
+@pytest.mark.parametrize("name", ["x.weights.h5", "x.keras"])
+def test_weights_saved_by_keras_3(network, tmp_path, name):
+    network.set_weights(random_weights(2))
+    path = str(tmp_path / name)
+    (network.save_weights if name == "x.weights.h5" else network.save)(path)
+    network.set_weights(random_weights(3))
+    assert read_info(path) == {}
+    load_weights(network, path)
+    assert_weights(network, random_weights(2))
+
+
+def test_the_name_of_a_file_does_not_matter(network, saved, tmp_path):
+    path = shutil.copy(saved, tmp_path / "epoch 3.keras")
+    network.set_weights(random_weights(2))
+    load_weights(network, path)
+    assert_weights(network, random_weights(1))
+
+
+def test_a_model_configuration_in_the_file_is_not_read(network, copy):
+    with h5py.File(copy, "r+") as file:
+        file.attrs["model_config"] = '{"class_name": "Lambda", "config": "no JSON'
+    network.set_weights(random_weights(2))
+    load_weights(network, copy)
+    assert_weights(network, random_weights(1))
+
+
+# Files of the Keras 2 scripts.
+
+
+def old_network(tf_keras):
+    """A CapsNet as scripts for TensorFlow 2 and Keras 2 write it."""
+    import tensorflow as tf
+
+    def squash(s, axis=-1):
+        squared_norm = tf.reduce_sum(tf.square(s), axis, keepdims=True)
+        return squared_norm / (1 + squared_norm) * s / tf.sqrt(squared_norm + 1e-7)
+
+    class Squash(tf_keras.layers.Layer):
+        def call(self, inputs):
+            return squash(inputs)
+
+    class CapsuleLayer(tf_keras.layers.Layer):
+        def build(self, input_shape):
+            shape = (10, input_shape[1], 16, input_shape[2])
+            self.W = self.add_weight(name="W", shape=shape)
+
+        def call(self, inputs):
+            # (batch, 1152, 8) -> (batch, 10, 1152, 8, 1) -> (batch, 10, 1152, 16, 1)
+            tiled = tf.tile(inputs[:, None, :, :, None], [1, 10, 1, 1, 1])
+            u_hat = tf.map_fn(lambda u: tf.matmul(self.W, u), elems=tiled)
+            b = tf.zeros_like(u_hat[..., :1, :])
+            for i in range(3):
+                c = tf.nn.softmax(b, axis=1)
+                v = squash(tf.reduce_sum(c * u_hat, axis=2, keepdims=True), axis=3)
+                if i < 2:
+                    b += tf.reduce_sum(u_hat * v, axis=3, keepdims=True)
+            return v[:, :, 0, :, 0]  # (batch, 10, 16)
+
+    class Mask(tf_keras.layers.Layer):
+        def call(self, inputs):
+            capsules, mask = inputs
+            return tf.reshape(capsules * mask[:, :, None], [-1, 160])
+
+    class Length(tf_keras.layers.Layer):
+        def call(self, inputs):
+            return tf.sqrt(tf.reduce_sum(tf.square(inputs), -1) + 1e-7)
+
+    layers = tf_keras.layers
+    image, label = layers.Input(SHAPE), layers.Input((10,))
+    x = layers.Conv2D(256, 9, activation="relu", name="conv1")(image)
+    x = layers.Conv2D(256, 9, strides=2, name="primarycap_conv2d")(x)
+    x = layers.Reshape((-1, 8), name="primarycap_reshape")(x)
+    x = Squash(name="primarycap_squash")(x)
+    capsules = CapsuleLayer(name="digitcaps")(x)
+    decoder = tf_keras.Sequential(name="decoder")
+    decoder.add(layers.Dense(512, activation="relu", input_dim=160))
+    decoder.add(layers.Dense(1024, activation="relu"))
+    decoder.add(layers.Dense(784, activation="sigmoid"))
+    decoder.add(layers.Reshape(SHAPE, name="out_recon"))
+    lengths = Length(name="capsnet")(capsules)
+    return tf_keras.Model([image, label], [lengths, decoder(Mask()([capsules, label]))])
+
+
+@pytest.fixture(scope="module")
+def old():
+    return old_network(pytest.importorskip("tf_keras"))
+
+
+@pytest.fixture(scope="module")
+def digits(mnist):
+    """Images, and labels that name another class than the image's for half of them."""
+    _, (x, y) = mnist
+    return [x[:20], np.concatenate([y[:10], np.roll(y[10:20], 1, axis=1)])]
+
+
+def assert_same_outputs(model, other, digits):
+    lengths, images = model.predict(digits, verbose=0)
+    other_lengths, other_images = other.predict(digits, verbose=0)
+    assert np.ptp(lengths) > 0.5 and np.ptp(images) > 0.5  # worth a comparison
+    np.testing.assert_allclose(lengths, other_lengths, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(images, other_images, rtol=0, atol=1e-4)
+
+
+def test_old_weights_give_the_old_outputs(network, old, digits, tmp_path):
+    path = str(tmp_path / "weights-50.h5")
+    old.set_weights(random_weights(4))
+    old.save_weights(path)
+    network.set_weights(random_weights(5))
+    load_weights(network, path)
+    assert_weights(network, random_weights(4))
+    assert_same_outputs(network, old, digits)
+
+
+def test_a_whole_old_model_is_read_as_well(network, old, tmp_path):
+    path = str(tmp_path / "model.h5")
+    old.compile("adam", "mse")
+    old.set_weights(random_weights(4))
+    old.save(path)
+    with h5py.File(path) as file:
+        assert "model_weights" in file
+    network.set_weights(random_weights(5))
+    load_weights(network, path)
+    assert_weights(network, random_weights(4))
+
+
+def test_old_scripts_read_our_files(network, old, saved, digits):
+    old.set_weights(random_weights(5))
+    old.load_weights(saved)
+    assert_weights(old, random_weights(1))
+    network.set_weights(random_weights(1))
+    assert_same_outputs(network, old, digits)
+
+
+# Files that are refused. Each fault is a function that damages a good file.
+
+
+def remove(path):
+    os.remove(path)
+
+
+def write(content):
+    def damage(path):
+        with open(path, "wb") as file:
+            file.write(content)
+
+    return damage
+
+
+def cut_to(part):
+    def damage(path):
+        os.truncate(path, int(os.path.getsize(path) * part))
+
+    return damage
+
+
+def zip_with(name, content):
+    def damage(path):
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr(name, content)
+
+    return damage
+
+
+def edit(change):
+    """Damages by `change(file)`, with the HDF5 file open."""
+
+    def damage(path):
+        with h5py.File(path, "r+") as file:
+            change(file)
+
+    return damage
+
+
+KERNEL = "conv1/conv1/0/kernel"
+
+
+def replace_kernel(shape=(9, 9, 1, 256), dtype="float32", **options):
+    def change(file):
+        del file[KERNEL]
+        file.create_dataset(KERNEL, shape, dtype, **options)
+
+    return edit(change)
+
+
+def drop_a_layer(file):
+    file.attrs["layer_names"] = file.attrs["layer_names"][:-1]
+
+
+def add_a_layer(file):
+    file.copy("decoder", "more")
+    file.attrs["layer_names"] = [*names(file, "layer_names"), "more"]
+
+
+def drop_a_bias(file):
+    file["conv1"].attrs["weight_names"] = file["conv1"].attrs["weight_names"][:1]
+
+
+def drop_an_array(file):
+    del file[KERNEL]
+
+
+def group_for_an_array(file):
+    del file[KERNEL]
+    file.create_group(KERNEL)
+
+
+def no_list_of_layers(file):
+    file.attrs["layer_names"] = 4
+
+
+def foreign_file(file):
+    file.clear()
+    file.attrs.clear()
+    file["temperature"] = np.zeros(10)
+
+
+def link_to_another_file(file):
+    with h5py.File(file.filename + ".other", "w") as other:
+        other["kernel"] = np.zeros(SHAPES[0], "float32")
+    del file[KERNEL]
+    file[KERNEL] = h5py.ExternalLink(file.filename + ".other", "kernel")
+
+
+def virtual_array(file):
+    layout = h5py.VirtualLayout(SHAPES[0], "float32")
+    layout[:] = h5py.VirtualSource(file.filename + ".other", "kernel", SHAPES[0])
+    del file[KERNEL]
+    file.create_virtual_dataset(KERNEL, layout)
+
+
+def array_outside(file):
+    raw = file.filename + ".raw"
+    np.zeros(SHAPES[0], "float32").tofile(raw)
+    del file[KERNEL]
+    file.create_dataset(KERNEL, SHAPES[0], "float32", external=[(raw, 0, 82944)])
+
+
+def array_for_layers(file):
+    file["layers"] = np.zeros(3)
+
+
+FAULTS = {
+    "missing": (remove, "No such file"),
+    "empty": (write(b""), "expected a weights file (.h5, .weights.h5 or .keras)"),
+    "text": (write(b"accuracy: 0.99\n" * 9), "expected a weights file"),
+    "signature only": (write(b"\x89HDF\r\n\x1a\n"), "damaged weights file"),
+    "half": (cut_to(0.5), "damaged weights file"),
+    "but its end": (cut_to(0.999), "damaged weights file"),
+    "zip": (zip_with("x.txt", "x"), "no item named 'model.weights.h5'"),
+    "zip of text": (zip_with("model.weights.h5", "text"), "damaged weights file"),
+    "empty .keras": (zip_with("model.weights.h5", ""), "damaged weights file"),
+    "half a zip": (write(b"PK\x03\x04" + bytes(99)), "damaged weights file"),
+    "other shape": (
+        replace_kernel((5, 5, 1, 256)),
+        "expected shape (9, 9, 1, 256) for kernel of the layer conv1, "
+        "found (5, 5, 1, 256)",
+    ),
+    "other rank": (replace_kernel((20736,)), "of the layer conv1, found (20736,)"),
+    "nothing": (edit(group_for_an_array), "of the layer conv1, found no array"),
+    "fewer layers": (
+        edit(drop_a_layer),
+        "expected 4 layers with weights (conv1, primarycaps, digitcaps, decoder), "
+        "found 3 (conv1, primarycaps, digitcaps)",
+    ),
+    "more layers": (edit(add_a_layer), "found 5 (conv1, primarycaps, digitcaps, dec"),
+    "foreign": (edit(foreign_file), "expected 4 layers with weights"),
+    "fewer arrays": (
+        edit(drop_a_bias),
+        "expected 2 arrays for the layer conv1, found 1",
+    ),
+    "array missing": (edit(drop_an_array), "damaged weights file"),
+    "no list": (edit(no_list_of_layers), "damaged weights file"),
+    "no groups": (edit(array_for_layers), "2 arrays for the layer conv1, found 0"),
+    "integers": (
+        replace_kernel(dtype="int32"),
+        "expected floating point numbers for kernel of the layer conv1, found int32",
+    ),
+    "complex": (replace_kernel(dtype="complex64"), "conv1, found complex64"),
+    "link": (edit(link_to_another_file), "a reference to another file"),
+    "virtual": (edit(virtual_array), "a reference to another file"),
+    "external": (edit(array_outside), "a reference to another file"),
+    "of the future": (
+        edit(lambda file: file.attrs.update(capsnet='{"format_version": 2}')),
+        "expected format version 1, found 2",
+    ),
+    "info no JSON": (
+        edit(lambda file: file.attrs.update(capsnet="{")),
+        "expected a JSON object in the attribute capsnet",
+    ),
+    "info a list": (
+        edit(lambda file: file.attrs.update(capsnet="[1]")),
+        "expected a JSON object in the attribute capsnet",
+    ),
+    "info numbers": (
+        edit(lambda file: file.attrs.update(capsnet=np.arange(3))),
+        "expected a JSON object in the attribute capsnet",
+    ),
+}
+
+
+def refused(model, path):
+    """The message of the error; the model must not have changed."""
+    before = model.get_weights()
+    with pytest.raises(ModelFileError) as caught:
+        load_weights(model, path)
+    assert_weights(model, before)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: ") and "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_faults(network, copy, fault):
+    damage, complaint = FAULTS[fault]
+    damage(copy)
+    assert complaint in refused(network, str(copy))
+
+
+def test_a_folder_is_no_file(network, tmp_path):
+    assert "Is a directory" in refused(network, str(tmp_path))
+
+
+def test_an_array_that_does_not_fit_late_in_the_file_changes_nothing(network, copy):
+    with h5py.File(copy, "r+") as file:
+        name = names(file["decoder"], "weight_names")[-1]
+        del file["decoder"][name]
+        file["decoder"][name] = np.zeros(100, "float32")
+    message = refused(network, str(copy))
+    assert (
+        "expected shape (784,) for bias of the layer decoder, found (100,)" in message
+    )
+
+
+@pytest.mark.parametrize("name", ["x.weights.h5", "x.keras"])
+def test_keras_3_files_of_another_network(network, tmp_path, name):
+    model = keras.Sequential([keras.Input(SHAPE), keras.layers.Conv2D(4, 9)])
+    path = str(tmp_path / name)
+    (model.save_weights if name == "x.weights.h5" else model.save)(path)
+    assert "expected shape (9, 9, 1, 256) for kernel" in refused(network, path)
+
+
+def test_info_of_faulty_files(copy):
+    for fault in ("of the future", "info no JSON", "half", "text", "missing"):
+        damage, complaint = FAULTS[fault]
+        damage(copy)
+        with pytest.raises(ModelFileError, match=complaint.replace("(", r"\(")):
+            read_info(str(copy))
+        with h5py.File(copy, "w"):  # good enough for the next fault
+            pass
+
+
+# replace_file
+
+
+def put(path, text):
+    with replace_file(str(path)) as temporary, open(temporary, "w") as file:
+        file.write(text)
+
+
+def test_a_new_file_replaces_the_old_one(tmp_path):
+    for text in ("old", "new"):
+        put(tmp_path / "log.csv", text)
+        assert (tmp_path / "log.csv").read_text() == text
+        assert os.listdir(tmp_path) == ["log.csv"]
+
+
+def test_until_the_end_there_is_only_the_old_file(tmp_path):
+    put(tmp_path / "log.csv", "old")
+    with replace_file(str(tmp_path / "log.csv")) as temporary:
+        assert os.path.dirname(temporary) == str(tmp_path)  # a rename, not a copy
+        assert temporary.endswith(".csv")
+        with open(temporary, "w") as file:
+            file.write("new")
+        assert (tmp_path / "log.csv").read_text() == "old"
+    assert (tmp_path / "log.csv").read_text() == "new"
+
+
+@pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])
+@pytest.mark.parametrize("written", ["", "half"])
+def test_the_old_file_stays_if_writing_fails(tmp_path, error, written):
+    def fail():
+        with replace_file(str(tmp_path / "log.csv")) as temporary:
+            if written:
+                Path(temporary).write_text(written)
+            raise error
+
+    put(tmp_path / "log.csv", "old")
+    pytest.raises(type(error), fail)
+    assert (tmp_path / "log.csv").read_text() == "old"
+    assert os.listdir(tmp_path) == ["log.csv"]
+
+
+def test_a_writer_that_writes_nothing(tmp_path):
+    put(tmp_path / "log.csv", "old")
+    with pytest.raises(FileNotFoundError), replace_file(str(tmp_path / "log.csv")):
+        pass
+    assert (tmp_path / "log.csv").read_text() == "old"
+
+
+def test_two_files_at_once(tmp_path):
+    with (
+        replace_file(str(tmp_path / "a.csv")) as a,
+        replace_file(str(tmp_path / "b.csv")) as b,
+    ):
+        for path in (a, b):
+            with open(path, "w") as file:
+                file.write(path)
+    assert (tmp_path / "a.csv").read_text() == a
+    assert (tmp_path / "b.csv").read_text() == b
+    assert sorted(os.listdir(tmp_path)) == ["a.csv", "b.csv"]
+
+
+def test_a_name_without_a_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    put("log.csv", "new")
+    assert os.listdir() == ["log.csv"]
+
+
+def test_a_model_that_cannot_be_written_leaves_the_old_one(
+    network, copy, tmp_path, monkeypatch
+):
+    before = copy.read_bytes()
+
+    def fail(*args):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(saving.json, "dumps", fail)
+    with pytest.raises(OSError, match="disk full"):
+        save_model(network, str(copy), INFO)
+    assert copy.read_bytes() == before
+    assert os.listdir(tmp_path) == ["copy.h5"]
