@@ -294,7 +294,8 @@ def predict(model: keras.Model, inputs: list, batch_size: int) -> list:
     n = len(inputs[0])
     fill = np.arange(-n % batch_size) % n
     filled = [np.concatenate([a, a[fill]]) if len(fill) else a for a in inputs]
-    outputs = model.predict(filled, batch_size=batch_size, verbose=0)
+    inputs = filled if len(filled) > 1 else filled[0]
+    outputs = model.predict(inputs, batch_size=batch_size, verbose=0)
     return [a[:n] for a in (outputs if isinstance(outputs, list) else [outputs])]
 
 

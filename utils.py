@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator
 
 DPI = 150
 
@@ -34,9 +34,11 @@ def plot_log(rows: list[dict], path: str) -> None:
     right.set(xlabel="epoch", ylabel="error (%)", title="Error")
     if any(line.get_ydata().max() > 0 for line in right.lines):
         right.set_yscale("log")
-    right.yaxis.set_major_formatter("{x:g}")
-    right.yaxis.set_minor_formatter("{x:g}")
     for axes in (left, right):
+        if axes.get_yscale() == "log":
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.grid(alpha=0.3, which="both")
         axes.legend(fontsize=8)

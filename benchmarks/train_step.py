@@ -25,6 +25,7 @@ import capsulenet  # first, since it silences the backend's start
 # isort: split
 import keras
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 import datasets
 import fft_conv
@@ -136,10 +137,12 @@ def peak_memory(name: str) -> float:
 
 
 def print_peak_memory(name: str) -> None:
-    import resource
-
+    """For the process that `peak_memory` starts; Linux only."""
     measure(100, 28, [name], rounds=1, repeats=3)
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    # Not getrusage's ru_maxrss, which a child process inherits from its parent.
+    with open("/proc/self/status") as file:
+        peak = next(line for line in file if line.startswith("VmHWM"))
+    print(int(peak.split()[1]) / 1024)
 
 
 def describe_machine() -> dict[str, str]:
@@ -231,6 +234,8 @@ def plot_scaling(rows: list[dict], path: str) -> None:
         axes.set(xlabel=label, xscale="log", yscale="log")
         axes.set_ylabel("training images a second")
         axes.set_xticks(x, x)
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter("{x:g}")
         axes.minorticks_off()
         axes.grid(alpha=0.3)
         axes.legend()

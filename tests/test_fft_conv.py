@@ -71,28 +71,25 @@ def test_primary_capsules_of_every_benchmark_size(side):
         ((9, 9), (1, 1), 2),  # a kernel smaller than its stride
         ((7, 10), (2, 2), 1),
         ((11, 8), (2, 2), 3),
-        ((9, 9), (3, 3), 1),
-        ((12, 7), (3, 3), 2),
-        ((13, 13), (5, 5), 2),  # the stride skips no pixel
+        ((13, 7), (3, 3), 2),  # the stride skips no pixel
         ((14, 14), (5, 5), 2),  # the last row and column meet no kernel
         ((21, 17), (5, 5), 3),
-        ((20, 18), (15, 15), 1),  # many points: roots of unity
-        ((31, 30), (15, 15), 2),
+        ((18, 16), (15, 15), 1),  # many points: roots of unity
+        ((20, 19), (15, 15), 2),
         ((16, 12), (3, 5), 1),
         ((17, 20), (7, 2), 2),
         ((9, 9), (9, 9), 1),  # a single output
         ((10, 10), (10, 10), 2),
         ((1, 1), (1, 1), 1),
-        ((50, 6), (3, 3), 1),  # many tiles one way
+        ((30, 6), (3, 3), 1),  # many tiles one way
     ],
 )
 def test_any_shape(size, kernel_size, strides):
     check(size, kernel_size, strides, channels=3, filters=2, batch=2)
 
 
-@pytest.mark.parametrize("strides", [1, 2])
-def test_one_channel(strides):
-    check((12, 12), (3, 3), strides, channels=1, filters=1, batch=1)
+def test_one_channel():
+    check((6, 6), (3, 3), 1, channels=1, filters=1, batch=1)
 
 
 def test_any_batch_of_a_model():

@@ -1,0 +1,318 @@
+"""capsulenet.py: the network, its loss and its optimizer, and that they learn."""
+
+import keras
+import numpy as np
+import pytest
+from conftest import evaluate, finite_differences, gradients
+from keras import ops
+
+import capsulenet
+from benchmarks.plain import EinsumCapsuleLayer, TiledCapsuleLayer, rebuild
+from capsulenet import CapsNet, margin_loss
+
+# float32 rounds by 6e-8 of a number; a few dozen operations on numbers of size 1.
+TOLERANCE = {"rtol": 3e-6, "atol": 3e-6}
+
+
+def images(n, shape=(28, 28, 1)):
+    """Pixels as those of digits: most are black, and the others in (0, 1]."""
+    x = np.random.default_rng(0).normal(size=(n, *shape))
+    return np.clip(x, 0, 1).astype("float32")
+
+
+def one_hot(labels, n_class=10):
+    return np.eye(n_class, dtype="float32")[labels]
+
+
+def run(model, *inputs):
+    """Outputs of a model for a list of inputs, or for one."""
+    return model.predict(inputs if len(inputs) > 1 else inputs[0], verbose=0)
+
+
+@pytest.fixture(scope="module")
+def models():
+    """The three models for MNIST. Tests leave their weights alone.
+
+    The weights are random, and larger than initial ones: as after training, capsules
+    are long, routing matters and reconstructions differ.
+    """
+    keras.utils.set_random_seed(0)
+    models = CapsNet((28, 28, 1), 10, routings=3)
+    rng = np.random.default_rng(0)
+    for weight in models[0].weights:
+        value = ops.convert_to_numpy(weight)
+        if weight.name == "bias":
+            weight.assign(rng.normal(size=value.shape) / 10)
+        elif "primarycaps" in weight.path:
+            weight.assign(10 * value)
+        elif "dense" in weight.path:
+            weight.assign(2 * value)
+    return models
+
+
+# The margin loss
+
+# One sample each: one class, two classes (MultiMNIST), no class; lengths on both sides
+# of 0.1 and 0.9.
+LABELS = np.array([[0, 1, 0, 0], [1, 0, 0, 1], [0, 0, 0, 0]], "float32")
+LENGTHS = np.array(
+    [[0.05, 0.95, 0.3, 0.0], [0.5, 0.05, 0.92, 0.99], [0.02, 0.8, 0.97, 0.15]],
+    "float32",
+)
+
+
+def margin_oracle(T, length):
+    """Equation 4, T_c max(0, m+ - |v|)^2 + 0.5 (1 - T_c) max(0, |v| - m-)^2."""
+    present = T * np.maximum(0, 0.9 - length) ** 2
+    absent = 0.5 * (1 - T) * np.maximum(0, length - 0.1) ** 2
+    return (present + absent).sum(axis=1)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int32"])
+def test_margin_loss_is_equation_4(dtype):
+    loss = evaluate(margin_loss, LABELS.astype(dtype), LENGTHS)
+    assert loss.shape == (3,)  # Keras averages, and scales under a strategy
+    np.testing.assert_allclose(loss, margin_oracle(LABELS, LENGTHS), **TOLERANCE)
+
+
+def test_margin_loss_by_hand():
+    # right and long enough, all others short enough: nothing to improve
+    assert evaluate(margin_loss, one_hot([2]), 0.95 * one_hot([2])) == 0
+    # nothing is there and all are sure of it: 10 * 0.5 * 0.9 ** 2
+    nothing, sure = np.zeros((1, 10), "float32"), np.ones((1, 10), "float32")
+    assert evaluate(margin_loss, nothing, sure) == pytest.approx(4.05)
+    # an untrained network: the missing class costs 0.9 ** 2
+    assert evaluate(margin_loss, one_hot([2]), nothing) == pytest.approx(0.81)
+
+
+def test_gradient_of_margin_loss():
+    labels = ops.convert_to_tensor(LABELS)
+    (gradient,) = gradients(lambda v: ops.sum(margin_loss(labels, v)), LENGTHS)
+    (expected,) = finite_differences(lambda v: margin_oracle(LABELS, v).sum(), LENGTHS)
+    np.testing.assert_allclose(gradient, expected, **TOLERANCE)
+
+
+# The network
+
+
+def test_weights_keep_the_order_and_shapes_of_older_scripts(models):
+    assert [tuple(w.shape) for w in models[0].weights] == [
+        (9, 9, 1, 256),  # conv1
+        (256,),
+        (9, 9, 256, 256),  # primary capsules
+        (256,),
+        (10, 1152, 16, 8),  # transformation matrices
+        (160, 512),  # decoder
+        (512,),
+        (512, 1024),
+        (1024,),
+        (1024, 784),
+        (784,),
+    ]
+    # 20992 + 5308672 + 1474560 + 1411344: the paper's 8.2 M
+    assert models[0].count_params() == 8_215_568
+
+
+def test_models_share_their_weights(models):
+    train_model, *others = models
+    for model in others:
+        assert len(model.weights) == len(train_model.weights)
+        for one, other in zip(model.weights, train_model.weights):
+            assert one is other
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_outputs(models, batch):
+    train_model, eval_model, manipulate_model = models
+    x, y = images(batch), one_hot([3] * batch)
+    noise = np.zeros((batch, 10, 16), "float32")
+    for lengths, pictures in (run(train_model, x, y), run(eval_model, x)):
+        assert lengths.shape == (batch, 10) and lengths.dtype == np.float32
+        assert lengths.min() >= 0 and lengths.max() < 1
+        assert pictures.shape == (batch, 28, 28, 1) and pictures.dtype == np.float32
+        assert pictures.min() > 0 and pictures.max() < 1
+    assert run(manipulate_model, x, y, noise).shape == (batch, 28, 28, 1)
+
+
+@pytest.mark.parametrize(("shape", "n_class"), [((32, 32, 3), 47), ((36, 36, 1), 2)])
+def test_other_images_and_classes(shape, n_class):
+    train_model, eval_model, _ = CapsNet(shape, n_class)
+    x, y = images(2, shape), one_hot([0, n_class - 1], n_class)
+    lengths, pictures = run(eval_model, x)
+    assert lengths.shape == (2, n_class) and pictures.shape == (2, *shape)
+    assert np.isfinite(lengths).all() and np.isfinite(pictures).all()
+    assert train_model.input_shape == [(None, *shape), (None, n_class)]
+    np.testing.assert_allclose(run(train_model, x, y)[0], lengths, **TOLERANCE)
+
+
+def decode(models, x, keep, noise=0.0):
+    """Reconstructions from the class capsules, all but those of `keep` set to zero."""
+    train_model = models[0]
+    capsules = keras.Model(
+        train_model.inputs, train_model.get_layer("digitcaps").output
+    )
+    capsules = (run(capsules, x, keep) + noise) * keep[:, :, None]
+    return run(train_model.get_layer("decoder"), capsules.reshape(len(x), -1))
+
+
+def test_train_model_reconstructs_from_the_labelled_capsule(models):
+    x, y = images(3), one_hot([1, 7, 4])
+    lengths, pictures = run(models[0], x, y)
+    np.testing.assert_allclose(pictures, decode(models, x, y), **TOLERANCE)
+    # The labels choose a capsule and have no other influence.
+    other_lengths, other_pictures = run(models[0], x, one_hot([2, 7, 5]))
+    np.testing.assert_allclose(other_lengths, lengths, **TOLERANCE)
+    changed = np.abs(other_pictures - pictures).max(axis=(1, 2, 3)) > 0.01
+    assert changed.tolist() == [True, False, True]
+
+
+def test_eval_model_reconstructs_from_the_longest_capsule(models):
+    x = images(3)
+    lengths, pictures = run(models[1], x)
+    longest = one_hot(lengths.argmax(axis=1))
+    np.testing.assert_allclose(pictures, decode(models, x, longest), **TOLERANCE)
+    np.testing.assert_allclose(lengths, run(models[0], x, longest)[0], **TOLERANCE)
+
+
+def test_manipulate_model_without_noise_is_the_train_model(models):
+    x, y = images(2), one_hot([5, 8])
+    pictures = run(models[2], x, y, np.zeros((2, 10, 16), "float32"))
+    np.testing.assert_allclose(pictures, run(models[0], x, y)[1], **TOLERANCE)
+
+
+def test_manipulate_model_adds_noise_to_the_labelled_capsule(models):
+    x, y = images(2), one_hot([5, 8])
+    noise = np.random.default_rng(1).normal(size=(2, 10, 16)).astype("float32")
+    pictures = run(models[2], x, y, noise)
+    expected = decode(models, x, y, noise)
+    np.testing.assert_allclose(pictures, expected, **TOLERANCE)
+    assert np.abs(pictures - decode(models, x, y)).max() > 0.01
+    # The noise of other capsules does not matter.
+    elsewhere = run(models[2], x, y, noise * y[:, :, None])
+    np.testing.assert_allclose(elsewhere, expected, **TOLERANCE)
+
+
+def test_mixed_precision_ends_in_float32(models):
+    try:
+        keras.config.set_dtype_policy("mixed_bfloat16")
+        mixed = CapsNet((28, 28, 1), 10)[0]
+    finally:
+        keras.config.set_dtype_policy("float32")
+    mixed.set_weights(models[0].get_weights())
+    x, y = images(2), one_hot([5, 8])
+    for low, full in zip(run(mixed, x, y), run(models[0], x, y)):
+        assert low.dtype == np.float32
+        # bfloat16 has 8 bits; the errors of three layers
+        assert np.abs(low - full).max() < 3 * 2.0**-8 * np.abs(full).max()
+
+
+# Gradients of the whole network
+
+
+def total_loss(model, x, y):
+    """The loss of training, as a function of the weights."""
+    x, y = ops.convert_to_tensor(x), ops.convert_to_tensor(y)
+
+    def loss(*weights):
+        (lengths, pictures), _ = model.stateless_call(weights, [], [x, y])
+        return ops.mean(margin_loss(y, lengths)) + 0.392 * ops.mean((x - pictures) ** 2)
+
+    return loss
+
+
+@pytest.mark.parametrize("capsule_layer", [TiledCapsuleLayer, EinsumCapsuleLayer])
+def test_gradients_are_those_of_the_plain_formulation(models, capsule_layer):
+    ours = rebuild(models[0], "fft")
+    plain = rebuild(models[0], "direct", capsule_layer)
+    x, y = images(2), one_hot([3, 9])
+    weights = ours.get_weights()
+    result = gradients(total_loss(ours, x, y), *weights)
+    expected = gradients(total_loss(plain, x, y), *weights)
+    for weight, one, other in zip(ours.weights, result, expected):
+        norm = np.linalg.norm(other)
+        assert norm > 0, weight.path
+        assert np.linalg.norm(one - other) < 1e-4 * norm, weight.path
+
+
+def test_gradients_of_a_black_image_are_finite():
+    # every capsule is a zero vector
+    model = CapsNet((28, 28, 1), 10)[0]
+    x, y = np.zeros((1, 28, 28, 1), "float32"), one_hot([3])
+    for gradient in gradients(total_loss(model, x, y), *model.get_weights()):
+        assert np.isfinite(gradient).all()
+
+
+# The optimizer
+
+if keras.backend.backend() == "tensorflow":  # elsewhere Keras's own is used
+
+    def test_fused_adam_is_adam():
+        rng = np.random.default_rng(0)
+        shapes = [(4, 3), (5,), ()]
+        start = [rng.normal(size=shape) for shape in shapes]
+        steps = [[rng.normal(size=shape) for shape in shapes] for _ in range(6)]
+
+        def train(optimizer):
+            variables = [keras.Variable(value, dtype="float32") for value in start]
+            for step, values in enumerate(steps):
+                optimizer.learning_rate = 0.01 * 0.9**step
+                tensors = [ops.convert_to_tensor(v, "float32") for v in values]
+                optimizer.apply_gradients(zip(tensors, variables))
+            return [ops.convert_to_numpy(v) for v in variables + optimizer.variables]
+
+        fused = train(capsulenet.FusedAdam(0.01))
+        for one, other in zip(fused, train(keras.optimizers.Adam(0.01)), strict=True):
+            # the bias correction beta ** step is rounded in another order
+            np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-7)
+
+    def test_fused_adam_inside_a_compiled_step():
+        def fit(optimizer):
+            model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+            model.set_weights([np.ones((3, 2)), np.zeros(2)])
+            model.compile(optimizer, "mse")
+            x = np.random.default_rng(0).normal(size=(8, 3))
+            model.fit(x, x[:, :2], batch_size=2, shuffle=False, verbose=0)
+            return model.get_weights()
+
+        fused = fit(capsulenet.FusedAdam(0.1))
+        for one, other in zip(fused, fit(keras.optimizers.Adam(0.1))):
+            np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
+# Learning
+
+
+def test_steps_reduce_the_loss(mnist):
+    (x, y), _ = mnist
+    x, y = x[:16], y[:16]
+    keras.utils.set_random_seed(0)
+    model = CapsNet((28, 28, 1), 10)[0]
+    before = model.get_weights()
+    # a tenth of the usual rate, with which Adam's first step jumps too far
+    capsulenet.compile_model(model, lr=0.0001, lam_recon=0.392)
+    losses = []
+    for _ in range(4):
+        model.reset_metrics()
+        logs = model.train_on_batch((x, y), (y, x), return_dict=True)
+        losses.append(logs["loss"])
+    assert losses[0] > losses[1] > losses[2] > losses[3]
+    parts = logs["capsnet_loss"] + 0.392 * logs["decoder_loss"]
+    assert logs["loss"] == pytest.approx(parts, rel=1e-5)
+    assert 0 <= logs["capsnet_accuracy"] <= 1
+    for old, new in zip(before, model.get_weights()):
+        assert np.isfinite(new).all() and not np.array_equal(old, new)
+
+
+if keras.backend.backend() == "tensorflow":  # once is enough for half a minute
+
+    def test_short_training_on_real_digits(mnist):
+        (x, y), (x_test, y_test) = mnist
+        x, y, x_test, y_test = x[:1200], y[:1200], x_test[:500], y_test[:500]
+        keras.utils.set_random_seed(0)
+        train_model, eval_model, _ = CapsNet((28, 28, 1), 10)
+        capsulenet.compile_model(train_model, lr=0.001, lam_recon=0.392)
+        train_model.fit((x, y), (y, x), batch_size=50, verbose=0)
+        lengths, _ = eval_model.predict(x_test, batch_size=100, verbose=0)
+        accuracy = np.mean(lengths.argmax(axis=1) == y_test.argmax(axis=1))
+        # Chance is 0.1; these 24 steps reach about 0.8.
+        assert accuracy > 0.65

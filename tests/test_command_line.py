@@ -1,0 +1,586 @@
+"""The command line: real runs on a few hundred real digits, and what it refuses."""
+
+import contextlib
+import csv
+import io
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import h5py
+import numpy as np
+import pytest
+from PIL import Image
+
+import capsulenet
+import datasets
+import saving
+
+SCRIPT = Path(capsulenet.__file__).resolve()
+COLUMNS = ["loss", "margin_loss", "reconstruction_loss", "accuracy"]
+
+
+def run(*arguments, cwd):
+    """Runs the script as a user does: a process of its own, in any folder."""
+    hidden = ("TF_CPP_MIN_LOG_LEVEL", "DISPLAY", "WAYLAND_DISPLAY")
+    environment = {k: v for k, v in os.environ.items() if k not in hidden}
+    command = [sys.executable, SCRIPT, *map(str, arguments)]
+    return subprocess.run(
+        command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300
+    )
+
+
+def main(*arguments):
+    """The same in this process, for what a process of its own would not show better."""
+    try:
+        return capsulenet.main([str(argument) for argument in arguments])
+    except SystemExit as end:
+        return end.code
+
+
+def write_digits(folder, mnist, n_train=600, n_test=300, leave_out=None):
+    (x_train, y_train), (x_test, y_test) = mnist
+    kept = np.flatnonzero(y_test.argmax(axis=1) != leave_out)[:n_test]
+    arrays = {"x_train": x_train[:n_train], "x_test": x_test[kept]}
+    arrays = {k: np.rint(x[..., 0] * 255).astype("uint8") for k, x in arrays.items()}
+    labels = {"y_train": y_train[:n_train], "y_test": y_test[kept]}
+    arrays |= {k: y.argmax(axis=1).astype("uint8") for k, y in labels.items()}
+    folder.mkdir(exist_ok=True)
+    np.savez(folder / "mnist.npz", **arrays)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def digits(mnist, tmp_path_factory):
+    """A --data_dir with the first 600 training and 300 test images of MNIST."""
+    return write_digits(tmp_path_factory.mktemp("digits"), mnist)
+
+
+def training(digits, save_dir, seed=1, epochs=2):
+    sizes = ["--train_size", 300, "--batch_size", 30, "--data_dir", digits]
+    rates = ["--epochs", epochs, "--lr_decay", 0.5, "--seed", seed]
+    return [*sizes, *rates, "--save_dir", save_dir]
+
+
+@pytest.fixture(scope="session")
+def trained(digits, tmp_path_factory):
+    """The folder that a short training left, and the finished process."""
+    folder = tmp_path_factory.mktemp("trained")
+    process = run(*training(digits, "out/mnist"), cwd=folder)
+    assert process.returncode == 0, process.stderr
+    return folder / "out" / "mnist", process
+
+
+def read_log(save_dir):
+    with open(save_dir / "log.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def read_weights(path):
+    """All arrays of a model file, by name."""
+    arrays = {}
+
+    def keep(name, item):
+        if isinstance(item, h5py.Dataset):
+            arrays[name] = item[()]
+
+    with h5py.File(path) as file:
+        file.visititems(keep)
+    return arrays
+
+
+def assert_picture(path):
+    with Image.open(path) as picture:
+        assert picture.format == "PNG"
+        assert min(picture.size) >= 300
+        assert np.ptp(np.asarray(picture.convert("L"))) > 200  # black, white, between
+
+
+# Training.
+
+
+def test_training_says_what_it_does_and_nothing_else(trained):
+    _, process = trained
+    assert process.stderr == ""  # no banners of libraries, no warnings
+    lines = process.stdout.splitlines()
+    assert lines[0].startswith("Training: CapsNet, 8.2 M weights, routings 3")
+    assert lines[1] == "Data: MNIST, 600 training and 300 test images"
+    assert lines[2].startswith("Device: ") and "; Keras 3." in lines[2]
+    assert lines[3] == "Epoch 1/2"
+    assert lines[4].startswith("10/10 - ")  # Keras's progress, a line without terminal
+    assert lines[5].startswith("epoch 1: ") and "test error" in lines[5]
+    assert lines[9:12] == [
+        f"Wrote out/mnist/{name}" for name in ("log.csv", "log.png", "trained_model.h5")
+    ]
+    assert lines[12].startswith("Test acc: 0.")
+    assert lines[-2:] == [
+        f"Wrote out/mnist/{name}" for name in ("real_and_recon.png", "manipulate-5.png")
+    ]
+
+
+def test_training_leaves_its_files_and_no_others(trained):
+    save_dir, _ = trained
+    pictures = ["log.png", "manipulate-5.png", "real_and_recon.png"]
+    assert sorted(os.listdir(save_dir)) == ["log.csv", *pictures, "trained_model.h5"]
+    for name in pictures:
+        assert_picture(save_dir / name)
+
+
+def test_log(trained):
+    rows = read_log(trained[0])
+    speed = ["epoch", "seconds", "images_per_second", "learning_rate"]
+    assert list(rows[0]) == [*speed, *COLUMNS, *(f"test_{name}" for name in COLUMNS)]
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    assert [row["learning_rate"] for row in rows] == ["0.001", "0.0005"]
+    rows = [{name: float(value) for name, value in row.items()} for row in rows]
+    for row in rows:
+        assert row["images_per_second"] * row["seconds"] == pytest.approx(300, rel=0.01)
+        for prefix in ("", "test_"):
+            loss, margin, reconstruction, _ = (row[prefix + name] for name in COLUMNS)
+            assert loss == pytest.approx(margin + 0.392 * reconstruction, rel=1e-5)
+    assert rows[1]["loss"] < rows[0]["loss"]
+    assert rows[1]["test_accuracy"] > 0.3  # guessing gives 0.1
+
+
+def test_model_file(trained):
+    path = trained[0] / "trained_model.h5"
+    assert saving.read_info(path) == {
+        "format_version": 1,
+        "input_shape": [28, 28, 1],
+        "class_names": list("0123456789"),
+        "routings": 3,
+        "scaling": "pixel / 255",
+        "dataset": "mnist",
+        "seed": 1,
+    }
+    weights = read_weights(path)
+    assert len(weights) == 11  # and no optimizer state
+    assert all(np.isfinite(weight).all() for weight in weights.values())
+
+
+def without_times(row):
+    return {k: v for k, v in row.items() if k not in ("seconds", "images_per_second")}
+
+
+def test_the_same_seed_gives_the_same_log_and_weights(trained, digits, tmp_path):
+    save_dir, first = trained
+    again = run(*training(digits, tmp_path), cwd=tmp_path)
+    assert again.returncode == 0 and again.stderr == ""
+    for row, other in zip(read_log(save_dir), read_log(tmp_path), strict=True):
+        assert without_times(row) == without_times(other)
+    weights = read_weights(save_dir / "trained_model.h5")
+    others = read_weights(tmp_path / "trained_model.h5")
+    assert list(weights) == list(others)
+    for name, weight in weights.items():
+        np.testing.assert_array_equal(weight, others[name])
+    results = [
+        [line for line in out.splitlines() if line.startswith(("Test ", "Accuracy "))]
+        for out in (first.stdout, again.stdout)
+    ]
+    assert results[0] == results[1] and len(results[0]) == 12
+
+
+def test_another_seed_gives_another_run(trained, digits, tmp_path):
+    assert main(*training(digits, tmp_path, seed=2, epochs=1)) == 0
+    first, (other,) = read_log(trained[0])[0], read_log(tmp_path)
+    assert first["learning_rate"] == other["learning_rate"]
+    for name in ("loss", "reconstruction_loss", "test_loss"):
+        assert first[name] != other[name]
+
+
+# From weights, with a validation split, with TensorBoard: one run for the three, of two
+# epochs: the first has a learning rate so small that nothing changes, the second one
+# so large that nothing of use is left.
+
+
+@pytest.fixture(scope="module")
+def continued(trained, digits, tmp_path_factory):
+    """The folder that the run left, and what it printed."""
+    pytest.importorskip("tensorboard")
+    save_dir = tmp_path_factory.mktemp("continued")
+    weights = ["-w", trained[0] / "trained_model.h5"]
+    rates = ["--epochs", 2, "--lr", 1e-30, "--lr_decay", 1e29]
+    sizes = ["--train_size", 100, "--validation_size", 200, "--batch_size", 100]
+    files = ["--data_dir", digits, "--save_dir", save_dir]
+    with contextlib.redirect_stdout(io.StringIO()) as output:
+        assert main(*weights, *rates, *sizes, *files, "--debug") == 0
+    return save_dir, output.getvalue()
+
+
+def test_weights_without_t_are_where_training_starts(trained, continued):
+    last, first = read_log(trained[0])[-1], read_log(continued[0])[0]
+    for name in COLUMNS:
+        before, after = (float(row[f"test_{name}"]) for row in (last, first))
+        assert before == pytest.approx(after, rel=1e-5)  # in batches of another size
+
+
+def test_a_validation_split_keeps_the_best_epoch(trained, continued):
+    save_dir, output = continued
+    rows = read_log(save_dir)
+    sets = [name.removesuffix("_accuracy") for name in rows[0] if "accuracy" in name]
+    assert sets == ["accuracy", "val", "test"]
+    assert set(rows[0]) >= {f"val_{name}" for name in COLUMNS}
+    assert float(rows[0]["val_accuracy"]) > float(rows[1]["val_accuracy"])
+
+    assert "Taking the weights of epoch 1, the best in validation.\n" in output
+    assert f"Test acc: {float(rows[0]['test_accuracy']):.4f}\n" in output
+    before = read_weights(trained[0] / "trained_model.h5")
+    kept = read_weights(save_dir / "trained_model.h5")
+    for weight, other in zip(before.values(), kept.values(), strict=True):
+        np.testing.assert_allclose(weight, other, rtol=0, atol=1e-25)
+
+
+def test_debug_writes_tensorboard_logs(continued):
+    (event_file,) = (continued[0] / "tensorboard-logs").rglob("events.out.tfevents.*")
+    assert event_file.stat().st_size > 0
+
+
+def scripted_log(monkeypatch, save_dir, **accuracies):
+    """The EpochLog of a run whose accuracies are given, by set and epoch."""
+    script = {name: iter(values) for name, values in accuracies.items()}
+
+    def evaluate(name, *_):
+        return dict.fromkeys(COLUMNS, 0.5) | {"accuracy": next(script[name])}
+
+    # The images of a set are its name, and the network's outputs are the images.
+    monkeypatch.setattr(capsulenet, "predict", lambda model, inputs, size: inputs)
+    monkeypatch.setattr(capsulenet, "evaluate", evaluate)
+    log = capsulenet.EpochLog(
+        batches=SimpleNamespace(num_samples=1),
+        held_out={name: (name, None) for name in accuracies},
+        args=SimpleNamespace(save_dir=save_dir, batch_size=1, lam_recon=0.1),
+    )
+    names = ["learning_rate", "loss", "capsnet_loss", "decoder_loss"]
+    logs = dict.fromkeys([*names, "capsnet_accuracy"], 0.5)
+    for epoch in range(len(accuracies["test"])):
+        weights = f"weights of epoch {epoch + 1}"
+        log.set_model(SimpleNamespace(get_weights=lambda weights=weights: weights))
+        log.on_epoch_begin(epoch)
+        log.on_epoch_end(epoch, logs)
+    return log
+
+
+def test_best_is_the_first_of_the_best_in_validation(monkeypatch, tmp_path):
+    val, test = [0.5, 0.7, 0.7, 0.6], [0.9, 0.1, 0.2, 0.95]
+    log = scripted_log(monkeypatch, tmp_path, val=val, test=test)
+    assert log.best_epoch == 2
+    assert log.best_weights == "weights of epoch 2"
+    assert [float(row["val_accuracy"]) for row in read_log(tmp_path)] == val
+
+
+def test_the_test_set_selects_nothing(monkeypatch, tmp_path):
+    log = scripted_log(monkeypatch, tmp_path, test=[0.9, 0.1])
+    assert log.best_epoch is None and log.best_weights is None
+
+
+# Testing.
+
+
+def test_testing(trained, digits, tmp_path):
+    save_dir, process = trained
+    weights = ["-w", save_dir / "trained_model.h5"]
+    options = ["--data_dir", digits, "--digit", 3, "--save_dir", "new/folder"]
+    tested = run("-t", *weights, *options, cwd=tmp_path)
+    assert tested.returncode == 0 and tested.stderr == ""
+    lines = tested.stdout.splitlines()
+    assert lines[0].startswith(f"Testing {save_dir / 'trained_model.h5'}: CapsNet")
+
+    last = {name: float(value) for name, value in read_log(save_dir)[-1].items()}
+    wrong = round(300 * (1 - last["test_accuracy"]))
+    assert lines[3:6] == [
+        f"Test acc: {last['test_accuracy']:.4f}",
+        f"Test error: {wrong / 3:.2f} % ({wrong} of 300)",
+        f"Margin loss: {last['test_margin_loss']:.5f}",
+    ]
+    # Of the longest capsule, while the log has that of the labelled one.
+    assert re.fullmatch(r"Reconstruction loss: 0\.\d{5}", lines[6])
+    right = 0
+    for label, line in enumerate(lines[7:17]):
+        name, accuracy, n = line.replace(": ", " (").rstrip(")").split(" (")
+        assert name == f"Accuracy of class {label}"
+        right += float(accuracy) * int(n)
+    assert right == pytest.approx(300 - wrong, abs=0.1)  # four digits of each accuracy
+
+    names = ["manipulate-3.png", "real_and_recon.png"]
+    assert sorted(os.listdir(tmp_path / "new" / "folder")) == names
+    for name in names:
+        assert_picture(tmp_path / "new" / "folder" / name)
+    # Training ends with the same test.
+    assert lines[3:17] == process.stdout.splitlines()[12:26]
+
+
+def test_testing_takes_the_model_of_save_dir(trained, digits, tmp_path, capsys):
+    path = shutil.copy(trained[0] / "trained_model.h5", tmp_path)
+    before = Path(path).read_bytes()
+    assert main("-t", "--save_dir", tmp_path, "--data_dir", digits) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith(f"Testing {path}: ")
+    accuracy = float(read_log(trained[0])[-1]["test_accuracy"])
+    assert f"\nTest acc: {accuracy:.4f}\n" in out and err == ""
+    assert Path(path).read_bytes() == before
+    assert sorted(os.listdir(tmp_path)) == [
+        "manipulate-5.png",
+        "real_and_recon.png",
+        "trained_model.h5",
+    ]
+
+
+# Help.
+
+# Every flag of the older scripts and of ours, with its default.
+FLAGS = {
+    "--epochs": 50,
+    "--batch_size": 100,
+    "--lr": 0.001,
+    "--lr_decay": 0.9,
+    "--lam_recon": 0.392,
+    "--routings": 3,
+    "--shift_fraction": 0.1,
+    "--debug": False,
+    "--save_dir": "./result",
+    "--testing": False,
+    "--digit": 5,
+    "--weights": None,
+    "--train_size": None,
+    "--validation_size": 0,
+    "--seed": 0,
+    "--data_dir": None,
+}
+
+
+def test_defaults():
+    defaults = vars(capsulenet.build_parser().parse_args([]))
+    for flag, default in FLAGS.items():
+        assert defaults[flag[2:]] == default
+
+
+def test_short_flags():
+    parse = capsulenet.build_parser().parse_args
+    args = parse(["-t", "-w", "x.h5", "-r", "1"])
+    assert (args.testing, args.weights, args.routings) == (True, "x.h5", 1)
+
+
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+def test_help_groups_the_flags_and_says_their_defaults(capsys, flag):
+    assert main(flag) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    groups = [
+        "what to do",
+        "network and loss",
+        "training",
+        "data and files",
+        "examples",
+    ]
+    places = [out.index(f"\n{group}:\n") for group in groups]
+    assert places == sorted(places)
+    parts = " ".join(out[places[0] : places[-1]].split()).split(" --")[1:]
+    parts = {f"--{part.split()[0]}": part for part in parts}
+    for flag, default in FLAGS.items():
+        shown = f"(default: {default})" in parts[flag]
+        assert shown == (default is not None and default is not False)
+
+
+# What is refused: with status 2 and one line, before anything is written.
+
+
+def contents(folder):
+    return {path: path.is_file() and path.read_bytes() for path in folder.rglob("*")}
+
+
+@pytest.fixture
+def refuse(tmp_path, capsys):
+    """Runs with arguments that are wrong, and returns the message."""
+
+    def refuse(*arguments, save_dir=tmp_path / "result"):
+        before = contents(tmp_path)
+        status = main("--save_dir", save_dir, *arguments)
+        out, err = capsys.readouterr()
+        assert status == 2
+        assert out == ""
+        assert err.endswith("\n") and err.count("\n") == 1
+        assert contents(tmp_path) == before
+        program, kind, message = err.split(": ", maxsplit=2)
+        assert kind == "error"
+        return message
+
+    return refuse
+
+
+@pytest.fixture
+def no_data(monkeypatch):
+    """Fails where data are loaded before all is checked that can be before."""
+
+    def load_dataset(data_dir):
+        raise AssertionError("data were loaded")
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+
+
+@pytest.mark.usefixtures("no_data")
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ("--digit 10", "--digit: expected 0 to 9, received 10"),
+        ("--digit -1", "--digit: expected 0 to "),
+        ("--digit x", "--digit: invalid integer value: 'x'"),
+        ("--routings 0", "-r/--routings: expected 1 to "),
+        ("-r 1.5", "-r/--routings: invalid integer value: '1.5'"),
+        ("--epochs 0", "--epochs: expected 1 to "),
+        ("--batch_size -1", "--batch_size: expected 1 to "),
+        ("--batch_size 0", "--batch_size: expected 1 to "),
+        ("--train_size 0", "--train_size: expected 1 to "),
+        ("--validation_size -5", "--validation_size: expected 0 to "),
+        ("--seed -1", "--seed: expected 0 to "),
+        ("--seed 99999999999999999999", "--seed: expected 0 to "),
+        ("--lr -1", "--lr: expected at least 0 and less than inf, received -1"),
+        ("--lr nan", "--lr: expected at least 0 and less than inf, received nan"),
+        ("--lr inf", "--lr: expected at least 0 and less than inf, received inf"),
+        ("--lr fast", "--lr: invalid number value: 'fast'"),
+        ("--lr_decay nan", "--lr_decay: expected at least 0"),
+        ("--lam_recon -0.1", "--lam_recon: expected at least 0"),
+        ("--shift_fraction 1.5", "--shift_fraction: expected at least 0 and less than"),
+        ("--shift_fraction 1", "less than 1, received 1"),
+        ("--shift_fraction nan", "less than 1, received nan"),
+        ("--learning_rate 1", "unrecognized arguments: --learning_rate 1"),
+        ("train", "unrecognized arguments: train"),
+        ("-w", "-w/--weights: expected one argument"),
+    ],
+)
+def test_bad_values(refuse, arguments, complaint):
+    assert complaint in refuse(*arguments.split())
+
+
+@pytest.mark.usefixtures("no_data")
+def test_weights_that_are_no_weights(refuse, tmp_path):
+    for testing in ([], ["-t"]):
+        path = tmp_path / "weights.h5"
+        assert f"{path}: No such file" in refuse("-w", path, *testing)
+        path.write_text("no weights")
+        assert f"{path}: expected a weights file" in refuse("-w", path, *testing)
+        with h5py.File(path, "w") as file:
+            file.attrs["capsnet"] = '{"format_version": 2}'
+        message = refuse("-w", path, *testing)
+        assert f"{path}: expected format version 1, found 2" in message
+        path.unlink()
+
+
+@pytest.mark.usefixtures("no_data")
+def test_testing_without_a_model(refuse, tmp_path):
+    message = refuse("-t")
+    path = tmp_path / "result" / "trained_model.h5"
+    assert message.startswith(f"there is no {path}; train a model first")
+
+
+@pytest.mark.usefixtures("no_data")
+def test_a_save_dir_that_cannot_be_one(refuse, tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    for save_dir in (tmp_path / "file", tmp_path / "file" / "below" / "it"):
+        message = refuse(save_dir=save_dir)
+        assert f"--save_dir: cannot write to {save_dir}: Not a directory" in message
+
+
+@pytest.mark.usefixtures("no_data")
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write")
+def test_a_save_dir_without_permission(refuse, tmp_path):
+    folder = tmp_path / "locked"
+    folder.mkdir(mode=0o500)
+    assert "Permission denied" in refuse(save_dir=folder / "result")
+
+
+@pytest.mark.usefixtures("no_data")
+def test_debug_without_tensorboard(refuse, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorboard", None)  # import fails from here on
+    assert "pip install tensorboard" in refuse("--debug")
+
+
+def test_sizes_that_the_data_do_not_have(refuse, digits):
+    for arguments, numbers in (
+        (["--validation_size", 600], "expected 0 to 599"),
+        (["--train_size", 601], "expected 1 to 600"),
+        (["--train_size", 500, "--validation_size", 200], "expected 1 to 400"),
+    ):
+        assert numbers in refuse("--data_dir", digits, *arguments)
+
+
+def test_a_data_dir_without_data(refuse, tmp_path):
+    (tmp_path / "empty").mkdir()
+    for folder in (tmp_path / "empty", tmp_path / "nowhere"):
+        message = refuse("--data_dir", folder)
+        assert f"{folder}: expected mnist.npz or the four IDX files" in message
+
+
+def test_a_digit_that_the_test_images_do_not_have(refuse, mnist, tmp_path):
+    folder = write_digits(tmp_path / "digits", mnist, leave_out=5)
+    assert "--digit: there is no test image of a 5" in refuse("--data_dir", folder)
+
+
+def test_a_refused_run_leaves_earlier_results_alone(refuse, digits, tmp_path):
+    result = tmp_path / "result"
+    result.mkdir()
+    for name in ("log.csv", "trained_model.h5", "real_and_recon.png"):
+        (result / name).write_text("of an earlier run")
+    refuse("--data_dir", digits, "--validation_size", 600)
+    refuse("--data_dir", digits, "-t")  # its model is no model
+    refuse("--digit", "10")
+
+
+def test_weights_of_another_network(digits, tmp_path):
+    path = tmp_path / "weights.h5"
+    with h5py.File(path, "w") as file:
+        names = ["conv1", "primarycaps", "digitcaps", "decoder"]
+        file.attrs["layer_names"] = names
+        for name in names:
+            file[f"{name}/kernel"] = np.zeros((5, 5, 1, 32), "float32")
+            file[f"{name}/bias"] = np.zeros(32, "float32")
+            file[name].attrs["weight_names"] = ["kernel", "bias"]
+    process = run("-t", "-w", path, "--data_dir", digits, cwd=tmp_path)
+    assert process.returncode == 2
+    assert process.stdout == ""
+    assert process.stderr == (
+        f"capsulenet.py: error: {path}: expected shape (9, 9, 1, 256) for kernel of "
+        "the layer conv1, found (5, 5, 1, 32).\n"
+    )
+    assert os.listdir(tmp_path) == ["weights.h5"]
+
+
+def test_a_bad_argument_in_a_process_of_its_own(tmp_path):
+    process = run("--digit", 10, cwd=tmp_path)
+    assert process.returncode == 2
+    assert process.stdout == ""
+    expected = "capsulenet.py: error: --digit: expected 0 to 9, received 10\n"
+    assert process.stderr == expected
+    assert os.listdir(tmp_path) == []
+
+
+# The quiet start.
+
+
+def test_what_libraries_print_while_they_load_is_hidden(monkeypatch, capfd):
+    monkeypatch.delenv("TF_CPP_MIN_LOG_LEVEL", raising=False)
+    with capsulenet.quiet_start():
+        os.write(2, b"Could not find cuda drivers\n")
+    os.write(2, b"after\n")
+    assert capfd.readouterr().err == "after\n"
+
+
+def test_what_libraries_print_is_shown_if_loading_fails(monkeypatch, capfd):
+    def load():
+        with capsulenet.quiet_start():
+            os.write(2, b"the reason\n")
+            raise ImportError
+
+    monkeypatch.delenv("TF_CPP_MIN_LOG_LEVEL", raising=False)
+    pytest.raises(ImportError, load)
+    assert capfd.readouterr().err == "the reason\n"
+
+
+def test_who_asks_for_the_messages_sees_them(monkeypatch, capfd):
+    monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "0")
+    with capsulenet.quiet_start():
+        os.write(2, b"oneDNN custom operations are on\n")
+    assert capfd.readouterr().err == "oneDNN custom operations are on\n"
