@@ -601,10 +601,13 @@ def describe_run(args: argparse.Namespace, model: keras.Model, data) -> str:
     version = importlib.import_module(module).__version__
     device = f"CPU, {os.cpu_count()} cores" if runs_on_cpu() else "GPU"
     task = f"Testing {args.weights}" if args.testing else "Training"
+    size = len(x_train) - args.validation_size
+    size = min(size, args.train_size or size)
+    used = "" if args.testing else f"{size} of {len(x_train)} training images, "
     lines = [
         f"{task}: CapsNet, {model.count_params() / 1e6:.1f} M weights, "
         f"routings {args.routings}, {args.precision}",
-        f"Data: MNIST, {len(x_train)} training and {len(x_test)} test images",
+        f"Data: MNIST, {used}{len(x_test)} test images",
         f"Device: {device}; Keras {keras.version()} on {backend} {version}",
     ]
     return "\n".join(lines)
