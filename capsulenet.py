@@ -618,6 +618,7 @@ def run(args: argparse.Namespace) -> None:
     check_arguments(args)
     with quiet_start():
         runs_on_cpu()  # the first look for devices
+        keras.utils.set_random_seed(args.seed)  # loads TensorFlow, if it is there
     data = datasets.load_dataset(args.data_dir)
     (x_train, y_train), (x_test, y_test) = data
     if not args.testing:  # finds sizes that are too large, before anything is written
@@ -625,7 +626,6 @@ def run(args: argparse.Namespace) -> None:
     if not (y_test.argmax(axis=1) == args.digit).any():
         raise UsageError(f"--digit: there is no test image of a {args.digit}")
     keras.config.set_dtype_policy(args.precision)
-    keras.utils.set_random_seed(args.seed)
     models = CapsNet(x_train.shape[1:], y_train.shape[1], args.routings)
     train_model, eval_model, manipulate_model = models
     if args.weights is not None:
