@@ -5,6 +5,8 @@ Reference:
       NIPS 2017, https://arxiv.org/abs/1710.09829
 """
 
+import functools
+
 import keras
 from keras import ops
 
@@ -184,12 +186,11 @@ class CapsuleLayer(keras.layers.Layer):
     sample and grow by the agreement of prediction and output in each round.
 
     The predictions themselves, (batch, num_capsule, input_capsules, dim_capsule), are
-    never stored. With the sum over the elements `d` of the input capsules outside,
+    never stored. Multiplied in another order, with `i` and the elements of `u_i` as
+    one inner dimension, both uses of them are matrix products with the weights:
 
-        s_j  = sum_i c_ij W_ij u_i     = sum_d (c_j * u_d) W_jd
-        a_ij = v_j . W_ij u_i          = sum_d u_d * (W_jd v_j)
-
-    are matrix products, and no tensor is larger than the coupling coefficients.
+        s_j  = sum_i c_ij (W_ij u_i)   = sum_i W_ij (c_ij u_i)
+        a_ij = v_j . (W_ij u_i)        = (v_j W_ij) . u_i
 
     Args:
         num_capsule: Number of output capsules.
@@ -237,27 +238,22 @@ class CapsuleLayer(keras.layers.Layer):
         )
 
     def call(self, inputs):
-        W = ops.cast(self.W, inputs.dtype)
-        # u: input_dim x (batch, input_capsules)
-        # w: input_dim x (num_capsule, input_capsules, dim_capsule)
-        u = ops.unstack(ops.transpose(inputs, (2, 0, 1)))
-        w = ops.unstack(ops.transpose(W, (3, 0, 1, 2)))
+        # W: (num_capsule, input_capsules * input_dim, dim_capsule)
+        num_capsule, _, dim_capsule, _ = self.W.shape
+        W = ops.transpose(ops.cast(self.W, inputs.dtype), (0, 1, 3, 2))
+        W = ops.reshape(W, (num_capsule, -1, dim_capsule))
+        W_T = ops.transpose(W, (0, 2, 1))
 
         # Round 1: the logits are zero and all couplings equal, so s is one product.
-        s = ops.matmul(
-            ops.reshape(inputs, (-1, W.shape[1] * W.shape[3])),
-            ops.reshape(ops.transpose(W, (1, 3, 0, 2)), (W.shape[1] * W.shape[3], -1)),
-        )
-        s = ops.reshape(s / self.num_capsule, (-1, W.shape[0], W.shape[2]))
+        u = ops.reshape(inputs, (-1, W.shape[1]))
+        s = ops.matmul(u, ops.reshape(ops.transpose(W, (1, 0, 2)), (W.shape[1], -1)))
+        s = ops.reshape(s / num_capsule, (-1, num_capsule, dim_capsule))
         v = ops.transpose(squash(s), (1, 0, 2))  # (num_capsule, batch, dim_capsule)
         logits = 0.0
         for _ in range(self.routings - 1):
-            w_v = [ops.matmul(v, ops.transpose(w_d, (0, 2, 1))) for w_d in w]
-            agreement = sum(u_d * w_v_d for u_d, w_v_d in zip(u, w_v))
-            logits = logits + ops.cast(agreement, "float32")
-            # c: (num_capsule, batch, input_capsules)
-            c = ops.cast(_softmax_over_capsules(logits), inputs.dtype)
-            v = squash(sum(ops.matmul(c * u_d, w_d) for u_d, w_d in zip(u, w)))
+            v_W = ops.matmul(v, W_T)  # (num_capsule, batch, input_capsules * input_dim)
+            logits, c_u = _couple(logits, inputs, v_W)
+            v = squash(ops.matmul(c_u, W))
         return ops.transpose(v, (1, 0, 2))
 
     def get_config(self):
@@ -270,11 +266,52 @@ class CapsuleLayer(keras.layers.Layer):
         }
 
 
-def _softmax_over_capsules(logits):
-    """Softmax over the first axis, where `ops.softmax` would transpose twice."""
-    logits = logits - ops.stop_gradient(ops.max(logits, axis=0))
-    exponentials = ops.exp(logits)
-    return exponentials / ops.sum(exponentials, axis=0)
+def compiled(function):
+    """Compiles a function of element-wise operations, where that is not done anyway.
+
+    TensorFlow moves a tensor through memory for each operation; XLA fuses them into
+    one pass. On a GPU TensorFlow's own kernels stay, and without a graph (in eager
+    mode) there is nothing to compile.
+    """
+
+    @functools.cache
+    def compile_with_xla():
+        import tensorflow as tf
+
+        return tf.function(function, jit_compile=True, autograph=False)
+
+    @functools.wraps(function)
+    def call(*args):
+        if in_tensorflow_graph() and runs_on_cpu():
+            return compile_with_xla()(*args)
+        return function(*args)
+
+    return call
+
+
+@compiled
+def _couple(logits, u, v_W):
+    """A round's new logits, and the input capsules weighted by their couplings.
+
+    Shapes: logits (num_capsule, batch, input_capsules), u (batch, input_capsules,
+    input_dim), v_W and the weighted capsules (num_capsule, batch, input_capsules *
+    input_dim).
+    """
+    agreement = u * ops.reshape(v_W, (v_W.shape[0], -1, *u.shape[1:]))
+    logits = logits + ops.sum(ops.cast(agreement, "float32"), axis=-1)
+    # Softmax over the output capsules; `ops.softmax` would transpose twice.
+    exponentials = ops.exp(logits - ops.stop_gradient(ops.max(logits, axis=0)))
+    c = ops.cast(exponentials / ops.sum(exponentials, axis=0), u.dtype)
+    return logits, ops.reshape(c[..., None] * u, (v_W.shape[0], -1, v_W.shape[2]))
+
+
+def in_tensorflow_graph() -> bool:
+    """Whether TensorFlow is the backend and is tracing a function."""
+    if keras.backend.backend() != "tensorflow":
+        return False
+    import tensorflow as tf
+
+    return tf.inside_function()
 
 
 def runs_on_cpu() -> bool:

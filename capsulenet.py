@@ -57,7 +57,14 @@ with quiet_start():
     import datasets
     import saving
     import utils
-    from capsulelayers import CapsuleLayer, Length, Mask, PrimaryCap, runs_on_cpu
+    from capsulelayers import (
+        PACKAGE,
+        CapsuleLayer,
+        Length,
+        Mask,
+        PrimaryCap,
+        runs_on_cpu,
+    )
 
 
 class UsageError(ValueError):
@@ -113,6 +120,7 @@ def CapsNet(
     return train_model, eval_model, manipulate_model
 
 
+@keras.saving.register_keras_serializable(PACKAGE)
 def margin_loss(y_true, y_pred):
     """The margin loss of each sample (equation 4 of the paper), summed over classes.
 
@@ -132,6 +140,7 @@ def margin_loss(y_true, y_pred):
     return ops.sum(y_true * present + 0.5 * (1 - y_true) * absent, axis=-1)
 
 
+@keras.saving.register_keras_serializable(PACKAGE)
 class FusedAdam(keras.optimizers.Adam):
     """Keras's Adam as TensorFlow's kernel: one pass over the weights instead of ten.
 
@@ -292,6 +301,7 @@ def predict(model: keras.Model, inputs: list, batch_size: int) -> list:
     same shape, which also several devices can share evenly.
     """
     n = len(inputs[0])
+    batch_size = min(batch_size, n)
     fill = np.arange(-n % batch_size) % n
     filled = [np.concatenate([a, a[fill]]) if len(fill) else a for a in inputs]
     inputs = filled if len(filled) > 1 else filled[0]

@@ -275,13 +275,10 @@ def _transform(matrix, x, tiles=1):
 
 def _fit(x, axes, sizes):
     """Cuts x, or pads it with zeros at the end, to the sizes along the axes."""
-    for axis, size in zip(axes, sizes):
-        missing = size - x.shape[axis]
-        if missing < 0:
-            x = x[(slice(None),) * axis + (slice(0, size),)]
-        elif missing > 0:
-            x = ops.pad(x, [(0, missing * (i == axis)) for i in range(len(x.shape))])
-    return x
+    size = dict(zip(axes, sizes))
+    x = x[tuple(slice(0, size.get(axis)) for axis in range(len(x.shape)))]
+    missing = [size[axis] - n if axis in size else 0 for axis, n in enumerate(x.shape)]
+    return ops.pad(x, [(0, n) for n in missing]) if any(missing) else x
 
 
 def _split_phases(x, rows, columns, s):

@@ -257,6 +257,12 @@ def test_caller_forces_a_method(monkeypatch, method):
         assert layer.use_fft == (method == "fft")
 
 
+@pytest.mark.parametrize("method", ["auto", "fft", "direct"])
+def test_images_smaller_than_the_kernel_are_refused(method):
+    with pytest.raises(ValueError, match=r"kernel, 9; received 8\."):
+        PrimaryCap(8, 32, 9, method=method).build((None, 8, 8, 3))
+
+
 # CapsuleLayer
 
 

@@ -1,7 +1,5 @@
 """fft_conv.py: the convolution is exact, for any shape, and its cost is as counted."""
 
-import math
-
 import keras
 import numpy as np
 import pytest
@@ -148,22 +146,22 @@ def candidates(largest_kernel):
 @pytest.mark.parametrize(("n", "taps"), list(candidates(15)))
 def test_algorithm_in_one_dimension_is_exact_and_well_conditioned(n, taps):
     outputs = n - taps + 1
-    a, b, c = fft_conv._toom_cook(choose_points(n), outputs, taps)
-    assert (a.shape[1], b.shape[1], c.shape[0]) == (n, taps, outputs)
+    A, B, C = fft_conv._toom_cook(choose_points(n), outputs, taps)
+    assert (A.shape[1], B.shape[1], C.shape[0]) == (n, taps, outputs)
     rng = np.random.default_rng(n)
     x, w = rng.integers(-9, 10, n), rng.integers(-9, 10, taps)
-    y = c @ ((a @ x) * (b @ w))
+    y = C @ ((A @ x) * (B @ w))
     np.testing.assert_allclose(y, np.correlate(x, w, "valid"), rtol=0, atol=1e-10)
 
     # Random errors of the products, relative to random inputs, reach the output, the
     # gradient of x and that of w enlarged less than 8 times: in two dimensions 64
     # times, and 64 * 6e-8 is below the tolerance of 1e-5.
-    a, b, c = ((matrix**2).sum(axis=1) for matrix in (a, b, c.T))
-    squares = fft_conv._toom_cook(choose_points(n), outputs, taps)
-    to_y = squares[2] ** 2 @ (a * b) / taps
-    to_x = (squares[0] ** 2).T @ (b * c) / min(taps, outputs)
-    to_w = (squares[1] ** 2).T @ (a * c) / outputs
-    assert math.sqrt(max(e.max() for e in (to_y, to_x, to_w))) < 8
+    A, B, C = A**2, B**2, C.T**2
+    a, b, c = (variances.sum(axis=1) for variances in (A, B, C))
+    to_y = (a * b) @ C / taps
+    to_x = (b * c) @ A / min(taps, outputs)
+    to_w = (a * c) @ B / outputs
+    assert max(errors.max() for errors in (to_y, to_x, to_w)) < 8**2
 
 
 def test_few_points_cost_few_products():
