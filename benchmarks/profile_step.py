@@ -23,6 +23,7 @@ import fft_conv
 import saving
 from benchmarks import train_step
 
+BATCH_SIZE = 100
 # Operations that pass a buffer on, or know only its shape.
 FREE = {
     "Const", "ExpandDims", "Identity", "NoOp", "Placeholder", "ReadVariableOp",
@@ -124,18 +125,23 @@ def count(graph) -> tuple[int, int]:
 def _bytes(tensor) -> int:
     # The handle of a variable has no size; what reads it has.
     size = 0 if tensor.dtype == tf.resource else tensor.dtype.size
-    return size * math.prod(tensor.shape)
+    return size * math.prod(_shape(tensor))
+
+
+def _shape(tensor) -> list[int]:
+    # Only the batch may be unknown, in a function that Keras traced for any batch.
+    return [BATCH_SIZE if n is None else n for n in tensor.shape]
 
 
 def _multiplications(op) -> int:
     if op.type in ("MatMul", "BatchMatMulV2"):
         name = "transpose_a" if op.type == "MatMul" else "adj_x"
-        inner = op.inputs[0].shape[-2 if op.get_attr(name) else -1]
-        return math.prod(op.outputs[0].shape) * inner
+        inner = _shape(op.inputs[0])[-2 if op.get_attr(name) else -1]
+        return math.prod(_shape(op.outputs[0])) * inner
     if op.type == "Conv2D":
-        return math.prod(op.outputs[0].shape) * math.prod(op.inputs[1].shape[:3])
+        return math.prod(_shape(op.outputs[0])) * math.prod(_shape(op.inputs[1])[:3])
     if op.type == "Conv2DBackpropFilter":
-        return math.prod(op.inputs[2].shape) * math.prod(op.outputs[0].shape[:3])
+        return math.prod(_shape(op.inputs[2])) * math.prod(_shape(op.outputs[0])[:3])
     return 0
 
 
@@ -152,7 +158,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5, help="times in a block")
     args = parser.parse_args()
     model = train_step.build(["ours"])["ours"]
-    x, y = (tf.constant(a) for a in train_step.make_batch(100))
+    x, y = (tf.constant(a) for a in train_step.make_batch(BATCH_SIZE))
     graphs = parts_of_step(model, x, y)
     counts = {name: count(graph) for name, graph in graphs.items()}
     whole = {"whole step": lambda: model.train_on_batch((x, y), (y, x))}

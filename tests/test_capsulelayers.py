@@ -300,6 +300,17 @@ def test_gradients_of_the_routing(routings):
         np.testing.assert_allclose(one, other, **TOLERANCE)
 
 
+def test_routing_in_a_model_is_that_of_the_layer():
+    # `predict` traces a graph, in which TensorFlow compiles the element-wise part.
+    inputs = keras.Input((12, 4))
+    layer = CapsuleLayer(5, 6, routings=3)
+    model = keras.Model(inputs, layer(inputs))
+    x = normal(3, 12, 4)
+    expected = ops.convert_to_numpy(layer(ops.convert_to_tensor(x)))
+    result = model.predict(x, verbose=0)
+    np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-6)
+
+
 def test_routing_of_strong_agreement_stays_finite():
     # logits in the thousands, whose exponentials float32 cannot hold
     u = 1000 * normal(2, 6, 2)

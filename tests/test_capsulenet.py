@@ -287,6 +287,18 @@ if keras.backend.backend() == "tensorflow":  # elsewhere Keras's own is used
             np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 
 
+def test_compiled_model_file_round_trip(models, tmp_path):
+    model = keras.models.clone_model(models[0])
+    capsulenet.compile_model(model, lr=0.001, lam_recon=0.392)
+    path = tmp_path / "model.keras"
+    model.save(path)
+    loaded = keras.models.load_model(path)
+    assert type(loaded.optimizer) is type(model.optimizer)
+    x, y = images(2), one_hot([3, 1])
+    losses = [m.test_on_batch([x, y], [y, x]) for m in (model, loaded)]
+    np.testing.assert_array_equal(*losses)
+
+
 # Learning
 
 
