@@ -14,6 +14,7 @@ import argparse
 import contextlib
 import csv
 import importlib.util
+import math
 import os
 import sys
 import tempfile
@@ -166,6 +167,13 @@ class FusedAdam(keras.optimizers.Adam):
         )
 
 
+def _is_distributed() -> bool:
+    """Whether TensorFlow mirrors the weights on several devices."""
+    import tensorflow as tf
+
+    return tf.distribute.has_strategy()
+
+
 def compile_model(model: keras.Model, lr: float, lam_recon: float) -> None:
     """Prepares the train model for `fit` and `evaluate`.
 
@@ -174,7 +182,7 @@ def compile_model(model: keras.Model, lr: float, lam_recon: float) -> None:
         lr: Learning rate of Adam.
         lam_recon: Weight of the reconstruction's mean squared error.
     """
-    fused = keras.backend.backend() == "tensorflow"
+    fused = keras.backend.backend() == "tensorflow" and not _is_distributed()
     optimizer = FusedAdam if fused else keras.optimizers.Adam
     model.compile(
         optimizer=optimizer(lr),
@@ -205,7 +213,12 @@ def train(model: keras.Model, data, args: argparse.Namespace) -> keras.Model:
         x_train, y_train, args.train_size, args.validation_size
     )
     batches = datasets.ShiftedBatches(
-        x_train, y_train, args.batch_size, args.shift_fraction, args.seed
+        x_train,
+        y_train,
+        args.batch_size,
+        args.shift_fraction,
+        args.seed,
+        drop_remainder=args.devices > 1,
     )
     compile_model(model, args.lr, args.lam_recon)
     held_out = {"val": validation} if validation else {}
@@ -275,7 +288,7 @@ class EpochLog(keras.callbacks.Callback):
             "accuracy": float(logs["capsnet_accuracy"]),
         }
         for name, (x, y) in self.held_out.items():
-            outputs = predict(self.model, [x, y], self.args.batch_size)
+            outputs = predict(self.model, [x, y], self.args)
             result = evaluate(*outputs, x, y, self.args.lam_recon)
             row.update({f"{name}_{column}": v for column, v in result.items()})
         # Seven digits are what float32 holds.
@@ -294,14 +307,15 @@ class EpochLog(keras.callbacks.Callback):
         print(f"epoch {epoch + 1}: {seconds:.0f} s, test error {error:.2f} %")
 
 
-def predict(model: keras.Model, inputs: list, batch_size: int) -> list:
+def predict(model: keras.Model, inputs: list, args: argparse.Namespace) -> list:
     """The model's outputs for all samples, computed in batches of one size.
 
     The last batch is filled up, and what was filled in is cut off: each step has the
-    same shape, which also several devices can share evenly.
+    same shape, which several devices share evenly.
     """
     n = len(inputs[0])
-    batch_size = min(batch_size, n)
+    per_device = min(args.batch_size // args.devices, math.ceil(n / args.devices))
+    batch_size = per_device * args.devices
     fill = np.arange(-n % batch_size) % n
     filled = [np.concatenate([a, a[fill]]) if len(fill) else a for a in inputs]
     inputs = filled if len(filled) > 1 else filled[0]
@@ -354,7 +368,7 @@ def test(model: keras.Model, data, args: argparse.Namespace) -> float:
         The accuracy.
     """
     x, y = data
-    lengths, reconstructions = predict(model, [x], args.batch_size)
+    lengths, reconstructions = predict(model, [x], args)
     result = evaluate(lengths, reconstructions, x, y, args.lam_recon)
     truth = y.argmax(axis=1)
     right = lengths.argmax(axis=1) == truth
@@ -396,7 +410,7 @@ def manipulate_latent(model: keras.Model, data, args: argparse.Namespace) -> Non
         noise[dimension, :, :, dimension] = changes[:, None]
     noise = noise.reshape(-1, *noise.shape[2:])
     repeated = [np.repeat(a[index : index + 1], len(noise), axis=0) for a in (x, y)]
-    (images,) = predict(model, [*repeated, noise], len(noise))
+    (images,) = predict(model, [*repeated, noise], args)
     path = os.path.join(args.save_dir, f"manipulate-{args.digit}.png")
     with saving.replace_file(path) as temporary:
         title = f"Capsule of a {args.digit}, one dimension changed at a time"
@@ -417,13 +431,19 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
         return f"{action.help} (default: %(default)s)"
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The command line, shared with `capsulenet_multi_gpu.py`."""
+def build_parser(doc: str = __doc__) -> argparse.ArgumentParser:
+    """The command line, shared with `capsulenet_multi_gpu.py`.
+
+    Args:
+        doc: The script's docstring: what it does, and examples.
+    """
     parser = _Parser(
-        description=__doc__.split("\n\n    ")[0],
-        epilog="examples:\n    " + __doc__.split("\n\n    ")[1].split("\n\n")[0],
+        description=doc.split("\n\n    ")[0],
+        epilog="examples:\n    " + doc.split("\n\n    ")[1].split("\n\n")[0],
         formatter_class=_HelpFormatter,
+        conflict_handler="resolve",  # a script may replace a flag
     )
+    parser.set_defaults(devices=1)
     group = parser.add_argument_group("what to do")
     group.add_argument(
         "-t", "--testing", action="store_true", help="test a trained model"
@@ -437,7 +457,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     group.add_argument(
         "--digit",
-        type=_integer(0),
+        type=integer(0),
         default=5,
         metavar="N",
         help="the class whose latent code is manipulated",
@@ -447,7 +467,7 @@ def build_parser() -> argparse.ArgumentParser:
     group.add_argument(
         "-r",
         "--routings",
-        type=_integer(1),
+        type=integer(1),
         default=3,
         metavar="N",
         help="rounds of dynamic routing",
@@ -464,14 +484,14 @@ def build_parser() -> argparse.ArgumentParser:
     group = parser.add_argument_group("training")
     group.add_argument(
         "--epochs",
-        type=_integer(1),
+        type=integer(1),
         default=50,
         metavar="N",
         help="passes over the training images",
     )
     group.add_argument(
         "--batch_size",
-        type=_integer(1),
+        type=integer(1),
         default=100,
         metavar="N",
         help="images in a step, and in a batch of the test",
@@ -499,7 +519,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     group.add_argument(
         "--seed",
-        type=_integer(0),
+        type=integer(0),
         default=0,
         metavar="N",
         help="the same seed, machine and versions give the same run",
@@ -518,13 +538,13 @@ def build_parser() -> argparse.ArgumentParser:
     group = parser.add_argument_group("data and files")
     group.add_argument(
         "--train_size",
-        type=_integer(1),
+        type=integer(1),
         metavar="N",
         help="train on the first N training images (default: all)",
     )
     group.add_argument(
         "--validation_size",
-        type=_integer(0),
+        type=integer(0),
         default=0,
         metavar="N",
         help="hold out the last N training images and keep the epoch that does best "
@@ -545,8 +565,10 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _integer(least, most=2**31 - 1):
-    def integer(text):
+def integer(least: int, most: int = 2**31 - 1):
+    """A type of argparse: whole numbers in a range."""
+
+    def integer(text):  # argparse shows this name
         value = int(text)
         if not least <= value <= most:
             raise argparse.ArgumentTypeError(
@@ -610,6 +632,8 @@ def describe_run(args: argparse.Namespace, model: keras.Model, data) -> str:
     module = {"torch": "torch", "jax": "jax"}.get(backend, "tensorflow")
     version = importlib.import_module(module).__version__
     device = f"CPU, {os.cpu_count()} cores" if runs_on_cpu() else "GPU"
+    if args.devices > 1:
+        device = f"{args.devices} x {device}"
     task = f"Testing {args.weights}" if args.testing else "Training"
     size = len(x_train) - args.validation_size
     size = min(size, args.train_size or size)
@@ -624,7 +648,7 @@ def describe_run(args: argparse.Namespace, model: keras.Model, data) -> str:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Does what the command line says."""
+    """Does what the command line says, under the distribution that is current."""
     check_arguments(args)
     with quiet_start():
         runs_on_cpu()  # the first look for devices
@@ -648,8 +672,11 @@ def run(args: argparse.Namespace) -> None:
     manipulate_latent(manipulate_model, (x_test, y_test), args)
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Runs the command line; returns the exit status."""
+def main(argv: list[str] | None = None, build_parser=build_parser, run=run) -> int:
+    """Runs the command line; returns the exit status.
+
+    `capsulenet_multi_gpu.py` passes a parser with more flags, and runs on more devices.
+    """
     parser = build_parser()
     args = parser.parse_args(argv)
     try:

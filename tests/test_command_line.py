@@ -198,7 +198,8 @@ def test_the_seed_sets_the_first_weights_and_the_shifts(digits, tmp_path):
         model = capsulenet.CapsNet((28, 28, 1), 10)[0]
         (x, y), _ = datasets.load_dataset(digits)
         x, y = datasets.ShiftedBatches(x[:30], y[:30], 30, 0.1, seed)[0][0]
-        outputs = capsulenet.predict(model, [x, y], 30)
+        args = capsulenet.build_parser().parse_args(["--batch_size", "30"])
+        outputs = capsulenet.predict(model, [x, y], args)
         loss = capsulenet.evaluate(*outputs, x, y, 0.392)["reconstruction_loss"]
         before = model.get_weights()
         saving.load_weights(model, tmp_path / "trained_model.h5")
