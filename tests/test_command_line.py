@@ -2,12 +2,14 @@
 
 import contextlib
 import csv
+import errno
 import io
 import os
 import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -505,11 +507,17 @@ def test_a_save_dir_that_cannot_be_one(refuse, tmp_path):
 
 
 @pytest.mark.usefixtures("no_data")
-@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write")
-def test_a_save_dir_without_permission(refuse, tmp_path):
-    folder = tmp_path / "locked"
-    folder.mkdir(mode=0o500)
-    assert "Permission denied" in refuse(save_dir=folder / "result")
+def test_a_save_dir_without_permission(refuse, tmp_path, monkeypatch):
+    # Root may write anywhere, so the system's refusal is played.
+    real = tempfile.TemporaryFile
+
+    def deny(*args, dir=None, **kwargs):
+        if dir is not None:
+            raise PermissionError(errno.EACCES, "Permission denied", dir)
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", deny)
+    assert "Permission denied" in refuse(save_dir=tmp_path / "result")
 
 
 @pytest.mark.usefixtures("no_data")

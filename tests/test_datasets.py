@@ -139,7 +139,6 @@ def test_a_damaged_cache_of_ours_is_replaced(world, damage):
     assert same(load_dataset(), world.arrays)  # from the cache, mended
 
 
-@pytest.mark.skipif(os.name == "nt", reason="Windows locks a file that is open")
 def test_a_reader_of_the_old_cache_is_not_disturbed(world):
     write_npz(world.cache, tiny_mnist(1))
     content = world.cache.read_bytes()
