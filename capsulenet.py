@@ -27,18 +27,20 @@ QUIET = "3"
 
 @contextlib.contextmanager
 def quiet_start():
-    """Hides what TensorFlow's libraries print while they start, unless that fails.
+    """Hides what a backend's libraries print while they start, unless that fails.
 
-    The lines about oneDNN and missing CUDA drivers are written by C++ code before it
-    reads any setting, so the file descriptor itself has to point elsewhere. Whoever
-    sets TF_CPP_MIN_LOG_LEVEL sees everything that it lets through.
+    The lines about oneDNN, missing CUDA drivers or connections are written by C++ code
+    before it reads any setting, so the file descriptors themselves have to point
+    elsewhere. Whoever sets TF_CPP_MIN_LOG_LEVEL sees everything that it lets through.
     """
     if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", QUIET) != QUIET:
         yield
         return
+    sys.stdout.flush()
     sys.stderr.flush()
-    stderr = os.dup(2)
+    stdout, stderr = os.dup(1), os.dup(2)
     with tempfile.TemporaryFile() as hidden:
+        os.dup2(hidden.fileno(), 1)
         os.dup2(hidden.fileno(), 2)
         try:
             yield
@@ -47,7 +49,9 @@ def quiet_start():
             os.write(stderr, hidden.read())
             raise
         finally:
+            os.dup2(stdout, 1)
             os.dup2(stderr, 2)
+            os.close(stdout)
             os.close(stderr)
 
 
@@ -70,6 +74,10 @@ with quiet_start():
 
 class UsageError(ValueError):
     """Arguments that cannot work; the message is one line for the user."""
+
+
+# What ends the script with one line and exit status 2.
+USER_ERRORS = (UsageError, datasets.DataError, saving.ModelFileError, OSError)
 
 
 def CapsNet(
@@ -218,7 +226,9 @@ def train(model: keras.Model, data, args: argparse.Namespace) -> keras.Model:
         args.batch_size,
         args.shift_fraction,
         args.seed,
-        drop_remainder=args.devices > 1,
+        drop_remainder=args.drop_remainder,
+        num_shards=args.num_hosts,
+        shard=args.host_id,
     )
     compile_model(model, args.lr, args.lam_recon)
     held_out = {"val": validation} if validation else {}
@@ -311,15 +321,20 @@ def predict(model: keras.Model, inputs: list, args: argparse.Namespace) -> list:
     """The model's outputs for all samples, computed in batches of one size.
 
     The last batch is filled up, and what was filled in is cut off: each step has the
-    same shape, which several devices share evenly.
+    same shape, which several devices share evenly. Each host computes its part of a
+    batch, and gets the outputs of all.
     """
     n = len(inputs[0])
     per_device = min(args.batch_size // args.devices, math.ceil(n / args.devices))
     batch_size = per_device * args.devices
+    host_size = batch_size // args.num_hosts
     fill = np.arange(-n % batch_size) % n
     filled = [np.concatenate([a, a[fill]]) if len(fill) else a for a in inputs]
-    inputs = filled if len(filled) > 1 else filled[0]
-    outputs = model.predict(inputs, batch_size=batch_size, verbose=0)
+    # (samples, ...) -> (batches, hosts, samples of a host, ...) -> ours, in a row
+    parts = [a.reshape(-1, args.num_hosts, host_size, *a.shape[1:]) for a in filled]
+    parts = [a[:, args.host_id].reshape(-1, *a.shape[3:]) for a in parts]
+    inputs = parts if len(parts) > 1 else parts[0]
+    outputs = model.predict(inputs, batch_size=host_size, verbose=0)
     return [a[:n] for a in (outputs if isinstance(outputs, list) else [outputs])]
 
 
@@ -443,7 +458,7 @@ def build_parser(doc: str = __doc__) -> argparse.ArgumentParser:
         formatter_class=_HelpFormatter,
         conflict_handler="resolve",  # a script may replace a flag
     )
-    parser.set_defaults(devices=1)
+    parser.set_defaults(devices=1, num_hosts=1, host_id=0, drop_remainder=False)
     group = parser.add_argument_group("what to do")
     group.add_argument(
         "-t", "--testing", action="store_true", help="test a trained model"
@@ -633,7 +648,9 @@ def describe_run(args: argparse.Namespace, model: keras.Model, data) -> str:
     version = importlib.import_module(module).__version__
     device = f"CPU, {os.cpu_count()} cores" if runs_on_cpu() else "GPU"
     if args.devices > 1:
-        device = f"{args.devices} x {device}"
+        device = f"{args.devices // args.num_hosts} x {device}"
+    if args.num_hosts > 1:
+        device = f"{args.num_hosts} hosts, each {device}"
     task = f"Testing {args.weights}" if args.testing else "Training"
     size = len(x_train) - args.validation_size
     size = min(size, args.train_size or size)
@@ -649,7 +666,6 @@ def describe_run(args: argparse.Namespace, model: keras.Model, data) -> str:
 
 def run(args: argparse.Namespace) -> None:
     """Does what the command line says, under the distribution that is current."""
-    check_arguments(args)
     with quiet_start():
         runs_on_cpu()  # the first look for devices
         keras.utils.set_random_seed(args.seed)  # loads TensorFlow, if it is there
@@ -680,8 +696,9 @@ def main(argv: list[str] | None = None, build_parser=build_parser, run=run) -> i
     parser = build_parser()
     args = parser.parse_args(argv)
     try:
+        check_arguments(args)
         run(args)
-    except (UsageError, datasets.DataError, saving.ModelFileError, OSError) as error:
+    except USER_ERRORS as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
         return 2
     return 0

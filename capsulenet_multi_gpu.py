@@ -3,6 +3,9 @@
     python capsulenet_multi_gpu.py                            # all GPUs found
     python capsulenet_multi_gpu.py --gpus 2
     python capsulenet_multi_gpu.py --gpus 2 --device cpu      # try it without GPUs
+    # two hosts; the same on the second one with --host_id 1
+    KERAS_BACKEND=jax python capsulenet_multi_gpu.py --coordinator host0:9000 \\
+        --num_hosts 2 --host_id 0
 
 Each device computes its share of every batch, and all take the same step: the result
 is that of capsulenet.py with the same batch.
@@ -10,7 +13,16 @@ is that of capsulenet.py with the same batch.
 
 import argparse
 import contextlib
+import hashlib
+import os
+import re
+import socket
 import sys
+import tempfile
+import threading
+import traceback
+
+import numpy as np
 
 import capsulenet  # first, since it silences the backend's start
 
@@ -23,7 +35,8 @@ from capsulenet import UsageError
 def build_parser() -> argparse.ArgumentParser:
     """The command line of `capsulenet.py`, and what several devices need on top."""
     parser = capsulenet.build_parser(__doc__)
-    group = parser.add_argument_group("devices")
+    parser.set_defaults(drop_remainder=True)
+    group = parser.add_argument_group("devices of this host")
     group.add_argument(
         "--gpus",
         type=capsulenet.integer(1),
@@ -44,67 +57,216 @@ def build_parser() -> argparse.ArgumentParser:
         "images left over at the end of an epoch, others in each, are not used "
         "(default: 100 a device)",
     )
+
+    group = parser.add_argument_group(
+        "several hosts, with KERAS_BACKEND=jax",
+        "Start the same command on each, with its own --host_id. Host 0 writes the "
+        "files; all read the data and -w.",
+    )
+    group.add_argument(
+        "--coordinator",
+        metavar="HOST:PORT",
+        help="name or address of host 0, and a free port of it",
+    )
+    group.add_argument(
+        "--num_hosts",
+        type=capsulenet.integer(1),
+        default=1,
+        metavar="N",
+        help="number of hosts, each with as many devices",
+    )
+    group.add_argument(
+        "--host_id",
+        type=capsulenet.integer(0),
+        default=0,
+        metavar="I",
+        help="which of them this is, 0 to N - 1",
+    )
+    group.add_argument(
+        "--timeout",
+        type=capsulenet.integer(1),
+        default=120,
+        metavar="SECONDS",
+        help="when to give up on a host that does not come up, or is heard no more",
+    )
     return parser
 
 
+def check_hosts(args: argparse.Namespace) -> None:
+    """Finds what is wrong with the flags of several hosts.
+
+    Raises:
+        UsageError: If something is.
+    """
+    if args.num_hosts == 1 and args.coordinator is None and args.host_id == 0:
+        return
+    backend = keras.backend.backend()
+    if backend != "jax":
+        raise UsageError(
+            "several hosts need the JAX backend: set KERAS_BACKEND=jax, "
+            f"received KERAS_BACKEND={backend}"
+        )
+    if args.host_id >= args.num_hosts:
+        raise UsageError(
+            f"--host_id: expected less than --num_hosts {args.num_hosts}, "
+            f"received {args.host_id}"
+        )
+    host, _, port = (args.coordinator or "").rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+        raise UsageError(
+            "--coordinator: expected HOST:PORT of host 0, "
+            f"received {args.coordinator or 'nothing'}"
+        )
+
+
+def use_cpus(n: int) -> None:
+    """Makes n logical devices of this host's CPU, and hides its GPUs."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        logical = [tf.config.LogicalDeviceConfiguration()] * n
+        (cpu,) = tf.config.list_physical_devices("CPU")
+        tf.config.set_logical_device_configuration(cpu, logical)
+        tf.config.set_visible_devices([], "GPU")
+    else:
+        import jax
+
+        jax.config.update("jax_platforms", "cpu")
+        jax.config.update("jax_num_cpu_devices", n)
+
+
+def meet_hosts(args: argparse.Namespace) -> None:
+    """Waits for the other hosts; ends the process if they do not come up in time.
+
+    Raises:
+        UsageError: If host 0 cannot listen at the port.
+    """
+    import jax
+
+    if args.host_id == 0:
+        port = int(args.coordinator.rpartition(":")[2])
+        try:
+            socket.create_server(("", port)).close()
+        except OSError as error:
+            raise UsageError(
+                f"--coordinator: expected a free port, received {port}: "
+                f"{error.strerror}"
+            ) from error
+    print(f"Waiting for {args.num_hosts} hosts at {args.coordinator} ...", flush=True)
+    message = (
+        f"expected {args.num_hosts} hosts at {args.coordinator} within "
+        f"{args.timeout} s (--timeout), not all came up"
+    )
+    # JAX's own timeout ends the process too, but with a page of C++ frames.
+    watchdog = threading.Timer(args.timeout, end_process, (message, 1))
+    watchdog.daemon = True
+    watchdog.start()
+    jax.distributed.initialize(
+        args.coordinator,
+        args.num_hosts,
+        args.host_id,
+        initialization_timeout=2 * args.timeout,
+        heartbeat_timeout_seconds=args.timeout,
+        shutdown_timeout_seconds=args.timeout,
+    )
+    watchdog.cancel()
+
+
+def end_process(message: str, status: int) -> None:
+    """Ends the process at once; the usual end would wait for the other hosts."""
+    sys.stdout.flush()
+    print(f"capsulenet_multi_gpu.py: error: {message}", file=sys.stderr, flush=True)
+    os._exit(status)
+
+
 def find_devices(args: argparse.Namespace) -> list:
-    """The devices to run on, as the backend names them.
+    """The devices of this host to run on, as the backend names them.
 
     Raises:
         UsageError: If there are fewer than asked for.
     """
-    backend = keras.backend.backend()
-    n = args.gpus or 1
-    if backend == "tensorflow":
+    if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
-        if args.device == "cpu":
-            tf.config.set_visible_devices([], "GPU")
-            logical = [tf.config.LogicalDeviceConfiguration()] * n
-            tf.config.set_logical_device_configuration(
-                tf.config.list_physical_devices("CPU")[0], logical
-            )
         devices = tf.config.list_logical_devices(args.device.upper())
         devices = [device.name for device in devices]
-    elif backend == "jax":
+    else:
         import jax
 
-        if args.device == "cpu":
-            jax.config.update("jax_platforms", "cpu")
-            jax.config.update("jax_num_cpu_devices", n)
         devices = [d for d in jax.local_devices() if d.platform == args.device]
-    else:
-        raise UsageError(
-            "several devices need KERAS_BACKEND=tensorflow or jax, "
-            f"received KERAS_BACKEND={backend}"
-        )
-    found = f"{len(devices)} GPU{'s' * (len(devices) != 1)}"
     if not devices:
         raise UsageError("found no GPU; to try it on the CPU: --gpus 2 --device cpu")
-    if n > len(devices):
+    if (args.gpus or 1) > len(devices):
         raise UsageError(
-            f"--gpus: expected at most {len(devices)}, as {found} were "
-            f"found, received {n}"
+            f"--gpus: expected at most {len(devices)}, the number of GPUs found, "
+            f"received {args.gpus}"
         )
     return devices[: args.gpus]
 
 
-def distribute(devices: list) -> contextlib.AbstractContextManager:
-    """A context in which models are trained on all devices."""
+def check_agreement(args: argparse.Namespace) -> None:
+    """Makes sure that all hosts do the same.
+
+    Raises:
+        UsageError: If they were started with different arguments.
+    """
+    from jax.experimental import multihost_utils
+
+    own = {"host_id", "data_dir", "save_dir", "weights"}  # paths may differ
+    shared = sorted((k, v) for k, v in vars(args).items() if k not in own)
+    digest = hashlib.sha256(repr(shared).encode()).digest()
+    with capsulenet.quiet_start():
+        digests = multihost_utils.process_allgather(np.frombuffer(digest, "uint8"))
+    if (digests != digests[0]).any():
+        raise UsageError(
+            "expected the same arguments and number of devices on all hosts, "
+            "received different ones"
+        )
+
+
+def distribute(devices: list, num_hosts: int) -> contextlib.AbstractContextManager:
+    """A context in which models are trained on these devices of each host."""
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
         return tf.distribute.MirroredStrategy(devices).scope()
-    return keras.distribution.DataParallel(
-        devices=devices, auto_shard_dataset=False
-    ).scope()
+    if num_hosts == 1:
+        return keras.distribution.DataParallel(devices=devices).scope()
+    import jax
+
+    hosts = [jax.local_devices(process_index=i) for i in range(num_hosts)]
+    devices = [device for host in hosts for device in host[: len(devices)]]
+    return DataParallelHosts(devices=devices, auto_shard_dataset=False).scope()
 
 
-def run(args: argparse.Namespace) -> None:
-    """Does what the command line says, on several devices."""
+class DataParallelHosts(keras.distribution.DataParallel):
+    """Data parallelism in which each host gets the outputs of all."""
+
+    def get_tensor_layout(self, path):
+        if path.endswith(("capsnet/output", "decoder/output")):
+            return keras.distribution.TensorLayout([], self.device_mesh)
+        return None
+
+
+@contextlib.contextmanager
+def one_writer(args: argparse.Namespace):
+    """Lets hosts other than the first one write to where nobody looks."""
+    if args.host_id == 0:
+        yield
+        return
+    with (
+        tempfile.TemporaryDirectory() as args.save_dir,
+        open(os.devnull, "w") as nowhere,
+        contextlib.redirect_stdout(nowhere),
+    ):
+        yield
+
+
+def run_on_devices(args: argparse.Namespace) -> None:
+    """Finds the devices of this host, and does on them what the command line says."""
     with capsulenet.quiet_start():
         devices = find_devices(args)
-    args.devices = n = len(devices)
+    args.devices = n = len(devices) * args.num_hosts
     if args.batch_size is None:
         args.batch_size = 100 * n
     if args.batch_size % n:
@@ -112,8 +274,36 @@ def run(args: argparse.Namespace) -> None:
             f"--batch_size: expected a multiple of {n}, the number of devices, "
             f"received {args.batch_size}"
         )
-    with distribute(devices):
+    if args.num_hosts > 1:
+        check_agreement(args)
+    with distribute(devices, args.num_hosts), one_writer(args):
         capsulenet.run(args)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Does what the command line says, on several devices of one host or of several."""
+    if keras.backend.backend() not in ("tensorflow", "jax"):
+        raise UsageError(
+            "several devices need KERAS_BACKEND=tensorflow or jax, "
+            f"received KERAS_BACKEND={keras.backend.backend()}"
+        )
+    check_hosts(args)
+    if args.device == "cpu":
+        with capsulenet.quiet_start():
+            use_cpus(args.gpus or 1)
+    if args.num_hosts == 1:
+        run_on_devices(args)
+        return
+    meet_hosts(args)
+    try:
+        run_on_devices(args)
+    except capsulenet.USER_ERRORS as error:
+        end_process(str(error), 2)
+    except Exception as error:
+        if re.match("[A-Z_]+: ", str(error)):  # a status of JAX's runtime
+            end_process(f"lost another host: {str(error).splitlines()[0]}", 1)
+        traceback.print_exc()
+        end_process("this host stopped", 1)
 
 
 if __name__ == "__main__":

@@ -389,6 +389,8 @@ class ShiftedBatches(keras.utils.PyDataset):
         epoch: Epoch to start with, counted from 0.
         drop_remainder: Whether to leave out the last batch if it has fewer samples;
             they are others in every epoch.
+        num_shards: Number of equal parts of a batch; items are one part of it.
+        shard: Which part, counted from 0.
 
     Raises:
         DataError: If there is no batch of that size, or `shift_fraction` is not
@@ -404,6 +406,8 @@ class ShiftedBatches(keras.utils.PyDataset):
         seed: int = 0,
         epoch: int = 0,
         drop_remainder: bool = False,
+        num_shards: int = 1,
+        shard: int = 0,
     ):
         # Keras's default of one worker: a batch takes a fraction of a millisecond, and
         # a queue of workers can carry batches over into the next epoch.
@@ -421,6 +425,8 @@ class ShiftedBatches(keras.utils.PyDataset):
         self.largest_shift = [int(shift_fraction * side) for side in x.shape[1:3]]
         self.seed = seed
         self.drop_remainder = drop_remainder
+        self.num_shards = num_shards
+        self.shard = shard
         self.set_epoch(epoch)
 
     @property
@@ -447,7 +453,11 @@ class ShiftedBatches(keras.utils.PyDataset):
 
     def __getitem__(self, index: int) -> tuple[Pair, Pair]:
         order, offsets = self._order_and_offsets
-        batch = slice(index * self.batch_size, (index + 1) * self.batch_size)
+        size = self.batch_size // self.num_shards
+        start = index * self.batch_size + self.shard * size
+        batch = slice(start, start + size)
         x = shift(self.x[order[batch]], offsets[batch])
         y = self.y[order[batch]]
-        return (x, y), (y, x)
+        # Copies: TensorFlow makes a tensor of each without copying, and may overwrite
+        # one that it thinks no other operation needs.
+        return (x, y), (y.copy(), x.copy())

@@ -2,27 +2,55 @@
 
 import csv
 import os
+import re
+import socket
 import subprocess
 import sys
+import time
 
 import h5py
+import keras
 import numpy as np
 import pytest
 from test_command_line import write_digits
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+BACKEND = keras.backend.backend()
+needs_jax = pytest.mark.skipif(BACKEND != "jax", reason="several hosts need JAX")
+needs_devices = pytest.mark.skipif(BACKEND == "torch", reason="PyTorch has one device")
 
 
-def call(script, *arguments):
-    return subprocess.run(
-        [sys.executable, os.path.join(ROOT, script), *arguments],
-        capture_output=True,
+def start(script, *arguments):
+    environment = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}
+    return subprocess.Popen(
+        [sys.executable, os.path.join(ROOT, script), *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        env={k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"},
+        env={**environment, "PYTHONUNBUFFERED": "1"},
     )
 
 
-def weights(folder):
+def end(process):
+    """Waits for a process; returns its exit status, output and errors."""
+    output, errors = process.communicate(timeout=300)
+    return process.returncode, output, errors
+
+
+def call(script, *arguments):
+    return end(start(script, *arguments))
+
+
+def check_error(result, *messages):
+    """Exit status 2, and one line on stderr that holds the messages."""
+    status, _, errors = result
+    assert status == 2, errors
+    assert errors.count("\n") == 1
+    for message in messages:
+        assert message in errors
+
+
+def read_weights(folder):
     """The arrays of a model file, by name."""
     arrays = {}
 
@@ -35,7 +63,7 @@ def weights(folder):
     return arrays
 
 
-def log(folder):
+def read_log(folder):
     with open(folder / "log.csv", newline="") as file:
         return [
             {k: float(v) for k, v in row.items() if "second" not in k}
@@ -43,45 +71,222 @@ def log(folder):
         ]
 
 
-def test_two_devices_compute_what_one_computes(mnist, tmp_path):
-    data = write_digits(tmp_path, mnist)
-    # 3 steps of 50 images
-    flags = ("--batch_size", "50", "--epochs", "1", "--data_dir", data, "--save_dir")
-    one, two = tmp_path / "one", tmp_path / "two"
-    runs = [
-        call("capsulenet.py", "--train_size", "150", *flags, str(one)),
-        call(
-            "capsulenet_multi_gpu.py",
-            *("--gpus", "2", "--device", "cpu", "--train_size", "150"),
-            *(*flags, str(two)),
-        ),
-    ]
-    for run in runs:
-        assert run.returncode == 0, run.stderr
-    assert "2 x CPU" in runs[1].stdout
-    (a,), (b,) = log(one), log(two)
-    assert a.keys() == b.keys()
-    for column in a:
-        assert b[column] == pytest.approx(a[column], rel=1e-4)
-    a, b = weights(one), weights(two)
-    assert a.keys() == b.keys()
-    for name in a:
-        # Adam divides by the size of a gradient: where that is only rounding, single
-        # weights may differ by a step, but not the tensor.
-        assert np.linalg.norm(a[name] - b[name]) < 1e-3 * (
-            np.linalg.norm(a[name]) + 1e-3
-        )
+def check_equal_logs(folder, expected):
+    logs = read_log(folder), read_log(expected)
+    assert len(logs[0]) == len(logs[1]) > 0
+    for row, expected_row in zip(*logs):
+        assert row == pytest.approx(expected_row, rel=1e-4)
 
 
+def check_equal_weights(folder, expected):
+    weights, expected = read_weights(folder), read_weights(expected)
+    assert weights.keys() == expected.keys()
+    for name in weights:
+        # Adam divides a gradient by its own size. Where that size is rounding, a weight
+        # may end up a step away from where it was, but not a whole tensor.
+        difference = np.linalg.norm(weights[name] - expected[name])
+        assert difference < 1e-3 * (np.linalg.norm(expected[name]) + 1e-3), name
+
+
+@pytest.fixture(scope="module")
+def data(mnist, tmp_path_factory):
+    return write_digits(tmp_path_factory.mktemp("data"), mnist)
+
+
+# 4 steps of 48 images an epoch; 8 of the 200 images are left over.
+FLAGS = "--device cpu --batch_size 48 --train_size 200 --epochs 2".split()
+
+
+@pytest.fixture(scope="module")
+def one_device(data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("one")
+    script = "capsulenet_multi_gpu.py"
+    result = call(script, *FLAGS, "--gpus", "1", *folders(data, folder))
+    assert result[0] == 0, result
+    return folder
+
+
+def folders(data, folder):
+    return "--data_dir", data, "--save_dir", folder
+
+
+@needs_devices
+@pytest.mark.parametrize("n", [2, 4])
+def test_n_devices_compute_what_one_computes(n, data, one_device, tmp_path):
+    flags = (*FLAGS, "--gpus", n, *folders(data, tmp_path))
+    status, output, errors = call("capsulenet_multi_gpu.py", *flags)
+    assert status == 0, errors
+    assert f"Device: {n} x CPU" in output
+    check_equal_logs(tmp_path, one_device)
+    check_equal_weights(tmp_path, one_device)
+
+
+@needs_devices
+def test_one_device_is_the_plain_script(data, tmp_path):
+    # 192 images, so that there is no remainder, which only this script drops
+    flags = (*FLAGS[2:], "--train_size", 192, *folders(data, tmp_path / "plain"))
+    plain = call("capsulenet.py", *flags)
+    assert plain[0] == 0, plain
+    flags = (*FLAGS, "--gpus", 1, "--train_size", 192)
+    one = call("capsulenet_multi_gpu.py", *flags, *folders(data, tmp_path / "one"))
+    assert one[0] == 0, one
+    check_equal_logs(tmp_path / "one", tmp_path / "plain")
+    check_equal_weights(tmp_path / "one", tmp_path / "plain")
+    names = {path.name for path in (tmp_path / "plain").iterdir()}
+    assert {path.name for path in (tmp_path / "one").iterdir()} == names
+
+
+@needs_devices
+def test_any_number_of_devices_tests_a_model(data, one_device, tmp_path):
+    flags = ("-t", "-w", one_device / "trained_model.h5", *folders(data, tmp_path))
+    one = call("capsulenet.py", *flags)
+    # 300 test images: the last batch of 42 is filled up
+    flags = (*flags, "--device", "cpu", "--gpus", 3, "--batch_size", 42)
+    three = call("capsulenet_multi_gpu.py", *flags)
+    assert one[0] == three[0] == 0, (one, three)
+    (accuracy,) = re.findall("Test acc.*", one[1])
+    assert accuracy in three[1]
+
+
+@needs_devices
+def test_the_best_epoch_in_validation_is_kept(data, tmp_path):
+    flags = (*FLAGS, "--gpus", 2, "--validation_size", 50, *folders(data, tmp_path))
+    status, output, errors = call("capsulenet_multi_gpu.py", *flags)
+    assert status == 0, errors
+    best = max(read_log(tmp_path), key=lambda row: row["val_accuracy"])
+    assert f"Taking the weights of epoch {best['epoch']:.0f}" in output
+
+
+@needs_devices
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("flags", "message"),
     [
-        (("--gpus", "0"), "expected 1 to"),
-        (("--gpus", "2", "--device", "cpu", "--batch_size", "5"), "multiple of 2"),
+        ("--gpus 0", "expected 1 to"),
+        ("--gpus 2 --device cpu --batch_size 5", "multiple of 2"),
+        ("--gpus 2", "found no GPU; to try it on the CPU: --gpus 2 --device cpu"),
+        ("--gpus 2 --device cpu --batch_size 400 --train_size 200", "at most 200"),
     ],
 )
-def test_bad_input_is_one_line(arguments, message):
-    run = call("capsulenet_multi_gpu.py", *arguments)
-    assert run.returncode == 2
-    assert message in run.stderr
-    assert run.stderr.count("\n") == 1
+def test_devices_that_cannot_work(flags, message, data, tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    flags = (*flags.split(), *folders(data, tmp_path))
+    check_error(call("capsulenet_multi_gpu.py", *flags), message)
+    assert not list(tmp_path.iterdir())
+
+
+def test_more_gpus_than_there_are(monkeypatch):
+    import capsulenet_multi_gpu as script
+
+    class Device:
+        name = "GPU:0"
+        platform = "gpu"
+
+    if BACKEND == "jax":
+        monkeypatch.setattr("jax.local_devices", lambda: [Device()])
+    elif BACKEND == "tensorflow":
+        monkeypatch.setattr(
+            "tensorflow.config.list_logical_devices", lambda _: [Device()]
+        )
+    args = script.build_parser().parse_args(["--gpus", "3"])
+    with pytest.raises(script.UsageError) as error:
+        script.run(args)
+    message = "at most 1, the number of GPUs found, received 3"
+    assert ("tensorflow or jax" if BACKEND == "torch" else message) in str(error.value)
+
+
+@pytest.mark.skipif(BACKEND == "jax", reason="JAX can")
+def test_several_hosts_say_which_backend_to_set():
+    flags = "--coordinator localhost:1234 --num_hosts 2 --host_id 0".split()
+    check_error(call("capsulenet_multi_gpu.py", *flags), "JAX", "KERAS_BACKEND=jax")
+
+
+def free_port():
+    with socket.create_server(("localhost", 0)) as server:
+        return server.getsockname()[1]
+
+
+def start_hosts(port, *flags, hosts=(0, 1)):
+    flags = ("--coordinator", f"localhost:{port}", "--num_hosts", 2, *flags)
+    return [
+        start("capsulenet_multi_gpu.py", *flags, "--host_id", host) for host in hosts
+    ]
+
+
+@needs_jax
+def test_two_hosts_compute_what_one_computes(data, one_device, tmp_path):
+    flags = (*FLAGS, "--gpus", 2, *folders(data, tmp_path))
+    results = [end(host) for host in start_hosts(free_port(), *flags)]
+    for status, _, errors in results:
+        assert status == 0, errors
+    assert "Device: 2 hosts, each 2 x CPU" in results[0][1]
+    assert results[1][1].count("\n") == 1  # host 0 speaks for all
+    check_equal_logs(tmp_path, one_device)
+    check_equal_weights(tmp_path, one_device)
+    names = {path.name for path in one_device.iterdir()}
+    assert {path.name for path in tmp_path.iterdir()} == names
+
+
+@needs_jax
+@pytest.mark.parametrize("host", [0, 1])
+def test_a_host_alone_gives_up(host, data, tmp_path):
+    flags = ("--device", "cpu", "--timeout", 3, *folders(data, tmp_path))
+    started = time.monotonic()
+    (alone,) = start_hosts(free_port(), *flags, hosts=[host])
+    status, _, errors = end(alone)
+    assert status == 1
+    assert "expected 2 hosts" in errors
+    assert errors.count("\n") == 1
+    assert time.monotonic() - started < 60  # the start of Python and JAX included
+
+
+@needs_jax
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_host_that_dies_ends_the_others(victim, data, tmp_path):
+    flags = ("--device", "cpu", "--timeout", 10, "--train_size", 100)
+    hosts = start_hosts(free_port(), *flags, *folders(data, tmp_path))
+    try:
+        while not (tmp_path / "log.csv").exists():  # 49 epochs are still to come
+            assert all(host.poll() is None for host in hosts)
+            time.sleep(0.1)
+        hosts[victim].kill()
+        assert end(hosts[1 - victim])[0] not in (0, 2)
+    finally:
+        for host in hosts:
+            host.kill()
+            host.communicate()
+    assert len(read_log(tmp_path)) > 0  # what was finished is still there, and whole
+
+
+@needs_jax
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--num_hosts 2 --host_id 2 --coordinator localhost:1", "less than --num_host"),
+        ("--num_hosts 2", "--coordinator: expected HOST:PORT of host 0"),
+        ("--num_hosts 2 --coordinator localhost", "received localhost"),
+        ("--num_hosts 2 --coordinator localhost:99999", "received localhost:99999"),
+        ("--host_id 1", "less than --num_hosts 1"),
+    ],
+)
+def test_flags_of_hosts_that_cannot_work(flags, message):
+    check_error(call("capsulenet_multi_gpu.py", *flags.split()), message)
+
+
+@needs_jax
+def test_a_port_that_is_taken():
+    with socket.create_server(("", 0)) as server:
+        port = server.getsockname()[1]
+        (host,) = start_hosts(port, "--device", "cpu", hosts=[0])
+        check_error(end(host), f"expected a free port, received {port}")
+
+
+@needs_jax
+def test_hosts_with_different_arguments(data, tmp_path):
+    port = free_port()
+    flags = ("--device", "cpu", *folders(data, tmp_path))
+    hosts = [
+        *start_hosts(port, *flags, hosts=[0]),
+        *start_hosts(port, *flags, "--seed", 1, hosts=[1]),
+    ]
+    for host in hosts:
+        check_error(end(host), "the same arguments")
