@@ -282,12 +282,12 @@ def run_on_devices(args: argparse.Namespace) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Does what the command line says, on several devices of one host or of several."""
+    check_hosts(args)
     if keras.backend.backend() not in ("tensorflow", "jax"):
         raise UsageError(
             "several devices need KERAS_BACKEND=tensorflow or jax, "
             f"received KERAS_BACKEND={keras.backend.backend()}"
         )
-    check_hosts(args)
     if args.device == "cpu":
         with capsulenet.quiet_start():
             use_cpus(args.gpus or 1)

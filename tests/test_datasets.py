@@ -649,6 +649,29 @@ def test_the_shifted_image_is_both_input_and_target():
         assert array.dtype == np.float32 and array.flags.c_contiguous
 
 
+def test_what_overwrites_the_target_leaves_the_image_alone():
+    (x, y), (y_target, x_target) = ShiftedBatches(*dots(), batch_size=8)[0]
+    assert not np.shares_memory(x, x_target)
+    assert not np.shares_memory(y, y_target)
+
+
+def test_shards_of_a_batch_are_its_parts_in_order():
+    whole = ShiftedBatches(*dots(50), batch_size=12, drop_remainder=True)
+    shards = [
+        ShiftedBatches(
+            *dots(50), batch_size=12, drop_remainder=True, num_shards=3, shard=i
+        )
+        for i in range(3)
+    ]
+    for i, (batch, _) in enumerate(whole):
+        assert len(shards[0]) == len(whole)
+        assert shards[0].num_samples == whole.num_samples
+        parts = [shard[i][0] for shard in shards]
+        for array, of_shards in zip(batch, zip(*parts)):
+            assert [len(part) for part in of_shards] == [4, 4, 4]
+            np.testing.assert_array_equal(array, np.concatenate(of_shards))
+
+
 def test_order_and_shifts_are_a_function_of_seed_and_epoch():
     def epoch(seed, epoch):
         return content(ShiftedBatches(*dots(), batch_size=8, seed=seed, epoch=epoch))

@@ -94,7 +94,10 @@ def data(mnist, tmp_path_factory):
 
 
 # 4 steps of 48 images an epoch; 8 of the 200 images are left over.
-FLAGS = "--device cpu --batch_size 48 --train_size 200 --epochs 2".split()
+FLAGS = (
+    *("--device", "cpu", "--batch_size", "48"),
+    *("--train_size", "200", "--epochs", "2"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -124,10 +127,14 @@ def test_n_devices_compute_what_one_computes(n, data, one_device, tmp_path):
 @needs_devices
 def test_one_device_is_the_plain_script(data, tmp_path):
     # 192 images, so that there is no remainder, which only this script drops
-    flags = (*FLAGS[2:], "--train_size", 192, *folders(data, tmp_path / "plain"))
+    flags = (
+        *FLAGS[2:],
+        *("--train_size", 192, "--epochs", 1),
+        *folders(data, tmp_path / "plain"),
+    )
     plain = call("capsulenet.py", *flags)
     assert plain[0] == 0, plain
-    flags = (*FLAGS, "--gpus", 1, "--train_size", 192)
+    flags = (*FLAGS, *("--gpus", 1, "--train_size", 192, "--epochs", 1))
     one = call("capsulenet_multi_gpu.py", *flags, *folders(data, tmp_path / "one"))
     assert one[0] == 0, one
     check_equal_logs(tmp_path / "one", tmp_path / "plain")
@@ -196,7 +203,7 @@ def test_more_gpus_than_there_are(monkeypatch):
 
 @pytest.mark.skipif(BACKEND == "jax", reason="JAX can")
 def test_several_hosts_say_which_backend_to_set():
-    flags = "--coordinator localhost:1234 --num_hosts 2 --host_id 0".split()
+    flags = ["--coordinator", "localhost:1234", "--num_hosts", "2", "--host_id", "0"]
     check_error(call("capsulenet_multi_gpu.py", *flags), "JAX", "KERAS_BACKEND=jax")
 
 
@@ -219,7 +226,7 @@ def test_two_hosts_compute_what_one_computes(data, one_device, tmp_path):
     for status, _, errors in results:
         assert status == 0, errors
     assert "Device: 2 hosts, each 2 x CPU" in results[0][1]
-    assert results[1][1].count("\n") == 1  # host 0 speaks for all
+    assert "Training" not in results[1][1]  # host 0 speaks for all
     check_equal_logs(tmp_path, one_device)
     check_equal_weights(tmp_path, one_device)
     names = {path.name for path in one_device.iterdir()}
@@ -242,7 +249,7 @@ def test_a_host_alone_gives_up(host, data, tmp_path):
 @needs_jax
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_host_that_dies_ends_the_others(victim, data, tmp_path):
-    flags = ("--device", "cpu", "--timeout", 10, "--train_size", 100)
+    flags = ("--device", "cpu", *("--timeout", 10, "--train_size", 200))
     hosts = start_hosts(free_port(), *flags, *folders(data, tmp_path))
     try:
         while not (tmp_path / "log.csv").exists():  # 49 epochs are still to come
