@@ -23,6 +23,7 @@ import time
 import numpy as np
 
 QUIET = "3"
+MAX_ROWS = 20  # of predictions.png
 
 
 @contextlib.contextmanager
@@ -489,16 +490,30 @@ def build_parser(doc: str = __doc__) -> argparse.ArgumentParser:
         conflict_handler="resolve",  # a script may replace a flag
     )
     parser.set_defaults(devices=1, num_hosts=1, host_id=0, drop_remainder=False)
-    group = parser.add_argument_group("what to do")
-    group.add_argument(
+    group = parser.add_argument_group("what to do (default: train)")
+    modes = group.add_mutually_exclusive_group()
+    modes.add_argument(
         "-t", "--testing", action="store_true", help="test a trained model"
+    )
+    modes.add_argument(
+        "--predict",
+        nargs="+",
+        metavar="IMG",
+        help="print the class of each picture (PNG, JPEG, BMP, GIF) and draw "
+        "predictions.png; needs nothing but the model",
+    )
+    modes.add_argument(
+        "--export",
+        metavar="DIR",
+        help="write the model as a TensorFlow SavedModel",
     )
     group.add_argument(
         "-w",
         "--weights",
         metavar="FILE",
-        help="weights to test, or to start training from: .h5 (also of Keras 2), "
-        ".weights.h5 or .keras; -t alone takes trained_model.h5 in --save_dir",
+        help="weights to use, or to start training from: .h5 (also of Keras 2), "
+        ".weights.h5 or .keras (default of -t, --predict and --export: "
+        "trained_model.h5 in --save_dir)",
     )
     group.add_argument(
         "--digit",
@@ -507,23 +522,11 @@ def build_parser(doc: str = __doc__) -> argparse.ArgumentParser:
         "(default: 5, or the last one of fewer)",
     )
     group.add_argument(
-        "--predict",
-        nargs="+",
-        metavar="IMG",
-        help="print the class of each picture (PNG, JPEG, BMP, GIF) and draw "
-        "predictions.png; needs nothing but the model, -w",
-    )
-    group.add_argument(
         "--invert",
         choices=("auto", "yes", "no"),
         default="auto",
-        help="whether --predict exchanges black and white; auto compares the picture's "
-        "border with the training set's",
-    )
-    group.add_argument(
-        "--export",
-        metavar="DIR",
-        help="write the model, -w, as a TensorFlow SavedModel",
+        help="whether to exchange black and white in these pictures; auto compares a "
+        "picture's border with the training set's",
     )
 
     group = parser.add_argument_group("network and loss")
@@ -700,20 +703,9 @@ def check_arguments(args: argparse.Namespace) -> None:
     if args.debug and importlib.util.find_spec("tensorboard") is None:
         raise UsageError("--debug needs TensorBoard: pip install tensorboard")
     args.info = {} if args.weights is None else saving.read_info(args.weights)
-    for name, default in (
-        ("routings", 3),
-        ("dataset", "mnist"),
-        ("image_size", None),
-        ("grayscale", False),
-    ):
-        if getattr(args, name) is None:
-            setattr(args, name, args.info.get(name, default))
-            if name == "dataset" and args.dataset not in datasets.NAMED:
-                raise UsageError(
-                    f"{args.weights} was trained on {args.dataset}: "
-                    "say where that is now with --dataset"
-                )
-    settle_split(args)
+    take_from_file(args, routings=3)
+    if not (args.predict or args.export):
+        settle_data(args)
     folder = os.path.abspath(args.save_dir)
     while not os.path.lexists(folder):  # it will be created in the first that exists
         folder = os.path.dirname(folder)
@@ -726,17 +718,37 @@ def check_arguments(args: argparse.Namespace) -> None:
         ) from error
 
 
-def settle_split(args: argparse.Namespace) -> None:
-    """Takes the split of a folder from the model file, so that a test stays a test."""
-    split = args.info.get("split") if args.testing else None
-    args.split_seed = split["seed"] if split else args.seed
-    if split and args.test_fraction not in (None, split["fraction"]):
+def take_from_file(args: argparse.Namespace, **defaults) -> None:
+    """Sets arguments that were not said to the model file's values, else to these."""
+    for name, default in defaults.items():
+        if getattr(args, name) is None:
+            setattr(args, name, args.info.get(name, default))
+
+
+def settle_data(args: argparse.Namespace) -> None:
+    """Settles which data is meant, and which part of a folder is the test.
+
+    Raises:
+        UsageError: If that is not clear.
+    """
+    if args.dataset is None and args.info.get("dataset", "mnist") not in datasets.NAMED:
+        raise UsageError(
+            f"{args.weights} was trained on {args.info['dataset']}: "
+            "say where that is now with --dataset"
+        )
+    take_from_file(args, dataset="mnist", image_size=None, grayscale=False)
+    if args.dataset in datasets.NAMED:  # else the names come with the data
+        find_class(args.digit, datasets.NAMED[args.dataset])
+    # A test stays a test: the model file's split is not for the arguments to change.
+    split = (args.info.get("split") if args.testing else None) or {}
+    args.split_seed = split.get("seed", args.seed)
+    if args.test_fraction is None:
+        args.test_fraction = split.get("fraction", 0.2)
+    if args.test_fraction != split.get("fraction", args.test_fraction):
         raise UsageError(
             f"--test_fraction: expected {split['fraction']}, with which the model was "
             f"trained, received {args.test_fraction}"
         )
-    if args.test_fraction is None:
-        args.test_fraction = split["fraction"] if split else 0.2
 
 
 def check_data(data: datasets.Dataset, args: argparse.Namespace) -> None:
@@ -801,10 +813,10 @@ def find_class(digit: str | None, class_names: list[str]) -> int:
         return class_names.index(digit)
     if digit.isdecimal() and int(digit) < len(class_names):
         return int(digit)
-    raise UsageError(
-        f"--digit: expected 0 to {len(class_names) - 1} or one of "
-        f"{shorten(class_names)}, received {digit}"
-    )
+    expected = f"0 to {len(class_names) - 1}"
+    if class_names[0] != "0":
+        expected += f" or one of {shorten(class_names)}"
+    raise UsageError(f"--digit: expected {expected}, received {digit}")
 
 
 def describe_device(args: argparse.Namespace) -> str:
@@ -885,6 +897,8 @@ def train_or_test(args: argparse.Namespace) -> None:
 
 def use_model(args: argparse.Namespace) -> None:
     """Predicts the classes of pictures, or exports; needs the model file alone."""
+    if args.export:
+        check_export(args.export)
     info = {**MNIST_INFO, **args.info}
     height, width, channels = info["input_shape"]
     pictures = [images.read_image(path, channels) for path in args.predict or ()]
@@ -894,11 +908,6 @@ def use_model(args: argparse.Namespace) -> None:
     )
     saving.load_weights(train_model, args.weights)
     if args.export:
-        if keras.backend.backend() != "tensorflow":
-            raise UsageError(
-                "--export needs KERAS_BACKEND=tensorflow, "
-                f"received KERAS_BACKEND={keras.backend.backend()}"
-            )
         saving.export_model(eval_model, args.export)
         print("Wrote", args.export)
         return
@@ -906,6 +915,23 @@ def use_model(args: argparse.Namespace) -> None:
     print(f"Model: {args.weights}, trained on {info['dataset']}")
     print(describe_device(args))
     classify(eval_model, pictures, info, args)
+
+
+def check_export(folder: str) -> None:
+    """Finds what would keep a model from being exported to a folder.
+
+    Raises:
+        UsageError: If something does.
+    """
+    if keras.backend.backend() != "tensorflow":
+        raise UsageError(
+            "--export needs KERAS_BACKEND=tensorflow, "
+            f"received KERAS_BACKEND={keras.backend.backend()}"
+        )
+    if os.path.lexists(folder) and not (
+        os.path.isdir(folder) and not os.listdir(folder)
+    ):
+        raise UsageError(f"--export: expected a new or empty folder, received {folder}")
 
 
 def classify(
@@ -930,19 +956,33 @@ def classify(
         note = f"; {done}" if done else ""
         print(f"{path}: {names[best]}, length {values[best]:.3f}{note}")
     path = os.path.join(args.save_dir, "predictions.png")
+    columns = (pictures, inputs, reconstructions, lengths, titles)
+    shown = [column[:MAX_ROWS] for column in columns]
     with saving.replace_file(path) as temporary:
-        utils.plot_predictions(
-            pictures, inputs, reconstructions, lengths, names, titles, temporary
-        )
-    print("Wrote", path)
+        utils.plot_predictions(*shown, names, temporary)
+    more = f", the first {MAX_ROWS} pictures" if len(pictures) > MAX_ROWS else ""
+    print(f"Wrote {path}{more}")
+
+
+def is_inverted(picture: np.ndarray, info: dict) -> bool:
+    """Whether a grey picture has a light border where training images have a dark one.
+
+    Or the other way round. Light and dark are meant within the picture's own range,
+    since the paper of a photo is seldom white.
+    """
+    expected = info["border_brightness"]
+    if picture.shape[-1] != 1 or 0.25 < expected < 0.75:
+        return False
+    low, high = np.percentile(picture, (1, 99))
+    border = images.border_brightness(picture[np.newaxis])
+    return bool(high > low and (border - low > high - border) != (expected > 0.5))
 
 
 def prepare_picture(picture: np.ndarray, info: dict, invert: str):
     """Makes of a picture what the network was trained on.
 
-    A picture whose border is closer to the training set's when black and white are
-    exchanged is inverted. If the model was trained on digits in MNIST's layout, the
-    digit is cropped, scaled and centred in the same way.
+    If the model was trained on digits in MNIST's layout, the digit is cropped, scaled
+    and centred in the same way.
 
     Args:
         picture: An array of `images.read_image`.
@@ -954,12 +994,9 @@ def prepare_picture(picture: np.ndarray, info: dict, invert: str):
     """
     height, width, channels = info["input_shape"]
     done = []
-    border = images.border_brightness(picture[np.newaxis])
-    expected = info["border_brightness"]
-    closer = abs(1 - border - expected) < abs(border - expected)
-    if invert == "yes" or (invert == "auto" and channels == 1 and closer):
+    if invert == "yes" or (invert == "auto" and is_inverted(picture, info)):
         picture = 1 - picture
-        done.append(f"inverted (border {border:.2f}, in training {expected:.2f})")
+        done.append("inverted")
     if picture.shape == (height, width, channels):
         return picture, ", ".join(done)
     if info["digit_box"]:

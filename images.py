@@ -76,15 +76,8 @@ def image_shape(path: str | os.PathLike[str]) -> tuple[int, int, int]:
 def _open(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
     """An image of which the header was read; any fault within is a `DataError`."""
     try:
-        # A pipe would wait for its other end for ever.
-        if not os.path.isfile(path):
-            is_there = os.path.isdir(path), os.path.exists(path)
-            raise DataError(
-                "expected a picture, got "
-                + {(True, True): "a folder", (False, True): "no regular file"}.get(
-                    is_there, "no such file"
-                )
-            )
+        if os.path.exists(path) and not os.path.isfile(path):  # a pipe may never end
+            raise DataError("expected a picture, got a folder, a pipe or a device")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -132,7 +125,7 @@ def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
 
 def _channels(image: Image.Image) -> int:
     if image.mode in ("P", "PA"):
-        size = len(image.palette.mode)
+        size = len(image.palette.rawmode or image.palette.mode)  # bytes of a colour
         colours = np.frombuffer(bytes(image.palette.palette), "uint8")
         colours = colours[: len(colours) // size * size].reshape(-1, size)
         return 1 if (colours[:, :3] == colours[:, :1]).all() else 3
@@ -181,10 +174,10 @@ def fit_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
     return result
 
 
-def _resize(plane: np.ndarray, height: int, width: int, **kwargs) -> np.ndarray:
+def _resize(plane: np.ndarray, height: int, width: int) -> np.ndarray:
     """One channel, antialiased, in floating point."""
     image = Image.fromarray(np.ascontiguousarray(plane, "float32"))
-    image = image.resize((width, height), Image.Resampling.BILINEAR, **kwargs)
+    image = image.resize((width, height), Image.Resampling.BILINEAR)
     return np.asarray(image).clip(0, 1)
 
 
@@ -358,15 +351,15 @@ def _find_ink(plane: np.ndarray) -> np.ndarray:
     side = max(plane.shape)
     if side >= 100:  # in smaller pictures a stroke may be as thin as the filter
         ink = _filter(ink, ImageFilter.MedianFilter(3))
-    noise = 1.4826 * np.median(np.abs(ink))
-    threshold = max(_otsu(ink), 5 * noise)
-    strokes = ink > threshold
-    if not strokes.any() or ink[strokes].mean() < 0.15:
+    strokes = ink > _otsu(ink)
+    paper = ink[~strokes]
+    contrast = ink[strokes].mean() - paper.mean() if strokes.any() else 0
+    if contrast < max(0.15, 5 * paper.std()):
         return np.zeros_like(plane)
     strokes = _largest_components(strokes)
     ink = ink / np.percentile(ink[strokes], 70)
     # The soft edge of the strokes is ink as well.
-    edge = 1 + 2 * round(side / 100)
+    edge = 1 + 2 * math.ceil(side / 100)
     near = _filter(strokes.astype("float32"), ImageFilter.MaxFilter(edge)) > 0
     return np.where(near & (ink > 0.1), ink, 0).clip(0, 1)
 
@@ -377,17 +370,24 @@ def _filter(plane: np.ndarray, kernel: ImageFilter.Filter) -> np.ndarray:
 
 
 def _ground(plane: np.ndarray) -> np.ndarray:
-    """A cubic surface through the ground, fitted without the brighter ink."""
+    """A cubic surface through the ground, which is all that is not brighter ink."""
     small = _reduce(plane, 64)
     powers = _powers(*small.shape)
     values = small.ravel()
-    used = np.ones(len(values), bool)
+    surface = np.zeros(len(values))
+    # Brighter pixels weigh little, so that the surface sinks below the ink, to the same
+    # place wherever it starts. Then follows an even fit to what is not ink.
     for _ in range(20):
-        surface = np.linalg.lstsq(powers[used], values[used], rcond=None)[0]
-        rest = values - powers @ surface
-        noise = 1.4826 * np.median(np.abs(rest[used]))
-        used = rest < max(2.5 * noise, 0.01)
-    return (_powers(*plane.shape) @ surface).reshape(plane.shape).astype("float32")
+        surface = _fit(powers, values, np.where(values > surface, 0.02, 1)) @ powers.T
+    rest = values - surface
+    coefficients = _fit(powers, values, rest <= _otsu(rest))
+    return (_powers(*plane.shape) @ coefficients).reshape(plane.shape)
+
+
+def _fit(powers: np.ndarray, values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Coefficients of the weighted least squares, the smallest where many would do."""
+    weighted = powers.T * weights
+    return np.linalg.lstsq(weighted @ powers, weighted @ values, rcond=1e-10)[0]
 
 
 def _powers(height: int, width: int, degree: int = 3) -> np.ndarray:
@@ -427,10 +427,11 @@ def _components(mask: np.ndarray) -> np.ndarray:
     """Numbers from 1 up, one for each connected part of a mask; 0 outside."""
     labels = np.where(mask, np.arange(1, mask.size + 1).reshape(mask.shape), 0)
     while True:
-        padded = np.pad(labels, 1)
-        windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3))
-        spread = np.where(mask, windows.max(axis=(2, 3)), 0)
+        spread = np.pad(labels, 1)
+        spread = np.maximum(np.maximum(spread[:-2], spread[2:]), spread[1:-1])
+        spread = np.maximum(np.maximum(spread[:, :-2], spread[:, 2:]), spread[:, 1:-1])
+        spread = np.where(mask, spread, 0)
         if (spread == labels).all():
             return labels
-        # Jumping to the label that one's label has now takes logarithmic steps.
+        # The label of one's label: so the largest one crosses a part in a few rounds.
         labels = np.concatenate([[0], spread.ravel()])[spread]

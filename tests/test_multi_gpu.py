@@ -12,7 +12,6 @@ import h5py
 import keras
 import numpy as np
 import pytest
-from test_command_line import write_digits
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 BACKEND = keras.backend.backend()
@@ -88,11 +87,6 @@ def check_equal_weights(folder, expected):
         assert difference < 1e-3 * (np.linalg.norm(expected[name]) + 1e-3), name
 
 
-@pytest.fixture(scope="module")
-def data(mnist, tmp_path_factory):
-    return write_digits(tmp_path_factory.mktemp("data"), mnist)
-
-
 # 4 steps of 48 images an epoch; 8 of the 200 images are left over.
 FLAGS = (
     *("--device", "cpu", "--batch_size", "48"),
@@ -101,22 +95,22 @@ FLAGS = (
 
 
 @pytest.fixture(scope="module")
-def one_device(data, tmp_path_factory):
+def one_device(digits, tmp_path_factory):
     folder = tmp_path_factory.mktemp("one")
     script = "capsulenet_multi_gpu.py"
-    result = call(script, *FLAGS, "--gpus", "1", *folders(data, folder))
+    result = call(script, *FLAGS, "--gpus", "1", *folders(digits, folder))
     assert result[0] == 0, result
     return folder
 
 
-def folders(data, folder):
-    return "--data_dir", data, "--save_dir", folder
+def folders(digits, folder):
+    return "--data_dir", digits, "--save_dir", folder
 
 
 @needs_devices
 @pytest.mark.parametrize("n", [2, 4])
-def test_n_devices_compute_what_one_computes(n, data, one_device, tmp_path):
-    flags = (*FLAGS, "--gpus", n, *folders(data, tmp_path))
+def test_n_devices_compute_what_one_computes(n, digits, one_device, tmp_path):
+    flags = (*FLAGS, "--gpus", n, *folders(digits, tmp_path))
     status, output, errors = call("capsulenet_multi_gpu.py", *flags)
     assert status == 0, errors
     assert f"Device: {n} x CPU" in output
@@ -125,17 +119,17 @@ def test_n_devices_compute_what_one_computes(n, data, one_device, tmp_path):
 
 
 @needs_devices
-def test_one_device_is_the_plain_script(data, tmp_path):
+def test_one_device_is_the_plain_script(digits, tmp_path):
     # 192 images, so that there is no remainder, which only this script drops
     flags = (
         *FLAGS[2:],
         *("--train_size", 192, "--epochs", 1),
-        *folders(data, tmp_path / "plain"),
+        *folders(digits, tmp_path / "plain"),
     )
     plain = call("capsulenet.py", *flags)
     assert plain[0] == 0, plain
     flags = (*FLAGS, *("--gpus", 1, "--train_size", 192, "--epochs", 1))
-    one = call("capsulenet_multi_gpu.py", *flags, *folders(data, tmp_path / "one"))
+    one = call("capsulenet_multi_gpu.py", *flags, *folders(digits, tmp_path / "one"))
     assert one[0] == 0, one
     check_equal_logs(tmp_path / "one", tmp_path / "plain")
     check_equal_weights(tmp_path / "one", tmp_path / "plain")
@@ -144,8 +138,8 @@ def test_one_device_is_the_plain_script(data, tmp_path):
 
 
 @needs_devices
-def test_any_number_of_devices_tests_a_model(data, one_device, tmp_path):
-    flags = ("-t", "-w", one_device / "trained_model.h5", *folders(data, tmp_path))
+def test_any_number_of_devices_tests_a_model(digits, one_device, tmp_path):
+    flags = ("-t", "-w", one_device / "trained_model.h5", *folders(digits, tmp_path))
     one = call("capsulenet.py", *flags)
     # 300 test images: the last batch of 42 is filled up
     flags = (*flags, "--device", "cpu", "--gpus", 3, "--batch_size", 42)
@@ -156,8 +150,8 @@ def test_any_number_of_devices_tests_a_model(data, one_device, tmp_path):
 
 
 @needs_devices
-def test_the_best_epoch_in_validation_is_kept(data, tmp_path):
-    flags = (*FLAGS, "--gpus", 2, "--validation_size", 50, *folders(data, tmp_path))
+def test_the_best_epoch_in_validation_is_kept(digits, tmp_path):
+    flags = (*FLAGS, "--gpus", 2, "--validation_size", 50, *folders(digits, tmp_path))
     status, output, errors = call("capsulenet_multi_gpu.py", *flags)
     assert status == 0, errors
     best = max(read_log(tmp_path), key=lambda row: row["val_accuracy"])
@@ -174,9 +168,9 @@ def test_the_best_epoch_in_validation_is_kept(data, tmp_path):
         ("--gpus 2 --device cpu --batch_size 400 --train_size 200", "at most 200"),
     ],
 )
-def test_devices_that_cannot_work(flags, message, data, tmp_path, monkeypatch):
+def test_devices_that_cannot_work(flags, message, digits, tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
-    flags = (*flags.split(), *folders(data, tmp_path))
+    flags = (*flags.split(), *folders(digits, tmp_path))
     check_error(call("capsulenet_multi_gpu.py", *flags), message)
     assert not list(tmp_path.iterdir())
 
@@ -220,8 +214,8 @@ def start_hosts(port, *flags, hosts=(0, 1)):
 
 
 @needs_jax
-def test_two_hosts_compute_what_one_computes(data, one_device, tmp_path):
-    flags = (*FLAGS, "--gpus", 2, *folders(data, tmp_path))
+def test_two_hosts_compute_what_one_computes(digits, one_device, tmp_path):
+    flags = (*FLAGS, "--gpus", 2, *folders(digits, tmp_path))
     results = [end(host) for host in start_hosts(free_port(), *flags)]
     for status, _, errors in results:
         assert status == 0, errors
@@ -235,8 +229,8 @@ def test_two_hosts_compute_what_one_computes(data, one_device, tmp_path):
 
 @needs_jax
 @pytest.mark.parametrize("host", [0, 1])
-def test_a_host_alone_gives_up(host, data, tmp_path):
-    flags = ("--device", "cpu", "--timeout", 3, *folders(data, tmp_path))
+def test_a_host_alone_gives_up(host, digits, tmp_path):
+    flags = ("--device", "cpu", "--timeout", 3, *folders(digits, tmp_path))
     started = time.monotonic()
     (alone,) = start_hosts(free_port(), *flags, hosts=[host])
     status, _, errors = end(alone)
@@ -248,9 +242,9 @@ def test_a_host_alone_gives_up(host, data, tmp_path):
 
 @needs_jax
 @pytest.mark.parametrize("victim", [0, 1])
-def test_a_host_that_dies_ends_the_others(victim, data, tmp_path):
+def test_a_host_that_dies_ends_the_others(victim, digits, tmp_path):
     flags = ("--device", "cpu", *("--timeout", 10, "--train_size", 200))
-    hosts = start_hosts(free_port(), *flags, *folders(data, tmp_path))
+    hosts = start_hosts(free_port(), *flags, *folders(digits, tmp_path))
     try:
         while not (tmp_path / "log.csv").exists():  # 49 epochs are still to come
             assert all(host.poll() is None for host in hosts)
@@ -288,9 +282,9 @@ def test_a_port_that_is_taken():
 
 
 @needs_jax
-def test_hosts_with_different_arguments(data, tmp_path):
+def test_hosts_with_different_arguments(digits, tmp_path):
     port = free_port()
-    flags = ("--device", "cpu", *folders(data, tmp_path))
+    flags = ("--device", "cpu", *folders(digits, tmp_path))
     hosts = [
         *start_hosts(port, *flags, hosts=[0]),
         *start_hosts(port, *flags, "--seed", 1, hosts=[1]),

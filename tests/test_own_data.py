@@ -1,0 +1,272 @@
+"""The user's own images, through the command line: train, test, predict, export."""
+
+import os
+import re
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+from test_command_line import contents, main, run
+from test_images import draw_photo
+
+import saving
+
+CLASSES = ("circle", "square", "triangle")
+HEIGHT, WIDTH = 20, 24
+
+
+def draw_shape(name, rng):
+    """A coloured shape somewhere on a dark ground."""
+    image = Image.new("RGB", (WIDTH, HEIGHT), tuple(rng.integers(0, 40, 3).tolist()))
+    draw = ImageDraw.Draw(image)
+    color = tuple(rng.integers(128, 256, 3).tolist())
+    x, y = rng.integers(2, 8), rng.integers(2, 6)
+    box = (x, y, x + 12, y + 12)
+    if name == "circle":
+        draw.ellipse(box, fill=color)
+    elif name == "square":
+        draw.rectangle(box, fill=color)
+    else:
+        draw.polygon([(x, y + 12), (x + 12, y + 12), (x + 6, y)], fill=color)
+    return image
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory):
+    """A folder with a sub-folder of 10 pictures for each class."""
+    folder = tmp_path_factory.mktemp("shapes")
+    rng = np.random.default_rng(0)
+    for name in CLASSES:
+        (folder / name).mkdir()
+        for i in range(10):
+            draw_shape(name, rng).save(folder / name / f"{i}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(shapes, tmp_path_factory):
+    """A model of the shapes: 24 pictures to train, 6 to test."""
+    folder = tmp_path_factory.mktemp("trained")
+    flags = ("--epochs", 1, "--batch_size", 8, "--seed", 3, "--save_dir", folder)
+    process = run("--dataset", shapes, *flags, cwd=folder)
+    assert process.returncode == 0, process.stderr
+    return folder, process.stdout
+
+
+def refuse(capsys, *arguments):
+    """The one line of an error."""
+    assert main(*arguments) == 2
+    _, err = capsys.readouterr()
+    assert err.count("\n") == 1
+    return err
+
+
+def test_the_network_follows_the_data(trained):
+    folder, output = trained
+    assert "24 of 24 training images, 6 test images, 20 x 24 x 3, 3 classes" in output
+    for name in CLASSES:
+        assert f"Accuracy of class {name}: " in output
+    assert (folder / "manipulate-2.png").exists()  # the last class, as there is no 5
+    info = saving.read_info(folder / "trained_model.h5")
+    assert info["input_shape"] == [20, 24, 3]
+    assert info["class_names"] == list(CLASSES)
+    assert info["split"].keys() == {"seed", "fraction", "digest"}
+
+
+def test_lam_recon_grows_with_the_image(trained):
+    with open(trained[0] / "log.csv") as file:
+        names, values = (line.strip().split(",") for line in file)
+    row = dict(zip(names, map(float, values)))
+    weight = 0.0005 * 20 * 24 * 3
+    expected = row["margin_loss"] + weight * row["reconstruction_loss"]
+    assert row["loss"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_testing_needs_the_path_and_takes_the_rest_from_the_file(
+    trained, shapes, tmp_path, capsys
+):
+    model = ("-w", trained[0] / "trained_model.h5")
+    message = refuse(capsys, "-t", *model, "--save_dir", tmp_path)
+    assert "say where that is now with --dataset" in message
+    flags = ("--digit", "square", "--save_dir", tmp_path)
+    assert main("-t", *model, "--dataset", shapes, *flags) == 0
+    (error,) = re.findall("Test error: .*", trained[1])
+    assert error in capsys.readouterr().out  # the same 6 pictures, without --seed 3
+    assert (tmp_path / "manipulate-1.png").exists()
+
+
+def test_training_images_never_leak_into_a_test(trained, shapes, tmp_path, capsys):
+    copy = tmp_path / "copy"
+    for name in CLASSES:
+        (copy / name).mkdir(parents=True)
+        for path in (shapes / name).iterdir():
+            (copy / name / path.name).write_bytes(path.read_bytes())
+    flags = ("-t", "-w", trained[0] / "trained_model.h5", "--save_dir", tmp_path / "o")
+    assert main(*flags, "--dataset", copy) == 0  # the same files at another place
+    capsys.readouterr()
+    (copy / "circle" / "0.png").rename(copy / "circle" / "new.png")
+    assert "expected the files of the training" in refuse(
+        capsys, *flags, "--dataset", copy
+    )
+    message = refuse(capsys, *flags, "--dataset", shapes, "--test_fraction", 0.5)
+    assert "expected 0.2" in message and "received 0.5" in message
+
+
+def test_a_class_that_is_not_there(trained, shapes, tmp_path, capsys):
+    flags = ("-t", "-w", trained[0] / "trained_model.h5", "--save_dir", tmp_path)
+    message = refuse(capsys, *flags, "--dataset", shapes, "--digit", "star")
+    assert "0 to 2 or one of [circle, square, triangle], received star" in message
+
+
+def test_a_model_of_other_data_says_what_differs(
+    trained, shapes, digits, tmp_path, capsys
+):
+    flags = ("-t", "-w", trained[0] / "trained_model.h5", "--save_dir", tmp_path)
+    message = refuse(capsys, *flags, "--dataset", "mnist", "--data_dir", digits)
+    assert "input_shape: expected [20, 24, 3] of " in message
+    assert "received [28, 28, 1] of mnist" in message
+    message = refuse(capsys, *flags, "--dataset", shapes, "--grayscale")
+    assert "received [20, 24, 1]" in message
+
+
+def test_flags_win_over_the_file_and_the_file_over_the_default(
+    shapes, tmp_path, capsys
+):
+    save = ("--save_dir", tmp_path)
+    flags = ("--epochs", 1, "--batch_size", 8, "--train_size", 8, "-r", 2)
+    size = ("--image_size", 18, 19, "--grayscale")
+    assert main("--dataset", shapes, *flags, *size, *save) == 0
+    capsys.readouterr()
+    for flags, routings in (((), 2), (("-r", "1"), 1)):
+        assert main("-t", "--dataset", shapes, *flags, *save) == 0
+        out = capsys.readouterr().out
+        assert f"routings {routings}," in out
+        assert "18 x 19 x 1" in out
+
+
+def test_predict_needs_the_model_alone(trained, shapes, tmp_path, capsys):
+    pictures = [shapes / "circle" / "0.png", shapes / "square" / "1.png"]
+    large = tmp_path / "large.jpg"
+    Image.open(pictures[0]).resize((300, 200)).save(large)
+    model = ("-w", trained[0] / "trained_model.h5")
+    options = (*model, "--save_dir", tmp_path / "out")
+    assert main("--predict", *pictures, large, *options) == 0
+    lines = capsys.readouterr().out.splitlines()
+    for path, line in zip((*pictures, large), lines[2:]):
+        assert re.match(
+            rf"{re.escape(str(path))}: (circle|square|triangle), length [01]\.\d+", line
+        )
+    assert lines[4].endswith("fitted into 20 x 24")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["predictions.png"]
+
+
+def test_predict_with_a_picture_that_cannot_be_read(trained, tmp_path, capsys):
+    model = ("-w", trained[0] / "trained_model.h5", "--save_dir", tmp_path)
+    (tmp_path / "text.png").write_text("no picture")
+    before = contents(tmp_path)
+    for name in ("missing.png", "text.png"):
+        assert str(tmp_path / name) in refuse(
+            capsys, "--predict", tmp_path / name, *model
+        )
+    assert contents(tmp_path) == before
+
+
+def test_images_that_are_too_small(tmp_path, capsys):
+    for name in ("a", "b"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for i in range(5):
+            Image.new("L", (30, 16), 9).save(tmp_path / "data" / name / f"{i}.png")
+    flags = ("--dataset", tmp_path / "data", "--save_dir", tmp_path / "out")
+    message = refuse(capsys, *flags)
+    assert "at least 17 x 17" in message and "received 16 x 30" in message
+    assert not (tmp_path / "out").exists()
+
+
+def test_images_that_are_too_large_for_memory(shapes, tmp_path, capsys, monkeypatch):
+    import datasets
+
+    monkeypatch.setattr(datasets, "available_memory", lambda: 50_000_000)
+    message = refuse(capsys, "--dataset", shapes, "--save_dir", tmp_path)
+    assert "GB are available; try a smaller --image_size" in message
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--dataset", "no/such/folder"), "which does not exist"),
+        (("--dataset", "cifar10", "--data_dir", "."), "with data_dir, got cifar10"),
+        (("--predict", "x.png", "-w", "none.h5"), "none.h5: No such file"),
+        (("--export", "x"), "there is no"),
+    ],
+)
+def test_bad_arguments(flags, message, tmp_path, capsys):
+    assert message in refuse(capsys, *flags, "--save_dir", tmp_path)
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="a SavedModel needs TensorFlow"
+)
+def test_an_export_runs_without_our_code(trained, tmp_path):
+    model = trained[0] / "trained_model.h5"
+    process = run("--export", tmp_path / "export", "-w", model, cwd=tmp_path)
+    assert process.returncode == 0, process.stderr
+    pixels = np.random.default_rng(0).integers(0, 256, (3, HEIGHT, WIDTH, 3), "uint8")
+    np.save(tmp_path / "pixels.npy", pixels)
+    program = """
+import sys
+import numpy as np
+import tensorflow as tf
+folder = sys.argv[1]
+pixels = np.load(folder + "/pixels.npy")
+model = tf.saved_model.load(folder + "/export")
+a = model.signatures["serving_default"](tf.constant(pixels / 255, tf.float32))
+b = model.signatures["serve_uint8"](tf.constant(pixels))
+np.savez(folder + "/out.npz", **a, **{k + "_uint8": v for k, v in b.items()})
+assert not {"capsulenet", "capsulelayers", "saving"} & set(sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", program, tmp_path], check=True, cwd=tmp_path)
+    import capsulenet
+
+    train_model, eval_model, _ = capsulenet.CapsNet((HEIGHT, WIDTH, 3), 3)
+    saving.load_weights(train_model, model)
+    expected = eval_model.predict(pixels / np.float32(255), verbose=0)
+    with np.load(tmp_path / "out.npz") as out:
+        for name, value in zip(("lengths", "reconstructions"), expected):
+            np.testing.assert_allclose(out[name], value, atol=1e-5)
+            np.testing.assert_allclose(out[f"{name}_uint8"], value, atol=1e-5)
+
+
+def test_an_export_replaces_nothing(trained, tmp_path, capsys):
+    (tmp_path / "mine").write_text("precious")
+    model = trained[0] / "trained_model.h5"
+    message = refuse(capsys, "--export", tmp_path, "-w", model)
+    assert str(tmp_path) in message
+    assert (tmp_path / "mine").read_text() == "precious"
+    assert len(os.listdir(tmp_path)) == 1
+
+
+@pytest.mark.slow
+def test_photos_of_digits(mnist, tmp_path):
+    """200 test digits, dark on unevenly lit light paper: at least 95 % right."""
+    flags = ("--epochs", 1, "--train_size", 20000, "--save_dir", tmp_path)
+    process = run(*flags, cwd=tmp_path)
+    assert process.returncode == 0, process.stderr
+    _, (x, y) = mnist
+    rng = np.random.default_rng(0)
+    index = rng.choice(len(x), 200, replace=False)
+    for i in index:
+        Image.fromarray(draw_photo(x[i], rng)).save(tmp_path / f"{i}.png")
+    paths = [tmp_path / f"{i}.png" for i in index]
+    model = ("-w", tmp_path / "trained_model.h5")
+    process = run("--predict", *paths, *model, cwd=tmp_path)
+    assert process.returncode == 0, process.stderr
+    lines = [line for line in process.stdout.splitlines() if ", length" in line]
+    assert len(lines) == 200 and all("inverted" in line for line in lines)
+    right = [
+        line.split(": ")[1].startswith(f"{label},")
+        for line, label in zip(lines, y[index].argmax(axis=1))
+    ]
+    assert np.mean(right) >= 0.95
