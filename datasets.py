@@ -120,7 +120,12 @@ def _from_arrays(
     shapes = [arrays[f"x_{part}"].shape[1:] for part in ("train", "test")]
     if shapes[0] != shapes[1]:
         raise DataError(f"x_test: expected images of {shapes[0]}, got {shapes[1]}")
-    check_memory(4 * (arrays["x_train"].size + arrays["x_test"].size), "the images")
+    size = arrays["x_train"].size + arrays["x_test"].size
+    if image_size is not None:
+        n = len(arrays["x_train"]) + len(arrays["x_test"])
+        channels = 3 if shapes[0][2:] == (3,) and not grayscale else 1
+        size = max(size, n * math.prod(image_size) * channels)
+    check_memory(4 * size, "the images")
     white = max(_white(arrays["x_train"]), _white(arrays["x_test"]))
     x = [
         _fit(_scale(arrays[f"x_{part}"], white), image_size, grayscale)
@@ -128,6 +133,8 @@ def _from_arrays(
     ]
     names, y = _one_hot(arrays["y_train"], arrays["y_test"])
     if name in NAMED:
+        if arrays["y_train"].dtype.kind in "US":
+            raise DataError(f"expected labels 0 to {len(NAMED[name]) - 1}, got names")
         if len(names) > len(NAMED[name]):
             got = len(names) - 1
             raise DataError(f"expected labels 0 to {len(NAMED[name]) - 1}, got {got}")
@@ -161,11 +168,11 @@ def _white(x: np.ndarray) -> int:
     """The number that stands for white."""
     if x.dtype.kind == "f":
         return 1
-    return 65535 if x.dtype == np.uint16 or x.max() > 255 else 255
+    return 65535 if x.dtype.newbyteorder("=") == np.uint16 or x.max() > 255 else 255
 
 
 def _scale(x: np.ndarray, white: int) -> np.ndarray:
-    x = np.divide(x, white, dtype="float32")
+    x = np.divide(x, 1 if x.dtype.kind == "f" else white, dtype="float32")
     return x if x.ndim == 4 else x[..., np.newaxis]
 
 
@@ -175,7 +182,10 @@ def _fit(
     if grayscale and x.shape[-1] == 3:
         x = (x @ np.array(LUMINANCE, "float32"))[..., np.newaxis]
     if image_size is not None and x.shape[1:3] != tuple(image_size):
-        x = np.stack([images.fit_image(image, *image_size) for image in x])
+        fitted = np.empty((len(x), *image_size, x.shape[-1]), "float32")
+        for i, image in enumerate(x):
+            fitted[i] = images.fit_image(image, *image_size)
+        return fitted
     return x
 
 
@@ -195,8 +205,8 @@ def _one_hot(
         names = [str(i) for i in range(y[0].shape[1])]
         y = [a.argmax(axis=1) for a in y]
     elif all(a.ndim == 1 and a.dtype.kind in "US" for a in y):
-        y = [a.astype(str) for a in y]
-        unknown = sorted(set(y[1]) - set(y[0]))
+        y = [_to_text(a, name) for a, name in zip(y, ("y_train", "y_test"))]
+        unknown = sorted(set(y[1].tolist()) - set(y[0].tolist()))
         if unknown:
             raise DataError(
                 f"y_test: expected the classes of y_train, got {unknown[0]!r} as well"
@@ -214,8 +224,19 @@ def _one_hot(
         )
     if len(set(y[0].tolist())) < 2:
         raise DataError("y_train: expected at least 2 classes, got 1")
+    if len(names) > MAX_CLASSES:
+        raise DataError(
+            f"y_train: expected at most {MAX_CLASSES} classes, got {len(names)}"
+        )
     identity = np.eye(len(names), dtype="float32")
     return names, [identity[a] for a in y]
+
+
+def _to_text(y: np.ndarray, name: str) -> np.ndarray:
+    try:
+        return np.char.decode(y, "utf-8") if y.dtype.kind == "S" else y
+    except UnicodeDecodeError:
+        raise DataError(f"{name}: expected names in UTF-8, got other bytes") from None
 
 
 def _count_classes(y_train: np.ndarray, y_test: np.ndarray) -> int:
@@ -248,14 +269,19 @@ def _load_pictures(
     if (folder / "train").is_dir() and (folder / "test").is_dir():
         train = images.list_classes(folder / "train")
         test = images.list_classes(folder / "test")
-        for unknown in test.keys() - train.keys():
-            raise DataError(f"{folder}: expected {unknown} in train/, too, got no such")
+        for unknown in sorted(test.keys() - train.keys()):
+            raise DataError(
+                f"{folder}: expected the classes of train/ in test/, "
+                f"got {unknown} as well"
+            )
         split = None
     else:
         files = images.list_classes(folder)
         train, test = _split_files(files, test_fraction, rng)
         paths = [p.relative_to(folder).as_posix() for c in files.values() for p in c]
-        digest = hashlib.sha256("\n".join(paths).encode()).hexdigest()
+        digest = hashlib.sha256(
+            "\n".join(paths).encode(errors="surrogatepass")
+        ).hexdigest()
         split = {"seed": seed, "fraction": test_fraction, "digest": digest}
     names = list(train)
     labelled = [[(p, names.index(c)) for c in d for p in d[c]] for d in (train, test)]

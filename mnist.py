@@ -269,8 +269,11 @@ def read_npz(path: Path) -> Arrays:
         DataError: If one is missing or cannot be read; pickled objects are not read.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in IDX_FILES}
+        with open(path, "rb") as file:
+            if not zipfile.is_zipfile(file):
+                raise DataError("expected a whole npz file, got something else")
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in IDX_FILES}
     except Exception as error:  # a damaged file raises nearly anything
         raise DataError(f"{path}: cannot be read: {reason(error)}") from None
 

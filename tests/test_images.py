@@ -713,6 +713,14 @@ def test_any_size_of_photo_and_frame(size, frame):
     assert result.max() > 0.9
 
 
+def test_a_thin_pen_draws_strokes_that_mnist_could_have():
+    thin = Image.new("L", (600, 600), 200)
+    ImageDraw.Draw(thin).arc((100, 100, 500, 500), 0, 270, 40, width=4)
+    result = prepare(np.asarray(thin), 28, 28, 20)
+    length = 0.75 * np.pi * 20  # of three quarters of a circle in a box of 20
+    assert 1.5 < result.sum() / length < 2.5  # pixels wide
+
+
 def test_faint_ink_gets_full_brightness():
     faint, strong = (0.2 + contrast * stroke(200, 200) for contrast in (0.4, 1))
     faint, strong = (prepare_digit(image, 28, 28, 20) for image in (faint, strong))
