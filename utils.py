@@ -17,13 +17,19 @@ def plot_log(rows: list[dict], path: str) -> None:
         rows: The rows of `log.csv`, one an epoch.
         path: The picture to write.
     """
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    figure = Figure(figsize=(9, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
     epochs = [row["epoch"] for row in rows]
-    lines = [("", "training", "C0"), ("val_", "validation", "C2")]
-    for prefix, label, color in [*lines, ("test_", "test", "C1")]:
-        if f"{prefix}loss" not in rows[0]:
-            continue
+    lines = [
+        (prefix, label, color)
+        for prefix, label, color in (
+            ("", "training", "C0"),
+            ("val_", "validation", "C2"),
+            ("test_", "test", "C1"),
+        )
+        if f"{prefix}loss" in rows[0]
+    ]
+    for prefix, label, color in lines:
         margin = [row[f"{prefix}margin_loss"] for row in rows]
         reconstruction = [row[f"{prefix}reconstruction_loss"] for row in rows]
         error = [100 * (1 - row[f"{prefix}accuracy"]) for row in rows]
@@ -42,7 +48,9 @@ def plot_log(rows: list[dict], path: str) -> None:
         axes.yaxis.set_minor_formatter("")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.grid(alpha=0.3, which="both")
-        axes.legend(fontsize=8)
+        # below, since the curves are everywhere
+        below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.17)}
+        axes.legend(fontsize=8, ncols=len(lines), **below)
     figure.savefig(path, dpi=DPI)
 
 

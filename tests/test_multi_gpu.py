@@ -108,7 +108,7 @@ def folders(digits, folder):
 
 
 @needs_devices
-@pytest.mark.parametrize("n", [2, 4])
+@pytest.mark.parametrize("n", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_n_devices_compute_what_one_computes(n, digits, one_device, tmp_path):
     flags = (*FLAGS, "--gpus", n, *folders(digits, tmp_path))
     status, output, errors = call("capsulenet_multi_gpu.py", *flags)
@@ -119,6 +119,7 @@ def test_n_devices_compute_what_one_computes(n, digits, one_device, tmp_path):
 
 
 @needs_devices
+@pytest.mark.slow
 def test_one_device_is_the_plain_script(digits, tmp_path):
     # 192 images, so that there is no remainder, which only this script drops
     flags = (
@@ -150,6 +151,7 @@ def test_any_number_of_devices_tests_a_model(digits, one_device, tmp_path):
 
 
 @needs_devices
+@pytest.mark.slow
 def test_the_best_epoch_in_validation_is_kept(digits, tmp_path):
     flags = (*FLAGS, "--gpus", 2, "--validation_size", 50, *folders(digits, tmp_path))
     status, output, errors = call("capsulenet_multi_gpu.py", *flags)

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 
@@ -14,6 +15,9 @@ from test_images import draw_photo
 
 import saving
 
+needs_tensorflow = pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="a SavedModel needs TensorFlow"
+)
 CLASSES = ("circle", "square", "triangle")
 HEIGHT, WIDTH = 20, 24
 
@@ -100,10 +104,7 @@ def test_testing_needs_the_path_and_takes_the_rest_from_the_file(
 
 def test_training_images_never_leak_into_a_test(trained, shapes, tmp_path, capsys):
     copy = tmp_path / "copy"
-    for name in CLASSES:
-        (copy / name).mkdir(parents=True)
-        for path in (shapes / name).iterdir():
-            (copy / name / path.name).write_bytes(path.read_bytes())
+    shutil.copytree(shapes, copy)
     flags = ("-t", "-w", trained[0] / "trained_model.h5", "--save_dir", tmp_path / "o")
     assert main(*flags, "--dataset", copy) == 0  # the same files at another place
     capsys.readouterr()
@@ -206,9 +207,98 @@ def test_bad_arguments(flags, message, tmp_path, capsys):
     assert message in refuse(capsys, *flags, "--save_dir", tmp_path)
 
 
-@pytest.mark.skipif(
-    keras.backend.backend() != "tensorflow", reason="a SavedModel needs TensorFlow"
+def arrays(**changes):
+    """An npz's arrays: 6 images of 2 classes to train, 3 to test."""
+    rng = np.random.default_rng(0)
+    return {
+        "x_train": rng.integers(0, 2**16, (6, 18, 20, 3), "uint16"),
+        "y_train": np.array(["cat", "dog"] * 3),
+        "x_test": rng.integers(0, 2**16, (3, 18, 20, 3), "uint16"),
+        "y_test": np.array(["cat", "dog", "dog"]),
+        **changes,
+    }
+
+
+def test_an_npz_of_16_bits_with_names(tmp_path, capsys):
+    np.savez(tmp_path / "pets.npz", **arrays())
+    flags = ("--epochs", 1, "--digit", "cat", "--save_dir", tmp_path)
+    assert main("--dataset", tmp_path / "pets.npz", *flags) == 0
+    out = capsys.readouterr().out
+    assert "6 of 6 training images, 3 test images, 18 x 20 x 3, 2 classes" in out
+    assert re.search(r"Accuracy of class dog: [01]\.\d+ \(2\)", out)
+
+
+def test_a_named_data_set_comes_from_keras(tmp_path, capsys, monkeypatch):
+    x = np.zeros((4, 32, 32, 3), "uint8")
+    pair = (x, np.array([[0], [1], [2], [9]]))
+    monkeypatch.setattr(keras.datasets.cifar10, "load_data", lambda: (pair, pair))
+    flags = ("--epochs", 1, "--digit", "truck", "--save_dir", tmp_path)
+    assert main("--dataset", "cifar10", *flags) == 0
+    out = capsys.readouterr().out
+    assert "Data: cifar10, 4 of 4 training images" in out
+    assert "Accuracy of class bird: " in out
+    assert (tmp_path / "manipulate-9.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"x_train": np.full((6, 18, 20), np.nan)}, "x_train: expected whole numbers"),
+        ({"x_train": np.zeros((6, 18, 20, 2))}, "x_train: expected images of shape"),
+        (
+            {"x_test": np.zeros((3, 19, 20, 3))},
+            "x_test: expected images of (18, 20, 3)",
+        ),
+        ({"y_train": np.array(["cat"] * 6)}, "expected the classes of y_train"),
+        ({"y_train": np.zeros(5, int)}, "y_train: expected 6 labels"),
+        ({"y_train": np.zeros(6, int), "y_test": np.zeros(3, int)}, "2 classes, got 1"),
+        ({"y_train": np.arange(6), "y_test": np.full(3, 6)}, "labels 0 to 5"),
+        ({"y_test": np.array([0, "x", None], object)}, "cannot be read"),
+    ],
 )
+def test_faults_of_arrays(changes, message, tmp_path, capsys):
+    np.savez(tmp_path / "bad.npz", **arrays(**changes))
+    flags = ("--dataset", tmp_path / "bad.npz", "--save_dir", tmp_path / "out")
+    error = refuse(capsys, *flags)
+    assert str(tmp_path / "bad.npz") in error and message in error
+    assert not (tmp_path / "out").exists()
+
+
+def truncate(folder):
+    path = folder / "square" / "3.png"
+    path.write_bytes(path.read_bytes()[:60])
+    return path
+
+
+def write_bomb(folder):
+    path = folder / "square" / "bomb.png"
+    Image.new("1", (20000, 10000)).save(path)  # 200 million pixels in 30 kB
+    return path
+
+
+def empty_class(folder):
+    for path in (folder / "square").iterdir():
+        path.unlink()
+    return folder / "square"
+
+
+def add_another_size(folder):
+    path = folder / "square" / "large.png"
+    Image.new("RGB", (50, 60)).save(path)
+    return path
+
+
+@pytest.mark.parametrize("spoil", [truncate, write_bomb, empty_class, add_another_size])
+def test_faults_of_pictures(spoil, shapes, tmp_path, capsys):
+    folder = tmp_path / "data"
+    shutil.copytree(shapes, folder)
+    path = spoil(folder)
+    error = refuse(capsys, "--dataset", folder, "--save_dir", tmp_path / "out")
+    assert str(path) in error
+    assert not (tmp_path / "out").exists()
+
+
+@needs_tensorflow
 def test_an_export_runs_without_our_code(trained, tmp_path):
     model = trained[0] / "trained_model.h5"
     process = run("--export", tmp_path / "export", "-w", model, cwd=tmp_path)
@@ -239,6 +329,7 @@ assert not {"capsulenet", "capsulelayers", "saving"} & set(sys.modules)
             np.testing.assert_allclose(out[f"{name}_uint8"], value, atol=1e-5)
 
 
+@needs_tensorflow
 def test_an_export_replaces_nothing(trained, tmp_path, capsys):
     (tmp_path / "mine").write_text("precious")
     model = trained[0] / "trained_model.h5"
