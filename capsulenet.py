@@ -337,6 +337,10 @@ class EpochLog(keras.callbacks.Callback):
             utils.plot_log(self.rows, path)
         error = 100 * (1 - row["test_accuracy"])
         print(f"epoch {epoch + 1}: {seconds:.0f} s, test error {error:.2f} %")
+        # Without any length the margin loss is 0.9 ** 2, and its gradient vanishes.
+        if len(self.rows) == 2 and row["test_margin_loss"] > 0.78:
+            lower = 0.3 * self.args.lr
+            print(f"All capsules are near zero length. Try a lower --lr, {lower:.1g}.")
 
 
 def predict(model: keras.Model, inputs: list, args: argparse.Namespace) -> list:

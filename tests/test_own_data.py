@@ -148,6 +148,12 @@ def test_flags_win_over_the_file_and_the_file_over_the_default(
         assert "18 x 19 x 1" in out
 
 
+def test_capsules_without_length_are_noticed(shapes, tmp_path, capsys):
+    flags = ("--epochs", 2, "--lr", 1e-9, "--batch_size", 24, "--save_dir", tmp_path)
+    assert main("--dataset", shapes, *flags) == 0
+    assert "Try a lower --lr, 3e-10" in capsys.readouterr().out
+
+
 def test_predict_needs_the_model_alone(trained, shapes, tmp_path, capsys):
     pictures = [shapes / "circle" / "0.png", shapes / "square" / "1.png"]
     large = tmp_path / "large.jpg"
