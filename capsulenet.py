@@ -1023,7 +1023,8 @@ def main(argv: list[str] | None = None, build_parser=build_parser, run=run) -> i
         check_arguments(args)
         run(args)
     except USER_ERRORS as error:
-        print(f"{parser.prog}: error: {error}", file=sys.stderr)
+        message = " ".join(str(error).splitlines())  # a file's name may hold several
+        print(f"{parser.prog}: error: {message}", file=sys.stderr)
         return 2
     return 0
 

@@ -194,7 +194,7 @@ def _one_hot(
 ) -> tuple[list[str], list[np.ndarray]]:
     """Names of the classes, and one-hot labels for numbers, names or one-hot labels."""
     y = [a[:, 0] if a.ndim == 2 and a.shape[1] == 1 else a for a in (y_train, y_test)]
-    if all(a.ndim == 2 and a.dtype.kind in "uif" for a in y):
+    if all(a.ndim == 2 and a.dtype.kind in "uifb" for a in y):
         for a, name in zip(y, ("y_train", "y_test")):
             if not (((a == 0) | (a == 1)).all() and (a.sum(axis=1) == 1).all()):
                 raise DataError(f"{name}: expected one-hot rows, got other numbers")

@@ -107,6 +107,7 @@ LETTERS = np.array(["ä".encode(), "é".encode(), b"z"])
         (lambda y: 2 * y, "01234", "024"),
         (lambda y: y[:, np.newaxis], "012", "012"),
         (lambda y: np.eye(3, dtype=int)[y], "012", "012"),
+        (lambda y: np.eye(3, dtype=bool)[y], "012", "012"),
         (lambda y: np.eye(5, dtype="float32")[y], "01234", "012"),
         (lambda y: ANIMALS[y], ANIMALS, ANIMALS),
         (lambda y: ANIMALS[y][:, np.newaxis], ANIMALS, ANIMALS),
@@ -115,6 +116,7 @@ LETTERS = np.array(["ä".encode(), "é".encode(), b"z"])
     ],
     ids=[
         *("int64", "uint8", "even numbers only", "int64 (n, 1)", "one-hot"),
+        "one-hot of truth values",
         *("float one-hot with classes of no image", "names", "names (n, 1)"),
         *("ASCII bytes", "UTF-8 bytes"),
     ],

@@ -294,7 +294,16 @@ def add_another_size(folder):
     return path
 
 
-@pytest.mark.parametrize("spoil", [truncate, write_bomb, empty_class, add_another_size])
+def name_with_a_line_break(folder):
+    path = folder / "square" / "a\nb.png"
+    path.write_text("no picture")
+    return folder / "square" / "a b.png"
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [truncate, write_bomb, empty_class, add_another_size, name_with_a_line_break],
+)
 def test_faults_of_pictures(spoil, shapes, tmp_path, capsys):
     folder = tmp_path / "data"
     shutil.copytree(shapes, folder)
