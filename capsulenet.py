@@ -117,7 +117,8 @@ def CapsNet(
     if min(input_shape[:2]) < 17:
         raise UsageError(
             "expected images of at least 17 x 17 pixels, for the two 9x9 convolutions, "
-            f"received {input_shape[0]} x {input_shape[1]}; see --image_size"
+            f"received {input_shape[0]} x {input_shape[1]}; --image_size 32 32 would "
+            "enlarge them"
         )
     x = keras.Input(input_shape, name="image")
     y = keras.Input((n_class,), name="label")
@@ -337,10 +338,18 @@ class EpochLog(keras.callbacks.Callback):
             utils.plot_log(self.rows, path)
         error = 100 * (1 - row["test_accuracy"])
         print(f"epoch {epoch + 1}: {seconds:.0f} s, test error {error:.2f} %")
-        # Without any length the margin loss is 0.9 ** 2, and its gradient vanishes.
-        if len(self.rows) == 2 and row["test_margin_loss"] > 0.78:
-            lower = 0.3 * self.args.lr
-            print(f"All capsules are near zero length. Try a lower --lr, {lower:.1g}.")
+        if len(self.rows) == 2 and all_alike(outputs[0]):
+            lower = f"{0.3 * self.args.lr:.1g}"
+            print(f"All images get the same capsule lengths. Try --lr {lower}.")
+
+
+def all_alike(lengths: np.ndarray) -> bool:
+    """Whether a network is stuck: no capsule has any length, or all are saturated.
+
+    Args:
+        lengths: Lengths of the class capsules, shape (n, n_class).
+    """
+    return bool(lengths.max() < 0.1 or lengths.std(axis=0).max() < 0.01)
 
 
 def predict(model: keras.Model, inputs: list, args: argparse.Namespace) -> list:
@@ -708,7 +717,14 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise UsageError("--debug needs TensorBoard: pip install tensorboard")
     args.info = {} if args.weights is None else saving.read_info(args.weights)
     take_from_file(args, routings=3)
-    if not (args.predict or args.export):
+    if args.predict or args.export:
+        for name in ("dataset", "data_dir", "image_size", "grayscale", "test_fraction"):
+            if getattr(args, name) is not None:
+                raise UsageError(
+                    f"--{name} has no effect with --predict or --export, "
+                    "as the model file says what is needed"
+                )
+    else:
         settle_data(args)
     folder = os.path.abspath(args.save_dir)
     while not os.path.lexists(folder):  # it will be created in the first that exists
@@ -763,7 +779,14 @@ def check_data(data: datasets.Dataset, args: argparse.Namespace) -> None:
     """
     (x_train, y_train), (x_test, _) = data
     if not args.testing:
-        datasets.split(x_train, y_train, args.train_size, args.validation_size)
+        (x, _), _ = datasets.split(
+            x_train, y_train, args.train_size, args.validation_size
+        )
+        if args.drop_remainder and args.batch_size > len(x):
+            raise UsageError(
+                f"--batch_size: expected at most {len(x)}, the number of training "
+                f"images, received {args.batch_size}"
+            )
         if runs_on_cpu():
             needed = least_memory(x_train.shape[1:], y_train.shape[1], args)
             datasets.check_memory(needed, f"training with batches of {args.batch_size}")
@@ -955,10 +978,13 @@ def classify(
     names = info["class_names"]
     titles = []
     for path, (_, done), values in zip(args.predict, prepared, lengths):
-        best = int(values.argmax())
-        titles.append(f"{names[best]} ({values[best]:.2f})")
+        second, best = np.argsort(values, kind="stable")[-2:]
+        titles.append((os.path.basename(path), f"{names[best]} ({values[best]:.2f})"))
         note = f"; {done}" if done else ""
-        print(f"{path}: {names[best]}, length {values[best]:.3f}{note}")
+        print(
+            f"{path}: {names[best]}, length {values[best]:.3f}, "
+            f"then {names[second]}, {values[second]:.3f}{note}"
+        )
     path = os.path.join(args.save_dir, "predictions.png")
     columns = (pictures, inputs, reconstructions, lengths, titles)
     shown = [column[:MAX_ROWS] for column in columns]

@@ -114,7 +114,7 @@ def plot_predictions(
         reconstructions: The same shape.
         lengths: Lengths of the class capsules, shape (n, n_class). The longest
             `MAX_BARS` are drawn where there are more.
-        titles: A title for each row.
+        titles: For each row, the name of the picture and what it was taken for.
         class_names: A name for each class.
         path: The picture to write.
     """
@@ -122,10 +122,10 @@ def plot_predictions(
     bars = min(MAX_BARS, len(class_names))
     figure = Figure(figsize=(9, 2.3 * n), layout="constrained")
     grid = figure.subplots(n, 4, squeeze=False, width_ratios=(1, 1, 1, 2))
-    columns = ("picture", "network input", "reconstruction")
-    for row, parts, values, title in zip(
+    for row, parts, values, (name, title) in zip(
         grid, zip(pictures, images, reconstructions), lengths, titles
     ):
+        columns = (_shorten(name, 28), "network input", "reconstruction")
         for axes, image, column in zip(row, parts, columns):
             _show(axes, image)
             axes.set_title(column, fontsize=9)
@@ -141,8 +141,8 @@ def plot_predictions(
     figure.savefig(path, dpi=DPI)
 
 
-def _shorten(name: str) -> str:
-    return name if len(name) <= 14 else f"{name[:13]}…"
+def _shorten(name: str, longest: int = 14) -> str:
+    return name if len(name) <= longest else f"{name[: longest - 1]}…"
 
 
 def tile_images(images, columns: int) -> np.ndarray:

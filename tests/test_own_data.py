@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw
 from test_command_line import contents, main, run
 from test_images import draw_photo
 
+import capsulenet
 import saving
 
 needs_tensorflow = pytest.mark.skipif(
@@ -148,10 +149,29 @@ def test_flags_win_over_the_file_and_the_file_over_the_default(
         assert "18 x 19 x 1" in out
 
 
+@pytest.mark.parametrize(
+    ("lengths", "stuck"),
+    [
+        (np.full((4, 3), 0.02), True),  # no length
+        (np.full((4, 3), 0.999), True),  # saturated
+        (np.array([[0.5, 0.4], [0.4, 0.5]]), False),
+    ],
+)
+def test_networks_that_are_stuck(lengths, stuck):
+    assert capsulenet.all_alike(lengths) is stuck
+
+
+def test_flags_of_the_data_have_no_effect_on_a_prediction(trained, tmp_path, capsys):
+    flags = ("--predict", "x.png", "-w", trained[0] / "trained_model.h5")
+    for flag in (("--grayscale",), ("--image_size", 20, 20), ("--dataset", "mnist")):
+        message = refuse(capsys, *flags, *flag, "--save_dir", tmp_path)
+        assert f"{flag[0]} has no effect with --predict" in message
+
+
 def test_capsules_without_length_are_noticed(shapes, tmp_path, capsys):
     flags = ("--epochs", 2, "--lr", 1e-9, "--batch_size", 24, "--save_dir", tmp_path)
     assert main("--dataset", shapes, *flags) == 0
-    assert "Try a lower --lr, 3e-10" in capsys.readouterr().out
+    assert "Try --lr 3e-10" in capsys.readouterr().out
 
 
 def test_predict_needs_the_model_alone(trained, shapes, tmp_path, capsys):
@@ -164,7 +184,9 @@ def test_predict_needs_the_model_alone(trained, shapes, tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     for path, line in zip((*pictures, large), lines[2:]):
         assert re.match(
-            rf"{re.escape(str(path))}: (circle|square|triangle), length [01]\.\d+", line
+            rf"{re.escape(str(path))}: (circle|square|triangle), length [01]\.\d+, "
+            r"then (circle|square|triangle), [01]\.\d+",
+            line,
         )
     assert lines[4].endswith("fitted into 20 x 24")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["predictions.png"]
@@ -333,8 +355,6 @@ np.savez(folder + "/out.npz", **a, **{k + "_uint8": v for k, v in b.items()})
 assert not {"capsulenet", "capsulelayers", "saving"} & set(sys.modules)
 """
     subprocess.run([sys.executable, "-c", program, tmp_path], check=True, cwd=tmp_path)
-    import capsulenet
-
     train_model, eval_model, _ = capsulenet.CapsNet((HEIGHT, WIDTH, 3), 3)
     saving.load_weights(train_model, model)
     expected = eval_model.predict(pixels / np.float32(255), verbose=0)
