@@ -27,7 +27,6 @@ NAMED = {
 }
 IN_FOLDERS = ("mnist", "fashion_mnist")  # those that `data_dir` may hold
 MAX_CLASSES = 1000
-LUMINANCE = (0.299, 0.587, 0.114)  # of red, green and blue, as Pillow weighs them
 
 Pair = tuple[np.ndarray, np.ndarray]
 
@@ -180,7 +179,7 @@ def _fit(
     x: np.ndarray, image_size: tuple[int, int] | None, grayscale: bool
 ) -> np.ndarray:
     if grayscale and x.shape[-1] == 3:
-        x = (x @ np.array(LUMINANCE, "float32"))[..., np.newaxis]
+        x = x @ images.LUMINANCE[:, np.newaxis]
     if image_size is not None and x.shape[1:3] != tuple(image_size):
         fitted = np.empty((len(x), *image_size, x.shape[-1]), "float32")
         for i, image in enumerate(x):

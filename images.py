@@ -14,6 +14,7 @@ from PIL import Image, ImageFilter
 FORMATS = ("PNG", "JPEG", "BMP", "GIF")
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".gif")
 ORIENTATION = 0x0112  # the EXIF tag
+LUMINANCE = np.array([0.299, 0.587, 0.114], "float32")  # of red, green and blue
 
 
 class DataError(ValueError):
@@ -47,7 +48,7 @@ def read_image(path: str | os.PathLike[str], channels: int | None = None) -> np.
         orientation = _orientation(image)
         pixels = _upright(_pixels(image), orientation)
     if channels == 1 and pixels.shape[2] == 3:
-        pixels = pixels @ np.array([[0.299], [0.587], [0.114]], "float32")
+        pixels = pixels @ LUMINANCE[:, np.newaxis]
     elif channels == 3 and pixels.shape[2] == 1:
         pixels = pixels.repeat(3, axis=2)
     return np.ascontiguousarray(pixels.clip(0, 1))
