@@ -12,15 +12,19 @@ Reference:
 
 import argparse
 import contextlib
-import csv
 import importlib.util
 import math
 import os
+import signal
 import sys
 import tempfile
-import time
+from functools import partial
 
 import numpy as np
+
+if __name__ == "__main__":  # until `main` does better than a page of import lines
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, frame: os._exit(128 + number))
 
 QUIET = "3"
 MAX_ROWS = 20  # of predictions.png
@@ -63,6 +67,7 @@ with quiet_start():
     import datasets
     import images
     import saving
+    import training
     import utils
     from capsulelayers import (
         PACKAGE,
@@ -72,6 +77,7 @@ with quiet_start():
         PrimaryCap,
         runs_on_cpu,
     )
+    from training import predict
 
 
 # What is known of a weights file that says nothing about itself.
@@ -82,6 +88,18 @@ MNIST_INFO = {
     "border_brightness": 0.0,
     "digit_box": 20,
 }
+
+
+# Columns of the log, by Keras's names for them.
+METRICS = {
+    "capsnet_loss": "margin_loss",
+    "decoder_loss": "reconstruction_loss",
+    "capsnet_accuracy": "accuracy",
+}
+# Flags that are not of a run, and those of it that may change when it goes on.
+NOT_OF_RUN = {"testing", "predict", "export", "resume", "overwrite", "digit", "invert"}
+NOT_OF_RUN |= {"debug", "save_dir", "devices", "num_hosts", "host_id"}
+MAY_CHANGE = {"epochs", "data_dir"}
 
 
 class UsageError(ValueError):
@@ -238,8 +256,10 @@ def train(
     Returns:
         The model, with the last epoch's weights or, with `args.validation_size`, those
         of the epoch with the best validation accuracy.
+
+    Raises: those of `training.fit`.
     """
-    (x_train, y_train), (x_test, y_test) = data
+    (x_train, y_train), test = data
     (x_train, y_train), validation = datasets.split(
         x_train, y_train, args.train_size, args.validation_size
     )
@@ -255,122 +275,22 @@ def train(
     )
     compile_model(model, args.lr, args.lam_recon)
     held_out = {"val": validation} if validation else {}
-    log = EpochLog(batches, {**held_out, "test": (x_test, y_test)}, args)
-    callbacks = [
-        keras.callbacks.LambdaCallback(on_epoch_begin=batches.set_epoch),
-        keras.callbacks.LearningRateScheduler(
-            lambda epoch: args.lr * args.lr_decay**epoch
-        ),
-        keras.callbacks.ProgbarLogger(),  # before the log, so that its time is training
-        log,
-    ]
-    if args.debug:
-        folder = os.path.join(args.save_dir, "tensorboard-logs")
-        callbacks.append(keras.callbacks.TensorBoard(folder))
-    # A bar that moves on a terminal, a line an epoch in a file.
-    verbose = 1 if sys.stdout.isatty() else 2
-    model.fit(
+    held_out["test"] = test
+    log = training.EpochLog(
         batches,
-        epochs=args.epochs,
-        shuffle=False,
-        callbacks=callbacks,
-        verbose=verbose,
+        {name: ([x, y], (x, y)) for name, (x, y) in held_out.items()},
+        partial(evaluate, lam_recon=args.lam_recon),
+        METRICS,
+        model_info(data, args),
+        data.digest(),
+        args,
     )
-
-    if log.best_weights is not None:
-        model.set_weights(log.best_weights)
-        print(f"Taking the weights of epoch {log.best_epoch}, the best in validation.")
+    training.fit(model, batches, log, args)
     path = os.path.join(args.save_dir, "trained_model.h5")
-    saving.save_model(model, path, model_info(data, args))
+    saving.save_model(model, path, log.info)
     for name in ("log.csv", "log.png", "trained_model.h5"):
         print("Wrote", os.path.join(args.save_dir, name))
     return model
-
-
-class EpochLog(keras.callbacks.Callback):
-    """Evaluates after every epoch, renews `log.csv` and `log.png`, keeps the best.
-
-    Args:
-        batches: The training data, a `datasets.ShiftedBatches`.
-        held_out: Images and labels to evaluate, by the prefix of their columns; the
-            best weights are those with the best accuracy of "val", if it is there.
-        args: The parsed command line.
-    """
-
-    def __init__(self, batches, held_out: dict, args: argparse.Namespace):
-        super().__init__()
-        self.batches = batches
-        self.held_out = held_out
-        self.args = args
-        self.rows = []
-        self.best_weights = self.best_epoch = None
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self.started = time.perf_counter()
-
-    def on_epoch_end(self, epoch, logs=None):
-        seconds = time.perf_counter() - self.started
-        row = {
-            "epoch": epoch + 1,
-            "seconds": round(seconds, 3),
-            "images_per_second": round(self.batches.num_samples / seconds, 1),
-            "learning_rate": float(logs["learning_rate"]),
-            "loss": float(logs["loss"]),
-            "margin_loss": float(logs["capsnet_loss"]),
-            "reconstruction_loss": float(logs["decoder_loss"]),
-            "accuracy": float(logs["capsnet_accuracy"]),
-        }
-        for name, (x, y) in self.held_out.items():
-            outputs = predict(self.model, [x, y], self.args)
-            result = evaluate(*outputs, x, y, self.args.lam_recon)
-            row.update({f"{name}_{column}": v for column, v in result.items()})
-        # Seven digits are what float32 holds.
-        row = {k: float(f"{v:.7g}") if k != "epoch" else v for k, v in row.items()}
-        if "val" in self.held_out and all(
-            row["val_accuracy"] > earlier["val_accuracy"] for earlier in self.rows
-        ):
-            self.best_weights = self.model.get_weights()
-            self.best_epoch = epoch + 1
-        self.rows.append(row)
-        with saving.replace_file(os.path.join(self.args.save_dir, "log.csv")) as path:
-            write_csv(path, self.rows)
-        with saving.replace_file(os.path.join(self.args.save_dir, "log.png")) as path:
-            utils.plot_log(self.rows, path)
-        error = 100 * (1 - row["test_accuracy"])
-        print(f"epoch {epoch + 1}: {seconds:.0f} s, test error {error:.2f} %")
-        if len(self.rows) == 2 and all_alike(outputs[0]):
-            lower = f"{0.3 * self.args.lr:.1g}"
-            print(f"All images get the same capsule lengths. Try --lr {lower}.")
-
-
-def all_alike(lengths: np.ndarray) -> bool:
-    """Whether a network is stuck: no capsule has any length, or all are saturated.
-
-    Args:
-        lengths: Lengths of the class capsules, shape (n, n_class).
-    """
-    return bool(lengths.max() < 0.1 or lengths.std(axis=0).max() < 0.01)
-
-
-def predict(model: keras.Model, inputs: list, args: argparse.Namespace) -> list:
-    """The model's outputs for all samples, computed in batches of one size.
-
-    The last batch is filled up, and what was filled in is cut off: each step has the
-    same shape, which several devices share evenly. Each host computes its part of a
-    batch, and gets the outputs of all.
-    """
-    n = len(inputs[0])
-    per_device = min(args.batch_size // args.devices, math.ceil(n / args.devices))
-    batch_size = per_device * args.devices
-    host_size = batch_size // args.num_hosts
-    fill = np.arange(-n % batch_size) % n
-    filled = [np.concatenate([a, a[fill]]) if len(fill) else a for a in inputs]
-    # (samples, ...) -> (batches, hosts, samples of a host, ...) -> ours, in a row
-    parts = [a.reshape(-1, args.num_hosts, host_size, *a.shape[1:]) for a in filled]
-    parts = [a[:, args.host_id].reshape(-1, *a.shape[3:]) for a in parts]
-    inputs = parts if len(parts) > 1 else parts[0]
-    outputs = model.predict(inputs, batch_size=host_size, verbose=0)
-    return [a[:n] for a in (outputs if isinstance(outputs, list) else [outputs])]
 
 
 def evaluate(lengths, reconstructions, x, y, lam_recon: float) -> dict[str, float]:
@@ -383,14 +303,6 @@ def evaluate(lengths, reconstructions, x, y, lam_recon: float) -> dict[str, floa
         "reconstruction_loss": reconstruction,
         "accuracy": float(np.mean(lengths.argmax(axis=1) == y.argmax(axis=1))),
     }
-
-
-def write_csv(path: str, rows: list[dict]) -> None:
-    """Writes rows that share their columns."""
-    with open(path, "w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 def model_info(data: datasets.Dataset, args: argparse.Namespace) -> dict:
@@ -479,8 +391,8 @@ def manipulate_latent(
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message):
-        """One line instead of the whole usage."""
-        self.exit(2, f"{self.prog}: error: {message}\n")
+        """For `main` to print, in one line instead of the whole usage."""
+        raise UsageError(message)
 
 
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
@@ -507,6 +419,18 @@ def build_parser(doc: str = __doc__) -> argparse.ArgumentParser:
     modes = group.add_mutually_exclusive_group()
     modes.add_argument(
         "-t", "--testing", action="store_true", help="test a trained model"
+    )
+    modes.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with the run in --save_dir after its last finished epoch; flags "
+        "that are not given are the run's, --epochs may be more",
+    )
+    modes.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="train from the start where --save_dir holds a run already; the earlier "
+        "run is there until the first epoch is finished",
     )
     modes.add_argument(
         "--predict",
@@ -668,7 +592,70 @@ def build_parser(doc: str = __doc__) -> argparse.ArgumentParser:
         metavar="DIR",
         help="folder of the files that are written",
     )
+    parser.set_defaults(of_run=sorted(vars(parser.parse_args([])).keys() - NOT_OF_RUN))
     return parser
+
+
+def parse_arguments(
+    parser: argparse.ArgumentParser, argv: list[str] | None
+) -> argparse.Namespace:
+    """Parses the command line; with --resume, on top of the arguments of the run.
+
+    Raises:
+        UsageError, saving.ModelFileError: If it makes no sense, or contradicts the run.
+    """
+    args = parser.parse_args(argv)
+    args.finished = 0
+    if not args.resume:
+        return args
+    path = os.path.join(args.save_dir, training.RUN_STATE)
+    if not os.path.lexists(path):
+        raise UsageError(f"--resume: there is no run to go on with, no {path}")
+    run = saving.read_run(path)
+    begun = parse_run(parser, run["arguments"], path)
+    args = parser.parse_args(argv, argparse.Namespace(**vars(begun)))
+    for name in set(args.of_run) - MAY_CHANGE:
+        expected, received = getattr(begun, name), getattr(args, name)
+        if expected != received:
+            raise UsageError(
+                f"--{name}: expected {expected}, with which the run in {args.save_dir} "
+                f"was begun, received {received}"
+            )
+    args.finished = len(run["rows"])
+    if args.epochs < args.finished:
+        raise UsageError(
+            f"--epochs: expected at least {args.finished}, as many are finished, "
+            f"received {args.epochs}"
+        )
+    return args
+
+
+def parse_run(
+    parser: argparse.ArgumentParser, arguments: dict, path: str
+) -> argparse.Namespace:
+    """Parses the arguments that a run state holds as if they had been typed.
+
+    Raises:
+        saving.ModelFileError: If they could not have been.
+    """
+    values = dict(arguments)
+    drop_remainder = values.pop("drop_remainder", None)
+    argv = []
+    for name, value in values.items():
+        if isinstance(value, list):
+            argv += [f"--{name}", *map(str, value)]
+        elif value is True:
+            argv.append(f"--{name}")
+        elif value is not None and value is not False:
+            argv.append(f"--{name}={value}")
+    try:
+        args = parser.parse_args(argv)
+    except UsageError as error:
+        raise saving.ModelFileError(f"{path}: damaged run state: {error}") from error
+    if type(drop_remainder) is not bool or set(arguments) != set(args.of_run):
+        raise saving.ModelFileError(f"{path}: damaged run state: other arguments")
+    args.drop_remainder = drop_remainder
+    return args
 
 
 def integer(least: int, most: int = 2**31 - 1):
@@ -713,9 +700,12 @@ def check_arguments(args: argparse.Namespace) -> None:
             raise UsageError(
                 f"there is no {args.weights}; train a model first, or name one with -w"
             )
+    if not trained:
+        check_folder(args)
     if args.debug and importlib.util.find_spec("tensorboard") is None:
         raise UsageError("--debug needs TensorBoard: pip install tensorboard")
-    args.info = {} if args.weights is None else saving.read_info(args.weights)
+    has_file = args.weights is not None and not args.resume
+    args.info = saving.read_info(args.weights) if has_file else {}
     take_from_file(args, routings=3)
     if args.predict or args.export:
         for name in ("dataset", "data_dir", "image_size", "grayscale", "test_fraction"):
@@ -736,6 +726,22 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise UsageError(
             f"--save_dir: cannot write to {args.save_dir}: {error.strerror}"
         ) from error
+
+
+def check_folder(args: argparse.Namespace) -> None:
+    """Finds out whether a run may begin in a folder.
+
+    Raises:
+        UsageError: If there is another that is neither to go on nor to be replaced.
+    """
+    if args.resume or args.overwrite:
+        return
+    for name in training.RUN_FILES:
+        if os.path.lexists(os.path.join(args.save_dir, name)):
+            raise UsageError(
+                f"--save_dir: {args.save_dir} holds a run already ({name}): --resume "
+                "goes on with it, --overwrite replaces it"
+            )
 
 
 def take_from_file(args: argparse.Namespace, **defaults) -> None:
@@ -782,6 +788,11 @@ def check_data(data: datasets.Dataset, args: argparse.Namespace) -> None:
         (x, _), _ = datasets.split(
             x_train, y_train, args.train_size, args.validation_size
         )
+        if args.devices > 1 and not args.drop_remainder and len(x) % args.batch_size:
+            raise UsageError(
+                "--resume: expected one device, on which the run was begun and uses "
+                f"the images left over at the end of an epoch, received {args.devices}"
+            )
         if args.drop_remainder and args.batch_size > len(x):
             raise UsageError(
                 f"--batch_size: expected at most {len(x)}, the number of training "
@@ -864,7 +875,11 @@ def describe_run(
 ) -> str:
     """The header: what will run, and on what."""
     (x_train, _), (x_test, _) = data
-    task = f"Testing {args.weights}" if args.testing else "Training"
+    task = "Training"
+    if args.testing:
+        task = f"Testing {args.weights}"
+    elif args.resume:
+        task = f"Going on after epoch {args.finished} of {args.epochs}"
     size = len(x_train) - args.validation_size
     size = min(size, args.train_size or size)
     used = "" if args.testing else f"{size} of {len(x_train)} training images, "
@@ -912,14 +927,20 @@ def train_or_test(args: argparse.Namespace) -> None:
         args.lam_recon = 0.0005 * math.prod(x.shape[1:])
     models = CapsNet(x.shape[1:], y.shape[1], args.routings)
     train_model, eval_model, manipulate_model = models
-    if args.weights is not None:
+    if args.weights is not None and not args.resume:
         saving.load_weights(train_model, args.weights)
     os.makedirs(args.save_dir, exist_ok=True)
-    print(describe_run(args, train_model, data))
-    if not args.testing:
+    if args.testing:
+        print(describe_run(args, train_model, data))
+        test(eval_model, data, args)
+        manipulate_latent(manipulate_model, data, args)
+        return
+    with saving.lock_folder(args.save_dir):
+        check_folder(args)  # again, now that no other run can begin in it
+        print(describe_run(args, train_model, data))
         train(train_model, data, args)
-    test(eval_model, data, args)
-    manipulate_latent(manipulate_model, data, args)
+        test(eval_model, data, args)
+        manipulate_latent(manipulate_model, data, args)
 
 
 def use_model(args: argparse.Namespace) -> None:
@@ -1044,15 +1065,23 @@ def main(argv: list[str] | None = None, build_parser=build_parser, run=run) -> i
     `capsulenet_multi_gpu.py` passes a parser with more flags, and runs on more devices.
     """
     parser = build_parser()
-    args = parser.parse_args(argv)
     try:
-        check_arguments(args)
-        run(args)
+        with training.interruptible():
+            args = parse_arguments(parser, argv)
+            check_arguments(args)
+            run(args)
     except USER_ERRORS as error:
+        status = 2
         message = " ".join(str(error).splitlines())  # a file's name may hold several
-        print(f"{parser.prog}: error: {message}", file=sys.stderr)
-        return 2
-    return 0
+    except training.DivergedError as error:
+        status, message = 1, str(error)
+    except training.Interrupted as interrupt:
+        print(f"{parser.prog}: {interrupt}", file=sys.stderr)
+        return interrupt.status
+    else:
+        return 0
+    print(f"{parser.prog}: error: {message}", file=sys.stderr)
+    return status
 
 
 if __name__ == "__main__":

@@ -16,6 +16,8 @@ import contextlib
 import hashlib
 import os
 import re
+import shutil
+import signal
 import socket
 import sys
 import tempfile
@@ -24,11 +26,16 @@ import traceback
 
 import numpy as np
 
+if __name__ == "__main__":  # as in capsulenet.py
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, frame: os._exit(128 + number))
+
 import capsulenet  # first, since it silences the backend's start
 
 # isort: split
 import keras
 
+import training
 from capsulenet import UsageError
 
 
@@ -255,10 +262,13 @@ def one_writer(args: argparse.Namespace):
         yield
         return
     with (
-        tempfile.TemporaryDirectory() as args.save_dir,
+        tempfile.TemporaryDirectory() as folder,
         open(os.devnull, "w") as nowhere,
         contextlib.redirect_stdout(nowhere),
     ):
+        if args.resume:
+            shutil.copy(os.path.join(args.save_dir, training.RUN_STATE), folder)
+        args.save_dir = folder
         yield
 
 
@@ -299,6 +309,10 @@ def run(args: argparse.Namespace) -> None:
         run_on_devices(args)
     except capsulenet.USER_ERRORS as error:
         end_process(str(error), 2)
+    except training.DivergedError as error:
+        end_process(str(error), 1)
+    except training.Interrupted as interrupt:
+        end_process(str(interrupt), interrupt.status)
     except Exception as error:
         if re.match("[A-Z_]+: ", str(error)):  # a status of JAX's runtime
             end_process(f"lost another host: {str(error).splitlines()[0]}", 1)

@@ -54,6 +54,13 @@ class Dataset:
     def __iter__(self):
         return iter((self.train, self.test))
 
+    def digest(self) -> str:
+        """A SHA-256 sum of all images and labels."""
+        sha = hashlib.sha256()
+        for array in (*self.train, *self.test):
+            sha.update(np.ascontiguousarray(array))
+        return sha.hexdigest()
+
 
 def load_dataset(
     name: str = "mnist",

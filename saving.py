@@ -1,9 +1,10 @@
-"""Model files: written whole or not at all, read with suspicion."""
+"""Model files and run states: written whole or not at all, read with suspicion."""
 
 import contextlib
+import csv
+import glob
 import io
 import json
-import math
 import os
 import re
 import tempfile
@@ -11,9 +12,12 @@ import zipfile
 
 import h5py
 import keras
+import numpy as np
 
 FORMAT_VERSION = 1
 _INFO_ATTRIBUTE = "capsnet"
+_RUN, _OPTIMIZER, _BEST = "run", "optimizer", "best"
+_LARGEST_RUN = 1 << 26  # bytes of JSON; an epoch takes about 500
 _WEIGHTS = "weight_names"
 _HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _ZIP_SIGNATURE = b"PK\x03\x04"
@@ -32,6 +36,9 @@ def replace_file(path: str):
 
     Args:
         path: The file to create or to replace.
+
+    Raises:
+        OSError: If it cannot be written; an earlier file is still there.
     """
     folder, name = os.path.split(os.path.abspath(path))
     temporary = os.path.join(folder, f".{os.getpid()}.{name}")
@@ -40,10 +47,69 @@ def replace_file(path: str):
         with open(temporary, "r+b") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
+        _sync_folder(folder)
+    except BaseException as error:
         with contextlib.suppress(OSError):
             os.remove(temporary)
+        if isinstance(error, OSError):
+            reason = error.strerror or error
+            raise OSError(f"{path}: cannot be written: {reason}") from error
         raise
+
+
+def _sync_folder(folder: str) -> None:
+    """Makes a rename last, where the system opens folders."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def remove_leftovers(folder: str, names: tuple[str, ...]) -> None:
+    """Removes the temporary files of a process that was killed.
+
+    Args:
+        folder: A folder that is locked.
+        names: Names of files that are written by who holds the lock alone.
+    """
+    for name in names:
+        for path in glob.glob(os.path.join(glob.escape(folder), f".*.{name}")):
+            os.remove(path)
+
+
+@contextlib.contextmanager
+def lock_folder(folder: str):
+    """Keeps other runs out of a folder, until the block or the process ends.
+
+    Args:
+        folder: An existing folder; a hidden empty file stays there.
+
+    Raises:
+        OSError: If another process has the lock, or there are no locks.
+    """
+    with open(os.path.join(folder, ".lock"), "ab") as file:
+        try:
+            if os.name == "posix":
+                import fcntl
+
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            else:
+                import msvcrt
+
+                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        except (BlockingIOError, PermissionError) as error:
+            raise BlockingIOError(f"{folder}: another run is at work here") from error
+        yield
+
+
+def write_csv(path: str, rows: list[dict]) -> None:
+    """Writes rows that share their columns."""
+    with replace_file(path) as temporary, open(temporary, "w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def save_model(model: keras.Model, path: str, info: dict) -> None:
@@ -55,21 +121,72 @@ def save_model(model: keras.Model, path: str, info: dict) -> None:
         model: The train model of `capsulenet.CapsNet`.
         path: Name of the file.
         info: What else is needed to use the weights; stored as one JSON attribute.
+
+    Raises:
+        OSError: If it cannot be written; an earlier file is still there.
     """
-    with replace_file(path) as temporary, h5py.File(temporary, "w") as file:
-        layers = [layer for layer in model.layers if layer.weights]
-        file.attrs["layer_names"] = [layer.name.encode() for layer in layers]
-        file.attrs["backend"] = keras.backend.backend().encode()
-        file.attrs["keras_version"] = keras.version().encode()
-        for layer in layers:
-            group = file.create_group(layer.name)
-            names = [f"{layer.name}/{i}/{w.name}" for i, w in enumerate(layer.weights)]
-            group.attrs["weight_names"] = [name.encode() for name in names]
-            for name, weight in zip(names, layer.weights):
-                group[name] = keras.ops.convert_to_numpy(weight)
-        file.attrs[_INFO_ATTRIBUTE] = json.dumps(
-            {"format_version": FORMAT_VERSION, **info}
-        )
+    with replace_file(path) as temporary, _create(temporary) as file:
+        _put_weights(file, model, info)
+
+
+def save_run(
+    model: keras.Model, path: str, info: dict, run: dict, best_weights: list | None
+) -> None:
+    """Writes a model file that holds all that is needed to go on with its training.
+
+    Args:
+        model: A compiled model that was trained.
+        path: Name of the file; it is written in place.
+        info: As of `save_model`.
+        run: What `load_run` returns: arguments, digest, rows and best_epoch.
+        best_weights: Of the best epoch, as of `model.get_weights()`, if there is one.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    with _create(path) as file:
+        _put_weights(file, model, info)
+        for i, variable in enumerate(_optimizer_state(model)):
+            file[f"{_OPTIMIZER}/{i}"] = keras.ops.convert_to_numpy(variable)
+        for i, weight in enumerate(best_weights or ()):
+            file[f"{_BEST}/{i}"] = weight
+        file[_RUN] = np.frombuffer(json.dumps(run).encode(), "uint8")
+
+
+@contextlib.contextmanager
+def _create(path):
+    """A new HDF5 file, made in memory: HDF5 itself comes to grief on a full disk."""
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w") as file:
+        yield file
+    with open(path, "wb") as file:
+        file.write(buffer.getbuffer())
+
+
+def _put_weights(file, model, info):
+    layers = [layer for layer in model.layers if layer.weights]
+    file.attrs["layer_names"] = [layer.name.encode() for layer in layers]
+    file.attrs["backend"] = keras.backend.backend().encode()
+    file.attrs["keras_version"] = keras.version().encode()
+    for layer in layers:
+        group = file.create_group(layer.name)
+        names = [f"{layer.name}/{i}/{w.name}" for i, w in enumerate(layer.weights)]
+        group.attrs["weight_names"] = [name.encode() for name in names]
+        for name, weight in zip(names, layer.weights):
+            group[name] = keras.ops.convert_to_numpy(weight)
+    file.attrs[_INFO_ATTRIBUTE] = json.dumps({"format_version": FORMAT_VERSION, **info})
+
+
+def _optimizer_state(model):
+    """The variables that training changes beside the weights.
+
+    Those of the optimizer, and the states of random layers such as dropout.
+    """
+    if not model.optimizer.built:
+        model.optimizer.build(model.trainable_variables)
+    others = {id(v) for v in (*model.weights, *model.metrics_variables)}
+    random = [v for v in model.variables if id(v) not in others]
+    return [*model.optimizer.variables, *random]
 
 
 def load_weights(model: keras.Model, path: str) -> None:
@@ -89,18 +206,105 @@ def load_weights(model: keras.Model, path: str) -> None:
     """
     read_info(path)  # refuses later versions
     with _open(path) as file:
-        pairs = []
-        for name, weights, datasets in _match_layers(model, file, path):
-            if len(datasets) != len(weights):
-                raise ModelFileError(
-                    f"{path}: expected {len(weights)} arrays for the layer {name}, "
-                    f"found {len(datasets)}."
-                )
-            for weight, dataset in zip(weights, datasets):
-                _check_array(dataset, weight, name, file, path)
-                pairs.append((weight, dataset[()]))
+        pairs = _read_weights(model, file, path)
     for weight, value in pairs:
         weight.assign(value)
+
+
+def load_run(model: keras.Model, path: str) -> tuple[dict, list | None]:
+    """Puts a compiled model into the state that `save_run` wrote.
+
+    Args:
+        model: A compiled model like the one that was saved.
+        path: Name of the file.
+
+    Returns:
+        What `save_run` was given as `run`, and the best weights.
+
+    Raises:
+        ModelFileError: If the file cannot be read or does not fit the model; the model
+            is unchanged then.
+    """
+    run = read_run(path)
+    with _open(path) as file:
+        pairs = _read_weights(model, file, path)
+        pairs += _read_list(_optimizer_state(model), file, _OPTIMIZER, path)
+        best = None
+        if run["best_epoch"] is not None:
+            best = [array for _, array in _read_list(model.weights, file, _BEST, path)]
+    for variable, value in pairs:
+        variable.assign(value)
+    return run, best
+
+
+def _read_weights(model, file, path):
+    """Pairs of (weight, array)."""
+    pairs = []
+    for name, weights, datasets in _match_layers(model, file, path):
+        if len(datasets) != len(weights):
+            raise ModelFileError(
+                f"{path}: expected {len(weights)} arrays for the layer {name}, "
+                f"found {len(datasets)}."
+            )
+        for weight, dataset in zip(weights, datasets):
+            what = f"{weight.name} of the layer {name}"
+            _check_array(dataset, weight.shape, weight.dtype, what, file, path)
+            pairs.append((weight, dataset[()]))
+    return pairs
+
+
+def _read_list(variables, file, group, path):
+    """Pairs of (variable, array) of a numbered list."""
+    pairs = []
+    for i, variable in enumerate(variables):
+        what = f"{group}/{i}"
+        dataset = file.get(what)
+        _check_array(dataset, variable.shape, variable.dtype, what, file, path)
+        pairs.append((variable, dataset[()]))
+    return pairs
+
+
+def read_run(path: str) -> dict:
+    """Reads what `save_run` was given as `run`: arguments, digest, rows, best_epoch.
+
+    Raises:
+        ModelFileError: If the file cannot be read, or is no run state.
+    """
+    read_info(path)  # refuses later versions
+    with _open(path) as file:
+        dataset = file.get(_RUN)
+        size = getattr(dataset, "size", None)
+        if size is None or size > _LARGEST_RUN:
+            raise ModelFileError(f"{path}: expected the state of a run, found none.")
+        _check_array(dataset, (size,), "uint8", _RUN, file, path)
+        run = json.loads(dataset[()].tobytes())
+    if not _is_run(run):
+        raise ModelFileError(f"{path}: damaged run state.")
+    return run
+
+
+def _is_run(run) -> bool:
+    """Whether JSON has the form of a run; its arguments are for the parser to check."""
+    if not isinstance(run, dict):
+        return False
+    rows, best = run.get("rows"), run.get("best_epoch")
+    return (
+        isinstance(run.get("arguments"), dict)
+        and isinstance(run.get("digest"), str)
+        and isinstance(rows, list)
+        and len(rows) > 0
+        and all(_is_row(row, i + 1, rows[0]) for i, row in enumerate(rows))
+        and (best is None or _is_int(best, 1, len(rows)))
+    )
+
+
+def _is_row(row, epoch, first) -> bool:
+    return (
+        isinstance(row, dict)
+        and list(row) == list(first)
+        and row.get("epoch") == epoch
+        and all(_is_number(value) for value in row.values())
+    )
 
 
 def read_info(path: str) -> dict:
@@ -137,7 +341,7 @@ def _is_int(value, least: int, most: int) -> bool:
 
 
 def _is_number(value) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
+    return type(value) in (int, float) and abs(value) < 1e300  # not NaN, not too large
 
 
 def _is_sizes(value, n: int) -> bool:
@@ -290,20 +494,22 @@ def _keras3_datasets(layer, file, folder):
     return [variables[str(i)] for i in range(len(variables))]
 
 
-def _check_array(dataset, weight, layer, file, path):
-    expected = tuple(weight.shape)
+def _check_array(dataset, shape, dtype, what, file, path):
+    """Makes sure of what is read before it is."""
+    expected = tuple(shape)
     if not isinstance(dataset, h5py.Dataset) or dataset.shape != expected:
         raise ModelFileError(
-            f"{path}: expected shape {expected} for {weight.name} of the layer "
-            f"{layer}, found {getattr(dataset, 'shape', 'no array')}."
+            f"{path}: expected shape {expected} for {what}, "
+            f"found {getattr(dataset, 'shape', 'no array')}."
         )
-    if dataset.dtype.kind != "f":
+    kind = np.dtype(dtype).kind
+    if dataset.dtype.kind != kind:
+        numbers = {"f": "floating point numbers", "i": "integers", "u": "integers"}
         raise ModelFileError(
-            f"{path}: expected floating point numbers for {weight.name} of the layer "
-            f"{layer}, found {dataset.dtype}."
+            f"{path}: expected {numbers[kind]} for {what}, found {dataset.dtype}."
         )
     if dataset.is_virtual or dataset.external or dataset.file != file:
         raise ModelFileError(
-            f"{path}: expected {weight.name} of the layer {layer} in the file itself, "
+            f"{path}: expected {what} in the file itself, "
             "found a reference to another file."
         )

@@ -105,8 +105,7 @@ def main() -> None:
         print_row(rows[-1])
     name = f"multi_gpu_{keras.backend.backend()}_{args.device}.csv"
     path = os.path.join(FOLDER, name)
-    with saving.replace_file(path) as temporary:
-        capsulenet.write_csv(temporary, rows)
+    saving.write_csv(path, rows)
     print("Wrote", path)
 
 

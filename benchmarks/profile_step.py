@@ -183,8 +183,7 @@ def main() -> None:
     for row in rows:
         train_step.print_row(row)
     path = os.path.join(train_step.FOLDER, "profile_tensorflow.csv")
-    with saving.replace_file(path) as temporary:
-        capsulenet.write_csv(temporary, rows)
+    saving.write_csv(path, rows)
     print("Wrote", path)
 
 

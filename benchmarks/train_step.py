@@ -259,9 +259,9 @@ def main() -> None:
     if not args.no_scaling:
         outputs[f"scaling_{backend}.csv"] = run_scaling(rounds=1, repeats=4)
     for name, rows in outputs.items():
-        with saving.replace_file(os.path.join(FOLDER, name)) as path:
-            capsulenet.write_csv(path, rows)
-        print("Wrote", os.path.join(FOLDER, name))
+        path = os.path.join(FOLDER, name)
+        saving.write_csv(path, rows)
+        print("Wrote", path)
     if not args.no_scaling:
         path = os.path.join(FOLDER, f"scaling_{backend}.png")
         with saving.replace_file(path) as temporary:

@@ -23,6 +23,7 @@ from PIL import Image
 import capsulenet
 import datasets
 import saving
+import training
 
 SCRIPT = Path(capsulenet.__file__).resolve()
 COLUMNS = ["loss", "margin_loss", "reconstruction_loss", "accuracy"]
@@ -42,11 +43,11 @@ def main(*arguments):
     """The same in this process, for what a process of its own would not show better."""
     try:
         return capsulenet.main([str(argument) for argument in arguments])
-    except SystemExit as end:
+    except SystemExit as end:  # of --help
         return end.code
 
 
-def training(digits, save_dir):
+def training_of(digits, save_dir):
     sizes = ["--train_size", 300, "--batch_size", 30, "--data_dir", digits]
     rates = ["--epochs", 2, "--lr_decay", 0.5, "--seed", 1]
     return [*sizes, *rates, "--save_dir", save_dir]
@@ -56,7 +57,7 @@ def training(digits, save_dir):
 def trained(digits, tmp_path_factory):
     """The folder that a short training left, and the finished process."""
     folder = tmp_path_factory.mktemp("trained")
-    process = run(*training(digits, "out/mnist"), cwd=folder)
+    process = run(*training_of(digits, "out/mnist"), cwd=folder)
     assert process.returncode == 0, process.stderr
     return folder / "out" / "mnist", process
 
@@ -114,7 +115,9 @@ def test_training_says_what_it_does_and_nothing_else(trained):
 def test_training_leaves_its_files_and_no_others(trained):
     save_dir, _ = trained
     pictures = ["log.png", "manipulate-5.png", "real_and_recon.png"]
-    assert sorted(os.listdir(save_dir)) == ["log.csv", *pictures, "trained_model.h5"]
+    state = [".lock", "run_state.h5"]  # for --resume
+    files = sorted(["log.csv", "trained_model.h5", *state, *pictures])
+    assert sorted(os.listdir(save_dir)) == files
     for name in pictures:
         assert_picture(save_dir / name)
 
@@ -162,7 +165,7 @@ def without_times(row):
 
 def test_the_same_seed_gives_the_same_log_and_weights(trained, digits, tmp_path):
     save_dir, first = trained
-    again = run(*training(digits, tmp_path), cwd=tmp_path)
+    again = run(*training_of(digits, tmp_path), cwd=tmp_path)
     assert again.returncode == 0 and again.stderr == ""
     for row, other in zip(read_log(save_dir), read_log(tmp_path), strict=True):
         assert without_times(row) == without_times(other)
@@ -256,20 +259,22 @@ def scripted_log(monkeypatch, save_dir, **accuracies):
     """The EpochLog of a run whose accuracies are given, by set and epoch."""
     script = {name: iter(values) for name, values in accuracies.items()}
 
-    def evaluate(name, *_):
+    def evaluate(output, name):
         return dict.fromkeys(COLUMNS, 0.5) | {"accuracy": next(script[name])}
 
-    # The images of a set are its name, and the network's outputs are the images.
-    monkeypatch.setattr(capsulenet, "predict", lambda model, inputs, size: inputs)
-    monkeypatch.setattr(capsulenet, "evaluate", evaluate)
-    monkeypatch.setattr(capsulenet, "all_alike", lambda lengths: False)
-    log = capsulenet.EpochLog(
+    monkeypatch.setattr(training, "predict", lambda model, inputs, args: [None])
+    monkeypatch.setattr(training, "all_alike", lambda outputs: False)
+    monkeypatch.setattr(saving, "save_run", lambda _, path, *others: Path(path).touch())
+    log = training.EpochLog(
         batches=SimpleNamespace(num_samples=1),
-        held_out={name: (name, None) for name in accuracies},
-        args=SimpleNamespace(save_dir=save_dir, batch_size=1, lam_recon=0.1),
+        held_out={name: ([], (name,)) for name in accuracies},
+        evaluate=evaluate,
+        metrics=capsulenet.METRICS,
+        info={},
+        digest="",
+        args=SimpleNamespace(save_dir=save_dir, of_run=[]),
     )
-    names = ["learning_rate", "loss", "capsnet_loss", "decoder_loss"]
-    logs = dict.fromkeys([*names, "capsnet_accuracy"], 0.5)
+    logs = dict.fromkeys(["learning_rate", "loss", *capsulenet.METRICS], 0.5)
     for epoch in range(len(accuracies["test"])):
         weights = f"weights of epoch {epoch + 1}"
         log.set_model(SimpleNamespace(get_weights=lambda weights=weights: weights))

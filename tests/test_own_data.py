@@ -15,6 +15,7 @@ from test_images import draw_photo
 
 import capsulenet
 import saving
+import training
 
 needs_tensorflow = pytest.mark.skipif(
     keras.backend.backend() != "tensorflow", reason="a SavedModel needs TensorFlow"
@@ -158,7 +159,7 @@ def test_flags_win_over_the_file_and_the_file_over_the_default(
     ],
 )
 def test_networks_that_are_stuck(lengths, stuck):
-    assert capsulenet.all_alike(lengths) is stuck
+    assert training.all_alike(lengths) is stuck
 
 
 def test_flags_of_the_data_have_no_effect_on_a_prediction(trained, tmp_path, capsys):

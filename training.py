@@ -1,0 +1,375 @@
+"""The training loop: steps, a log, a run state after every epoch, an orderly end."""
+
+import argparse
+import contextlib
+import glob
+import math
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable
+
+import keras
+import numpy as np
+
+import datasets
+import saving
+import utils
+
+RUN_STATE = "run_state.h5"
+# What tells that a folder holds a run, and what else a run writes.
+RUN_FILES = (RUN_STATE, "log.csv", "trained_model.h5")
+_PICTURES = ("log.png", "real_and_recon.png", "manipulate-*.png")
+
+
+class DivergedError(RuntimeError):
+    """A loss is not a number, or infinite; the message says where, and what to try."""
+
+
+class Interrupted(BaseException):  # noqa: N818, no more an error than KeyboardInterrupt
+    """SIGINT or SIGTERM came.
+
+    Args:
+        number: Of the signal.
+        message: What the user should know.
+    """
+
+    def __init__(self, number: int, message: str = "interrupted"):
+        super().__init__(message)
+        self.status = 128 + number  # the shells' convention
+
+
+@contextlib.contextmanager
+def interruptible():
+    """Within it, SIGINT and SIGTERM raise `Interrupted`."""
+
+    def interrupt(number, frame):
+        raise Interrupted(number)
+
+    with _handle_signals(interrupt):
+        yield
+
+
+@contextlib.contextmanager
+def _handle_signals(handler):
+    previous = {n: signal.signal(n, handler) for n in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, earlier in previous.items():
+            signal.signal(number, earlier)
+
+
+def fit(
+    model: keras.Model,
+    batches: datasets.ShiftedBatches,
+    log: "EpochLog",
+    args: argparse.Namespace,
+) -> None:
+    """Trains a compiled model, from the start or from where its run ended.
+
+    Adam's learning rate is `args.lr * args.lr_decay ** epoch`. On return the model has
+    the weights of the last epoch or, if the log evaluates a set "val", those of the
+    epoch with the best accuracy on it.
+
+    Args:
+        model: A compiled model.
+        batches: The training data.
+        log: What is done after each epoch.
+        args: The parsed command line.
+
+    Raises:
+        DivergedError: If a loss is not finite.
+        Interrupted: After the step in which SIGINT or SIGTERM came.
+        saving.ModelFileError: If the run state to go on from does not fit.
+        OSError: If a file cannot be written.
+    """
+    saving.remove_leftovers(args.save_dir, (*RUN_FILES, "log.png"))
+    if args.resume:
+        log.restore(model)
+    log.check_space(model)
+    callbacks = [
+        keras.callbacks.LambdaCallback(on_epoch_begin=batches.set_epoch),
+        keras.callbacks.LearningRateScheduler(
+            lambda epoch: args.lr * args.lr_decay**epoch
+        ),
+        keras.callbacks.ProgbarLogger(),  # before the log, so that its time is training
+        StopOnNaN(log),
+        log,
+    ]
+    if args.debug:
+        folder = os.path.join(args.save_dir, "tensorboard-logs")
+        callbacks.append(keras.callbacks.TensorBoard(folder))
+    stop = StopOnSignal(log)
+    with _handle_signals(stop.take_note):
+        model.fit(
+            batches,
+            initial_epoch=len(log.rows),
+            epochs=args.epochs,
+            shuffle=False,
+            callbacks=[*callbacks, stop],
+            # A bar that moves on a terminal, a line an epoch in a file.
+            verbose=1 if sys.stdout.isatty() else 2,
+        )
+    if log.best_weights is not None:
+        model.set_weights(log.best_weights)
+        print(f"Taking the weights of epoch {log.best_epoch}, the best in validation.")
+
+
+class EpochLog(keras.callbacks.Callback):
+    """Evaluates after every epoch; keeps the run's state, its log, its best weights.
+
+    `run_state.h5` in `args.save_dir` is replaced first: it holds all that is needed to
+    go on. `log.csv` and `log.png` are made from it.
+
+    Args:
+        batches: The training data, a `datasets.ShiftedBatches`.
+        held_out: For each set to evaluate, by the prefix of its columns in the log:
+            the model's inputs, and what to compare its outputs with. The best weights
+            are those with the best accuracy of "val", if it is there.
+        evaluate: A function of the outputs and of what to compare them with; returns
+            the columns "loss" and those of `metrics`.
+        metrics: Columns of the log, by Keras's names for them.
+        info: What the model file says about itself.
+        digest: Of the data, so that a run goes on with what it was begun with.
+        args: The parsed command line.
+    """
+
+    def __init__(
+        self,
+        batches: datasets.ShiftedBatches,
+        held_out: dict[str, tuple[list, tuple]],
+        evaluate: Callable[..., dict[str, float]],
+        metrics: dict[str, str],
+        info: dict,
+        digest: str,
+        args: argparse.Namespace,
+    ):
+        super().__init__()
+        self.batches = batches
+        self.held_out = held_out
+        self.evaluate = evaluate
+        self.metrics = metrics
+        self.info = info
+        self.digest = digest
+        self.args = args
+        self.path = os.path.join(args.save_dir, RUN_STATE)
+        self.rows = []
+        self.best_weights = self.best_epoch = None
+
+    def restore(self, model: keras.Model) -> None:
+        """Goes back to the end of the last finished epoch, and rewrites the log.
+
+        Raises:
+            saving.ModelFileError: If the run state is damaged, or of other data.
+        """
+        run, self.best_weights = saving.load_run(model, self.path)
+        self.rows, self.best_epoch = run["rows"], run["best_epoch"]
+        columns = ["epoch", "seconds", "images_per_second", "learning_rate"]
+        for prefix in ("", *(f"{name}_" for name in self.held_out)):
+            columns += [prefix + column for column in ("loss", *self.metrics.values())]
+        if list(self.rows[0]) != columns:
+            raise saving.ModelFileError(
+                f"{self.path}: expected a log with the columns {', '.join(columns)}, "
+                f"found {', '.join(self.rows[0])[:300]}."
+            )
+        if run["digest"] != self.digest:
+            raise saving.ModelFileError(
+                f"{self.path}: expected the images and labels that the run was begun "
+                "with, received others."
+            )
+        self.write_log()  # the run may have ended between its state and its log
+
+    def check_space(self, model: keras.Model) -> None:
+        """Finds out before the first epoch whether there is room for its state.
+
+        Raises:
+            OSError: If there is not.
+        """
+        copies = 4 if "val" in self.held_out else 3  # weights, Adam's moments, best
+        files = 1 if self.rows else 2  # the state, and the next one beside it
+        needed = files * copies * 4 * model.count_params()
+        free = shutil.disk_usage(self.args.save_dir).free
+        if free < needed:
+            raise OSError(
+                f"{self.args.save_dir}: expected {needed / 1e6:.0f} MB of free disk "
+                f"space, found {free / 1e6:.0f} MB"
+            )
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.started = time.perf_counter()
+
+    def on_epoch_end(self, epoch, logs=None):
+        seconds = time.perf_counter() - self.started
+        row = {
+            "epoch": epoch + 1,
+            "seconds": round(seconds, 3),
+            "images_per_second": round(self.batches.num_samples / seconds, 1),
+            "learning_rate": float(logs["learning_rate"]),
+            "loss": float(logs["loss"]),
+            **{column: float(logs[name]) for name, column in self.metrics.items()},
+        }
+        for name, (inputs, expected) in self.held_out.items():
+            outputs = predict(self.model, inputs, self.args)
+            columns = self.evaluate(*outputs, *expected)
+            row.update({f"{name}_{column}": v for column, v in columns.items()})
+        for name, value in row.items():
+            if not math.isfinite(value):
+                raise self.diverged(f"after epoch {epoch + 1}", name, value)
+        # Seven digits are what float32 holds.
+        row = {k: float(f"{v:.7g}") if k != "epoch" else v for k, v in row.items()}
+        if "val" in self.held_out and all(
+            row["val_accuracy"] > earlier["val_accuracy"] for earlier in self.rows
+        ):
+            self.best_weights = self.model.get_weights()
+            self.best_epoch = epoch + 1
+        self.rows.append(row)
+        self.write_state()
+        self.write_log()
+        error = 100 * (1 - row["test_accuracy"])
+        print(f"epoch {epoch + 1}: {seconds:.0f} s, test error {error:.2f} %")
+        if len(self.rows) == 2 and all_alike(outputs[0]):
+            print(f"All images get the same capsule lengths. Try {self.lower_rate()}.")
+
+    def write_state(self) -> None:
+        """Replaces the run state; this is what finishes an epoch."""
+        run = {
+            "arguments": {name: getattr(self.args, name) for name in self.args.of_run},
+            "digest": self.digest,
+            "rows": self.rows,
+            "best_epoch": self.best_epoch,
+        }
+        with saving.replace_file(self.path) as temporary:
+            saving.save_run(self.model, temporary, self.info, run, self.best_weights)
+            if len(self.rows) == 1:  # what --overwrite allowed goes when this is safe
+                remove_run(self.args.save_dir)
+
+    def write_log(self) -> None:
+        saving.write_csv(os.path.join(self.args.save_dir, "log.csv"), self.rows)
+        with saving.replace_file(os.path.join(self.args.save_dir, "log.png")) as path:
+            utils.plot_log(self.rows, path)
+
+    def lower_rate(self) -> str:
+        return f"--lr {0.3 * self.args.lr:.1g}"
+
+    def diverged(self, where: str, name: str, value: float) -> DivergedError:
+        kept = "no epoch was finished"
+        if self.rows:
+            kept = f"the weights of epoch {len(self.rows)} are in {self.path}"
+        return DivergedError(
+            f"{name} is {value} {where}; try a lower learning rate, "
+            f"{self.lower_rate()}; {kept}"
+        )
+
+    def interrupted(self, number: int) -> Interrupted:
+        if not self.rows:
+            return Interrupted(number, "interrupted; no epoch was finished")
+        return Interrupted(
+            number,
+            f"interrupted; epoch {len(self.rows)} is the last one finished, "
+            f"--resume --save_dir {self.args.save_dir} goes on from there",
+        )
+
+
+def remove_run(folder: str) -> None:
+    """Removes what a run left in a folder, but for its state."""
+    for pattern in (*RUN_FILES[1:], *_PICTURES):
+        for path in glob.glob(os.path.join(glob.escape(folder), pattern)):
+            os.remove(path)
+
+
+class StopOnNaN(keras.callbacks.Callback):
+    """Ends a run whose loss is not finite any more.
+
+    It looks at a step's loss when the next one is under way: to read the newest loss
+    would make a GPU wait.
+
+    Args:
+        log: The `EpochLog` of the run.
+    """
+
+    def __init__(self, log: EpochLog):
+        super().__init__()
+        self.log = log
+        self.last = None
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.check()
+        self.last = (batch, logs["loss"])
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.check()
+
+    def check(self) -> None:
+        if self.last is None:
+            return
+        batch, loss = self.last
+        if not math.isfinite(float(loss)):
+            where = f"in epoch {self.epoch + 1}, step {batch + 1}"
+            raise self.log.diverged(where, "the loss", float(loss))
+
+
+class StopOnSignal(keras.callbacks.Callback):
+    """Ends a run after the step, or the writing of files, in which a signal came.
+
+    Args:
+        log: The `EpochLog` of the run.
+    """
+
+    def __init__(self, log: EpochLog):
+        super().__init__()
+        self.log = log
+        self.number = None
+
+    def take_note(self, number, frame):
+        """Handles a signal."""
+        if self.number is not None:
+            raise self.log.interrupted(number)
+        self.number = number
+        message = "\nStopping after this step; the same again stops at once.\n"
+        os.write(2, message.encode())  # print is not made for signal handlers
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.check()
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.check()
+
+    def check(self) -> None:
+        if self.number is not None:
+            raise self.log.interrupted(self.number)
+
+
+def all_alike(outputs: np.ndarray) -> bool:
+    """Whether a network is stuck: no capsule has any length, or all are saturated.
+
+    Args:
+        outputs: Lengths of the class capsules, shape (n, n_class).
+    """
+    return bool(outputs.max() < 0.1 or outputs.std(axis=0).max() < 0.01)
+
+
+def predict(model: keras.Model, inputs: list, args: argparse.Namespace) -> list:
+    """The model's outputs for all samples, computed in batches of one size.
+
+    The last batch is filled up, and what was filled in is cut off: each step has the
+    same shape, which several devices share evenly. Each host computes its part of a
+    batch, and gets the outputs of all.
+    """
+    n = len(inputs[0])
+    per_device = min(args.batch_size // args.devices, math.ceil(n / args.devices))
+    batch_size = per_device * args.devices
+    host_size = batch_size // args.num_hosts
+    fill = np.arange(-n % batch_size) % n
+    filled = [np.concatenate([a, a[fill]]) if len(fill) else a for a in inputs]
+    # (samples, ...) -> (batches, hosts, samples of a host, ...) -> ours, in a row
+    parts = [a.reshape(-1, args.num_hosts, host_size, *a.shape[1:]) for a in filled]
+    parts = [a[:, args.host_id].reshape(-1, *a.shape[3:]) for a in parts]
+    inputs = parts if len(parts) > 1 else parts[0]
+    outputs = model.predict(inputs, batch_size=host_size, verbose=0)
+    return [a[:n] for a in (outputs if isinstance(outputs, list) else [outputs])]
