@@ -799,7 +799,9 @@ def check_data(data: datasets.Dataset, args: argparse.Namespace) -> None:
                 f"images, received {args.batch_size}"
             )
         if runs_on_cpu():
-            needed = least_memory(x_train.shape[1:], y_train.shape[1], args)
+            needed = least_memory(
+                x_train.shape[1:], y_train.shape[1], args.routings, args.batch_size
+            )
             datasets.check_memory(needed, f"training with batches of {args.batch_size}")
     trained = args.info.get("split") if args.testing else None
     if trained and data.split and trained["digest"] != data.split["digest"]:
@@ -825,18 +827,25 @@ def shorten(values: list) -> str:
     return f"[{text}, ...] ({len(values)})" if len(values) > 5 else f"[{text}]"
 
 
+def least_weights(input_shape: tuple[int, int, int], n_class: int) -> int:
+    """Weights of the two layers that grow with the images and the classes."""
+    height, width, channels = input_shape
+    capsules = 32 * max(0, (height - 15) // 2) * max(0, (width - 15) // 2)
+    return capsules * 8 * n_class * 16 + 1024 * height * width * channels
+
+
 def least_memory(
-    input_shape: tuple[int, int, int], n_class: int, args: argparse.Namespace
+    input_shape: tuple[int, int, int], n_class: int, routings: int, batch_size: int
 ) -> int:
     """Bytes that a training step cannot do without: weights and what layers keep."""
-    height, width, channels = input_shape
+    height, width, _ = input_shape
     features = (height - 8) * (width - 8) * 256
     capsules = 32 * max(0, (height - 15) // 2) * max(0, (width - 15) // 2)
-    weights = capsules * 8 * n_class * 16 + 1024 * height * width * channels
-    routing = 2 * args.routings * capsules * n_class * 8
+    routing = 2 * routings * capsules * n_class * 8
     # Weights come with a gradient and two moments; conv1 and the transform of the
     # primary capsules are kept, with their gradients.
-    return 4 * (4 * weights + args.batch_size * (4 * features + routing))
+    weights = 4 * least_weights(input_shape, n_class)
+    return 4 * (weights + batch_size * (4 * features + routing))
 
 
 def find_class(digit: str | None, class_names: list[str]) -> int:
@@ -951,6 +960,15 @@ def use_model(args: argparse.Namespace) -> None:
     height, width, channels = info["input_shape"]
     pictures = [images.read_image(path, channels) for path in args.predict or ()]
     names = info["class_names"]
+    # Weights may be of 16 bits. Without this look a small file that says to be of large
+    # images would make a large network.
+    if 2 * least_weights((height, width, channels), len(names)) > os.path.getsize(
+        args.weights
+    ):
+        raise saving.ModelFileError(
+            f"{args.weights}: expected the weights for images of {height} x {width} x "
+            f"{channels} and {len(names)} classes, found a smaller file."
+        )
     train_model, eval_model, _ = CapsNet(
         (height, width, channels), len(names), args.routings
     )

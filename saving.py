@@ -18,6 +18,7 @@ FORMAT_VERSION = 1
 _INFO_ATTRIBUTE = "capsnet"
 _RUN, _OPTIMIZER, _BEST = "run", "optimizer", "best"
 _LARGEST_RUN = 1 << 26  # bytes of JSON; an epoch takes about 500
+_LARGEST_MEMBER = 1 << 30  # bytes; a part of a .keras file is read into memory
 _WEIGHTS = "weight_names"
 _HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _ZIP_SIGNATURE = b"PK\x03\x04"
@@ -363,7 +364,7 @@ def _is_split(value) -> bool:
 
 # The file may come from anywhere, and what it says decides how much is allocated.
 _INFO_CHECKS = {
-    "input_shape": lambda v: _is_sizes(v, 3),
+    "input_shape": lambda v: _is_sizes(v, 3) and v[2] in (1, 3),
     "class_names": lambda v: (
         isinstance(v, list)
         and 2 <= len(v) <= 1000
@@ -434,7 +435,13 @@ def _open(path):
         source = path
         if start != _HDF5_SIGNATURE:
             with zipfile.ZipFile(path) as archive:
-                source = io.BytesIO(archive.read("model.weights.h5"))
+                member = archive.getinfo("model.weights.h5")
+                if member.file_size > _LARGEST_MEMBER:
+                    raise ModelFileError(
+                        f"{path}: expected weights of at most {_LARGEST_MEMBER} bytes, "
+                        f"found {member.file_size}."
+                    )
+                source = io.BytesIO(archive.read(member))
         with h5py.File(source, "r") as file:
             yield file
     except ModelFileError:
@@ -513,3 +520,7 @@ def _check_array(dataset, shape, dtype, what, file, path):
             f"{path}: expected {what} in the file itself, "
             "found a reference to another file."
         )
+    if dataset.id.get_create_plist().get_nfilters():  # may unpack to any size
+        raise ModelFileError(f"{path}: expected {what} as it is, found it compressed.")
+    if any(c > size for c, size in zip(dataset.chunks or (), expected)):
+        raise ModelFileError(f"{path}: damaged weights file: chunks of {what}.")
