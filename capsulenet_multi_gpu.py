@@ -35,8 +35,9 @@ import capsulenet  # first, since it silences the backend's start
 # isort: split
 import keras
 
+import command_line
 import training
-from capsulenet import UsageError
+from command_line import UsageError
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -46,7 +47,7 @@ def build_parser() -> argparse.ArgumentParser:
     group = parser.add_argument_group("devices of this host")
     group.add_argument(
         "--gpus",
-        type=capsulenet.integer(1),
+        type=command_line.integer(1),
         metavar="N",
         help="number of devices (default: all GPUs found)",
     )
@@ -58,7 +59,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(  # in place of the one of a single device
         "--batch_size",
-        type=capsulenet.integer(1),
+        type=command_line.integer(1),
         metavar="N",
         help="images in a step of all devices together, a multiple of their number; "
         "images left over at the end of an epoch, others in each, are not used "
@@ -77,21 +78,21 @@ def build_parser() -> argparse.ArgumentParser:
     )
     group.add_argument(
         "--num_hosts",
-        type=capsulenet.integer(1),
+        type=command_line.integer(1),
         default=1,
         metavar="N",
         help="number of hosts, each with as many devices",
     )
     group.add_argument(
         "--host_id",
-        type=capsulenet.integer(0),
+        type=command_line.integer(0),
         default=0,
         metavar="I",
         help="which of them this is, 0 to N - 1",
     )
     group.add_argument(
         "--timeout",
-        type=capsulenet.integer(1),
+        type=command_line.integer(1),
         default=120,
         metavar="SECONDS",
         help="when to give up on a host that does not come up, or is heard no more",
@@ -307,7 +308,7 @@ def run(args: argparse.Namespace) -> None:
     meet_hosts(args)
     try:
         run_on_devices(args)
-    except capsulenet.USER_ERRORS as error:
+    except command_line.USER_ERRORS as error:
         end_process(str(error), 2)
     except training.DivergedError as error:
         end_process(str(error), 1)
@@ -321,4 +322,4 @@ def run(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(capsulenet.main(build_parser=build_parser, run=run))
+    sys.exit(command_line.main(None, build_parser, run))

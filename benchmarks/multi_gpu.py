@@ -20,6 +20,7 @@ import capsulenet  # first, since it silences the backend's start
 import keras
 
 import capsulenet_multi_gpu
+import command_line
 import datasets
 import saving
 from benchmarks.train_step import FOLDER, LAM_RECON, LR, describe_machine, print_row
@@ -85,7 +86,7 @@ def main() -> None:
     if args.measure:
         try:
             print(measure(args.device, args.measure))
-        except capsulenet.UsageError as error:
+        except command_line.UsageError as error:
             parser.exit(2, f"{error}\n")
         return
     seconds = {n: [] for n in REPLICAS}

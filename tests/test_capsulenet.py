@@ -7,6 +7,7 @@ from conftest import evaluate, finite_differences, gradients
 from keras import ops
 
 import capsulenet
+import training
 from benchmarks.plain import EinsumCapsuleLayer, TiledCapsuleLayer, rebuild
 from capsulelayers import CapsuleLayer
 from capsulenet import CapsNet, margin_loss
@@ -268,7 +269,7 @@ if keras.backend.backend() == "tensorflow":  # elsewhere Keras's own is used
                 optimizer.apply_gradients(zip(tensors, variables))
             return [ops.convert_to_numpy(v) for v in variables + optimizer.variables]
 
-        fused = train(capsulenet.FusedAdam(0.01))
+        fused = train(training.FusedAdam(0.01))
         for one, other in zip(fused, train(keras.optimizers.Adam(0.01)), strict=True):
             # the bias correction beta ** step is rounded in another order
             np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-7)
@@ -282,7 +283,7 @@ if keras.backend.backend() == "tensorflow":  # elsewhere Keras's own is used
             model.fit(x, x[:, :2], batch_size=2, shuffle=False, verbose=0)
             return model.get_weights()
 
-        fused = fit(capsulenet.FusedAdam(0.1))
+        fused = fit(training.FusedAdam(0.1))
         for one, other in zip(fused, fit(keras.optimizers.Adam(0.1))):
             np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 

@@ -1,0 +1,513 @@
+"""The command line: flags, and what is wrong with them before anything takes long."""
+
+import argparse
+import importlib.util
+import math
+import os
+import sys
+import tempfile
+
+import keras
+
+import datasets
+import saving
+import training
+from capsulelayers import runs_on_cpu
+
+# Flags that are not of a run, and those of it that may change when it goes on.
+NOT_OF_RUN = {"testing", "predict", "export", "resume", "overwrite", "digit", "invert"}
+NOT_OF_RUN |= {"debug", "save_dir", "devices", "num_hosts", "host_id"}
+MAY_CHANGE = {"epochs", "data_dir"}
+
+
+class UsageError(ValueError):
+    """Arguments that cannot work; the message is one line for the user."""
+
+
+# What ends the script with one line and exit status 2.
+USER_ERRORS = (UsageError, datasets.DataError, saving.ModelFileError, OSError)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message):
+        """For `main` to print, in one line instead of the whole usage."""
+        raise UsageError(message)
+
+
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    def _get_help_string(self, action):
+        if action.default in (None, argparse.SUPPRESS) or action.nargs == 0:
+            return action.help
+        return f"{action.help} (default: %(default)s)"
+
+
+def new_parser(doc: str) -> argparse.ArgumentParser:
+    """A parser without flags.
+
+    Args:
+        doc: The script's docstring: what it does, and examples.
+    """
+    parser = _Parser(
+        description=doc.split("\n\n    ")[0],
+        epilog="examples:\n    " + doc.split("\n\n    ")[1].split("\n\n")[0],
+        formatter_class=_HelpFormatter,
+        conflict_handler="resolve",  # a script may replace a flag
+    )
+    parser.set_defaults(devices=1, num_hosts=1, host_id=0, drop_remainder=False)
+    return parser
+
+
+def add_modes(parser: argparse.ArgumentParser):
+    """Flags that say what to do; returns their group, and those that exclude others."""
+    group = parser.add_argument_group("what to do (default: train)")
+    modes = group.add_mutually_exclusive_group()
+    modes.add_argument(
+        "-t", "--testing", action="store_true", help="test a trained model"
+    )
+    modes.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with the run in --save_dir after its last finished epoch; flags "
+        "that are not given are the run's, --epochs may be more",
+    )
+    modes.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="train from the start where --save_dir holds a run already; the earlier "
+        "run is there until the first epoch is finished",
+    )
+    return group, modes
+
+
+def add_training_flags(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("training")
+    group.add_argument(
+        "--epochs",
+        type=integer(1),
+        default=50,
+        metavar="N",
+        help="passes over the training images",
+    )
+    group.add_argument(
+        "--batch_size",
+        type=integer(1),
+        default=100,
+        metavar="N",
+        help="images in a step, and in a batch of the test",
+    )
+    group.add_argument(
+        "--lr",
+        type=number(0),
+        default=0.001,
+        metavar="X",
+        help="learning rate of Adam in the first epoch",
+    )
+    group.add_argument(
+        "--lr_decay",
+        type=number(0),
+        default=0.9,
+        metavar="X",
+        help="factor of the learning rate from one epoch to the next",
+    )
+    group.add_argument(
+        "--shift_fraction",
+        type=number(0, 1),
+        default=0.1,
+        metavar="X",
+        help="largest random shift, as a fraction of the side, in whole pixels",
+    )
+    group.add_argument(
+        "--seed",
+        type=integer(0),
+        default=0,
+        metavar="N",
+        help="the same seed, machine and versions give the same run",
+    )
+    group.add_argument(
+        "--precision",
+        choices=("float32", "mixed_bfloat16"),
+        default="float32",
+        help="mixed_bfloat16 computes products in bfloat16, and norms, softmax and "
+        "losses in float32: it helps on GPUs with bfloat16 units, not on a CPU",
+    )
+    group.add_argument(
+        "--debug", action="store_true", help="write TensorBoard logs as well"
+    )
+
+
+def add_data_flags(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("data and files")
+    group.add_argument(
+        "--dataset",
+        metavar="NAME_OR_PATH",
+        help=f"{', '.join(datasets.NAMED)}; an npz file with x_train, y_train, x_test "
+        "and y_test; a folder of IDX files; a folder with a sub-folder of pictures for "
+        "each class, or with train/ and test/ that hold these (default: the model "
+        "file's, else mnist)",
+    )
+    group.add_argument(
+        "--test_fraction",
+        type=number(0, 1),
+        metavar="X",
+        help="part of each class to test with, where a folder has no test/ "
+        "(default: the model file's, else 0.2)",
+    )
+    group.add_argument(
+        "--image_size",
+        type=integer(1, 10000),
+        nargs=2,
+        metavar=("H", "W"),
+        help="fit all images into H x W pixels, with their aspect kept "
+        "(default: the model file's, else as they are)",
+    )
+    group.add_argument(
+        "--grayscale",
+        action="store_true",
+        default=None,
+        help="make colour images grey",
+    )
+    group.add_argument(
+        "--train_size",
+        type=integer(1),
+        metavar="N",
+        help="train on the first N training images (default: all)",
+    )
+    group.add_argument(
+        "--validation_size",
+        type=integer(0),
+        default=0,
+        metavar="N",
+        help="hold out the last N training images and keep the epoch that does best "
+        "on them, instead of the last",
+    )
+    group.add_argument(
+        "--data_dir",
+        metavar="DIR",
+        help="folder with the files of MNIST or Fashion-MNIST: mnist.npz or the four "
+        "IDX files, plain or .gz (default: download them once and keep them)",
+    )
+    group.add_argument(
+        "--save_dir",
+        default="./result",
+        metavar="DIR",
+        help="folder of the files that are written",
+    )
+
+
+def remember_run(parser: argparse.ArgumentParser) -> None:
+    """Notes which of the flags, all that there are now, make up a run."""
+    names = vars(parser.parse_args([])).keys() - NOT_OF_RUN
+    parser.set_defaults(of_run=sorted(names))
+
+
+def parse_arguments(
+    parser: argparse.ArgumentParser, argv: list[str] | None
+) -> argparse.Namespace:
+    """Parses the command line; with --resume, on top of the arguments of the run.
+
+    Raises:
+        UsageError, saving.ModelFileError: If it makes no sense, or contradicts the run.
+    """
+    args = parser.parse_args(argv)
+    args.finished = 0
+    if not args.resume:
+        return args
+    path = os.path.join(args.save_dir, training.RUN_STATE)
+    if not os.path.lexists(path):
+        raise UsageError(f"--resume: there is no run to go on with, no {path}")
+    run = saving.read_run(path)
+    begun = parse_run(parser, run["arguments"], path)
+    args = parser.parse_args(argv, argparse.Namespace(**vars(begun)))
+    for name in set(args.of_run) - MAY_CHANGE:
+        expected, received = getattr(begun, name), getattr(args, name)
+        if expected != received:
+            raise UsageError(
+                f"--{name}: expected {expected}, with which the run in {args.save_dir} "
+                f"was begun, received {received}"
+            )
+    args.finished = len(run["rows"])
+    if args.epochs < args.finished:
+        raise UsageError(
+            f"--epochs: expected at least {args.finished}, as many are finished, "
+            f"received {args.epochs}"
+        )
+    return args
+
+
+def parse_run(
+    parser: argparse.ArgumentParser, arguments: dict, path: str
+) -> argparse.Namespace:
+    """Parses the arguments that a run state holds as if they had been typed.
+
+    Raises:
+        saving.ModelFileError: If they could not have been.
+    """
+    values = dict(arguments)
+    drop_remainder = values.pop("drop_remainder", None)
+    argv = []
+    for name, value in values.items():
+        if isinstance(value, list):
+            argv += [f"--{name}", *map(str, value)]
+        elif value is True:
+            argv.append(f"--{name}")
+        elif value is not None and value is not False:
+            argv.append(f"--{name}={value}")
+    try:
+        args = parser.parse_args(argv)
+    except UsageError as error:
+        raise saving.ModelFileError(f"{path}: damaged run state: {error}") from error
+    if type(drop_remainder) is not bool or set(arguments) != set(args.of_run):
+        raise saving.ModelFileError(f"{path}: damaged run state: other arguments")
+    args.drop_remainder = drop_remainder
+    return args
+
+
+def integer(least: int, most: int = 2**31 - 1):
+    """A type of argparse: whole numbers in a range."""
+
+    def integer(text):  # argparse shows this name
+        value = int(text)
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(
+                f"expected {least} to {most}, received {text}"
+            )
+        return value
+
+    return integer
+
+
+def number(least: float, below: float = math.inf):
+    """A type of argparse: numbers in a range."""
+
+    def number(text):
+        value = float(text)
+        if not least <= value < below:
+            raise argparse.ArgumentTypeError(
+                f"expected at least {least} and less than {below}, received {text}"
+            )
+        return value
+
+    return number
+
+
+def check_arguments(args: argparse.Namespace) -> None:
+    """Finds what is wrong with the arguments before anything takes long.
+
+    Fills in what they leave open: from the model file, else the default. Nothing is
+    written that stays.
+
+    Raises:
+        UsageError, saving.ModelFileError: If something is wrong.
+    """
+    trained = args.testing or args.predict or args.export
+    if trained and args.weights is None:
+        args.weights = os.path.join(args.save_dir, "trained_model.h5")
+        if not os.path.exists(args.weights):
+            raise UsageError(
+                f"there is no {args.weights}; train a model first, or name one with -w"
+            )
+    if not trained:
+        check_folder(args)
+    if args.debug and importlib.util.find_spec("tensorboard") is None:
+        raise UsageError("--debug needs TensorBoard: pip install tensorboard")
+    has_file = args.weights is not None and not args.resume
+    args.info = saving.read_info(args.weights) if has_file else {}
+    take_from_file(args, routings=3)
+    if args.predict or args.export:
+        for name in ("dataset", "data_dir", "image_size", "grayscale", "test_fraction"):
+            if getattr(args, name) is not None:
+                raise UsageError(
+                    f"--{name} has no effect with --predict or --export, "
+                    "as the model file says what is needed"
+                )
+    else:
+        settle_data(args)
+    folder = os.path.abspath(args.save_dir)
+    while not os.path.lexists(folder):  # it will be created in the first that exists
+        folder = os.path.dirname(folder)
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UsageError(
+            f"--save_dir: cannot write to {args.save_dir}: {error.strerror}"
+        ) from error
+
+
+def check_folder(args: argparse.Namespace) -> None:
+    """Finds out whether a run may begin in a folder.
+
+    Raises:
+        UsageError: If there is another that is neither to go on nor to be replaced.
+    """
+    if args.resume or args.overwrite:
+        return
+    for name in training.RUN_FILES:
+        if os.path.lexists(os.path.join(args.save_dir, name)):
+            raise UsageError(
+                f"--save_dir: {args.save_dir} holds a run already ({name}): --resume "
+                "goes on with it, --overwrite replaces it"
+            )
+
+
+def take_from_file(args: argparse.Namespace, **defaults) -> None:
+    """Sets arguments that were not said to the model file's values, else to these."""
+    for name, default in defaults.items():
+        if getattr(args, name) is None:
+            setattr(args, name, args.info.get(name, default))
+
+
+def settle_data(args: argparse.Namespace) -> None:
+    """Settles which data is meant, and which part of a folder is the test.
+
+    Raises:
+        UsageError: If that is not clear.
+    """
+    if args.dataset is None and args.info.get("dataset", "mnist") not in datasets.NAMED:
+        raise UsageError(
+            f"{args.weights} was trained on {args.info['dataset']}: "
+            "say where that is now with --dataset"
+        )
+    take_from_file(args, dataset="mnist", image_size=None, grayscale=False)
+    if args.dataset in datasets.NAMED:  # else the names come with the data
+        find_class(args.digit, datasets.NAMED[args.dataset])
+    # A test stays a test: the model file's split is not for the arguments to change.
+    split = (args.info.get("split") if args.testing else None) or {}
+    args.split_seed = split.get("seed", args.seed)
+    if args.test_fraction is None:
+        args.test_fraction = split.get("fraction", 0.2)
+    if args.test_fraction != split.get("fraction", args.test_fraction):
+        raise UsageError(
+            f"--test_fraction: expected {split['fraction']}, with which the model was "
+            f"trained, received {args.test_fraction}"
+        )
+
+
+def check_data(data: datasets.Dataset, args: argparse.Namespace) -> None:
+    """Finds what does not fit between arguments, data and model file.
+
+    Raises:
+        UsageError, datasets.DataError: If something does not.
+    """
+    (x_train, y_train), (x_test, _) = data
+    if not args.testing:
+        (x, _), _ = datasets.split(
+            x_train, y_train, args.train_size, args.validation_size
+        )
+        if args.devices > 1 and not args.drop_remainder and len(x) % args.batch_size:
+            raise UsageError(
+                "--resume: expected one device, on which the run was begun and uses "
+                f"the images left over at the end of an epoch, received {args.devices}"
+            )
+        if args.drop_remainder and args.batch_size > len(x):
+            raise UsageError(
+                f"--batch_size: expected at most {len(x)}, the number of training "
+                f"images, received {args.batch_size}"
+            )
+        if runs_on_cpu():
+            needed = least_memory(
+                x_train.shape[1:], y_train.shape[1], args.routings, args.batch_size
+            )
+            datasets.check_memory(needed, f"training with batches of {args.batch_size}")
+    trained = args.info.get("split") if args.testing else None
+    if trained and data.split and trained["digest"] != data.split["digest"]:
+        raise UsageError(
+            f"{args.dataset}: expected the files of the training, of which a part was "
+            "kept for the test, received others; put the test images into test/ "
+            "beside train/"
+        )
+    for what, expected, received in (
+        ("input_shape", args.info.get("input_shape"), list(x_test.shape[1:])),
+        ("class_names", args.info.get("class_names"), data.class_names),
+    ):
+        if args.testing and expected not in (None, received):
+            raise UsageError(
+                f"{what}: expected {shorten(expected)} of {args.weights}, "
+                f"received {shorten(received)} of {args.dataset}"
+            )
+
+
+def shorten(values: list) -> str:
+    """A list in one short line."""
+    text = ", ".join(map(str, values[:5]))
+    return f"[{text}, ...] ({len(values)})" if len(values) > 5 else f"[{text}]"
+
+
+def least_weights(input_shape: tuple[int, int, int], n_class: int) -> int:
+    """Weights of the two layers that grow with the images and the classes."""
+    height, width, channels = input_shape
+    capsules = 32 * max(0, (height - 15) // 2) * max(0, (width - 15) // 2)
+    return capsules * 8 * n_class * 16 + 1024 * height * width * channels
+
+
+def least_memory(
+    input_shape: tuple[int, int, int], n_class: int, routings: int, batch_size: int
+) -> int:
+    """Bytes that a training step cannot do without: weights and what layers keep."""
+    height, width, _ = input_shape
+    features = (height - 8) * (width - 8) * 256
+    capsules = 32 * max(0, (height - 15) // 2) * max(0, (width - 15) // 2)
+    routing = 2 * routings * capsules * n_class * 8
+    # Weights come with a gradient and two moments; conv1 and the transform of the
+    # primary capsules are kept, with their gradients.
+    weights = 4 * least_weights(input_shape, n_class)
+    return 4 * (weights + batch_size * (4 * features + routing))
+
+
+def find_class(digit: str | None, class_names: list[str]) -> int:
+    """The index of a class that is given by name or index.
+
+    Raises:
+        UsageError: If there is no such class.
+    """
+    if digit is None:
+        return min(5, len(class_names) - 1)
+    if digit in class_names:
+        return class_names.index(digit)
+    if digit.isdecimal() and int(digit) < len(class_names):
+        return int(digit)
+    expected = f"0 to {len(class_names) - 1}"
+    if class_names[0] != "0":
+        expected += f" or one of {shorten(class_names)}"
+    raise UsageError(f"--digit: expected {expected}, received {digit}")
+
+
+def describe_device(args: argparse.Namespace) -> str:
+    """The header's line about what computes."""
+    backend = keras.backend.backend()
+    module = {"torch": "torch", "jax": "jax"}.get(backend, "tensorflow")
+    version = importlib.import_module(module).__version__
+    device = f"CPU, {os.cpu_count()} cores" if runs_on_cpu() else "GPU"
+    if args.devices > 1:
+        device = f"{args.devices // args.num_hosts} x {device}"
+    if args.num_hosts > 1:
+        device = f"{args.num_hosts} hosts, each {device}"
+    return f"Device: {device}; Keras {keras.version()} on {backend} {version}"
+
+
+def main(argv: list[str] | None, build_parser, run) -> int:
+    """Runs a script; returns the exit status.
+
+    Args:
+        argv: The arguments; None for those of the process.
+        build_parser: Returns the script's parser.
+        run: Does what the parsed arguments say.
+    """
+    parser = build_parser()
+    try:
+        with training.interruptible():
+            args = parse_arguments(parser, argv)
+            check_arguments(args)
+            run(args)
+    except USER_ERRORS as error:
+        status = 2
+        message = " ".join(str(error).splitlines())  # a file's name may hold several
+    except training.DivergedError as error:
+        status, message = 1, str(error)
+    except training.Interrupted as interrupt:
+        print(f"{parser.prog}: {interrupt}", file=sys.stderr)
+        return interrupt.status
+    else:
+        return 0
+    print(f"{parser.prog}: error: {message}", file=sys.stderr)
+    return status
