@@ -103,6 +103,9 @@ class PrimaryCap(keras.layers.Layer):
         n_channels: Number of types of capsules, each with a capsule at every position.
         kernel_size: Height and width of the kernel, in pixels.
         strides: Step of the kernel, in pixels.
+        scale: Factor of the convolution, before the bias is added.
+        kernel_initializer: Initializer of the kernel.
+        bias_initializer: Initializer of the bias.
         method: How the convolution is computed. "direct" is the backend's own, "fft"
             is `fft_conv.conv2d`, the same in a frequency domain. "auto" takes "fft" on
             a CPU if it needs less than half of the multiplications.
@@ -123,6 +126,9 @@ class PrimaryCap(keras.layers.Layer):
         n_channels: int,
         kernel_size: int,
         strides: int = 1,
+        scale: float = 1.0,
+        kernel_initializer="glorot_uniform",
+        bias_initializer="zeros",
         method: str = "auto",
         **kwargs,
     ):
@@ -136,6 +142,9 @@ class PrimaryCap(keras.layers.Layer):
         self.n_channels = n_channels
         self.kernel_size = kernel_size
         self.strides = strides
+        self.scale = scale
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.bias_initializer = keras.initializers.get(bias_initializer)
         self.method = method
 
     def build(self, input_shape):
@@ -145,9 +154,11 @@ class PrimaryCap(keras.layers.Layer):
         self.kernel = self.add_weight(
             name="kernel",
             shape=(*kernel_size, channels, filters),
-            initializer="glorot_uniform",
+            initializer=self.kernel_initializer,
         )
-        self.bias = self.add_weight(name="bias", shape=(filters,), initializer="zeros")
+        self.bias = self.add_weight(
+            name="bias", shape=(filters,), initializer=self.bias_initializer
+        )
         fft, direct = fft_conv.cost(
             (height, width), kernel_size, self.strides, channels, filters
         )
@@ -160,6 +171,8 @@ class PrimaryCap(keras.layers.Layer):
             outputs = fft_conv.conv2d(inputs, self.kernel, self.strides)
         else:
             outputs = ops.conv(inputs, self.kernel, self.strides, padding="valid")
+        if self.scale != 1:
+            outputs = self.scale * outputs
         outputs = outputs + ops.cast(self.bias, outputs.dtype)
         # (batch, rows, columns, filters) -> (batch, capsules, dim_capsule)
         capsules = outputs.shape[1] * outputs.shape[2] * self.n_channels
@@ -172,6 +185,9 @@ class PrimaryCap(keras.layers.Layer):
             "n_channels": self.n_channels,
             "kernel_size": self.kernel_size,
             "strides": self.strides,
+            "scale": self.scale,
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+            "bias_initializer": keras.initializers.serialize(self.bias_initializer),
             "method": self.method,
         }
 
@@ -198,6 +214,9 @@ class CapsuleLayer(keras.layers.Layer):
         routings: Number of rounds of the routing, at least 1.
         kernel_initializer: Initializer of the transformation matrices. With a much
             smaller one than the default, training starts with a long plateau.
+        use_bias: Whether a bias is added to `s` in each round, as in the code that the
+            paper's authors released.
+        bias_initializer: Initializer of the bias.
 
     Input shape:
         (batch, input_capsules, input_dim)
@@ -215,6 +234,8 @@ class CapsuleLayer(keras.layers.Layer):
         dim_capsule: int,
         routings: int = 3,
         kernel_initializer=None,
+        use_bias: bool = False,
+        bias_initializer="zeros",
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -228,6 +249,8 @@ class CapsuleLayer(keras.layers.Layer):
         self.kernel_initializer = keras.initializers.get(
             kernel_initializer or keras.initializers.RandomNormal(stddev=0.1)
         )
+        self.use_bias = use_bias
+        self.bias_initializer = keras.initializers.get(bias_initializer)
 
     def build(self, input_shape):
         _, input_capsules, input_dim = input_shape
@@ -236,9 +259,16 @@ class CapsuleLayer(keras.layers.Layer):
             shape=(self.num_capsule, input_capsules, self.dim_capsule, input_dim),
             initializer=self.kernel_initializer,
         )
+        if self.use_bias:
+            self.bias = self.add_weight(
+                name="bias",
+                shape=(self.num_capsule, 1, self.dim_capsule),
+                initializer=self.bias_initializer,
+            )
 
     def call(self, inputs):
-        # W: (num_capsule, input_capsules * input_dim, dim_capsule)
+        # bias: (num_capsule, 1, dim_capsule), to be added to s of (num_capsule, batch,
+        # dim_capsule); W: (num_capsule, input_capsules * input_dim, dim_capsule)
         num_capsule, _, dim_capsule, _ = self.W.shape
         W = ops.transpose(ops.cast(self.W, inputs.dtype), (0, 1, 3, 2))
         W = ops.reshape(W, (num_capsule, -1, dim_capsule))
@@ -248,12 +278,14 @@ class CapsuleLayer(keras.layers.Layer):
         u = ops.reshape(inputs, (-1, W.shape[1]))
         s = ops.matmul(u, ops.reshape(ops.transpose(W, (1, 0, 2)), (W.shape[1], -1)))
         s = ops.reshape(s / num_capsule, (-1, num_capsule, dim_capsule))
-        v = ops.transpose(squash(s), (1, 0, 2))  # (num_capsule, batch, dim_capsule)
+        s = ops.transpose(s, (1, 0, 2))  # (num_capsule, batch, dim_capsule)
+        bias = ops.cast(self.bias, s.dtype) if self.use_bias else 0.0
+        v = squash(s + bias)
         logits = 0.0
         for _ in range(self.routings - 1):
             v_W = ops.matmul(v, W_T)  # (num_capsule, batch, input_capsules * input_dim)
             logits, c_u = _couple(logits, inputs, v_W)
-            v = squash(ops.matmul(c_u, W))
+            v = squash(ops.matmul(c_u, W) + bias)
         return ops.transpose(v, (1, 0, 2))
 
     def get_config(self):
@@ -263,6 +295,8 @@ class CapsuleLayer(keras.layers.Layer):
             "dim_capsule": self.dim_capsule,
             "routings": self.routings,
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+            "use_bias": self.use_bias,
+            "bias_initializer": keras.initializers.serialize(self.bias_initializer),
         }
 
 

@@ -63,7 +63,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="images in a step of all devices together, a multiple of their number; "
         "images left over at the end of an epoch, others in each, are not used "
-        "(default: 100 a device)",
+        "(default: 100 a device; 128 with --recipe paper)",
     )
 
     group = parser.add_argument_group(
@@ -279,7 +279,7 @@ def run_on_devices(args: argparse.Namespace) -> None:
         devices = find_devices(args)
     args.devices = n = len(devices) * args.num_hosts
     if args.batch_size is None:
-        args.batch_size = 100 * n
+        args.batch_size = training.RECIPES[args.recipe].batch_size * n
     if args.batch_size % n:
         raise UsageError(
             f"--batch_size: expected a multiple of {n}, the number of devices, "

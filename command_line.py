@@ -82,18 +82,24 @@ def add_modes(parser: argparse.ArgumentParser):
 def add_training_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("training")
     group.add_argument(
+        "--recipe",
+        choices=tuple(training.RECIPES),
+        help="seed: as the older Keras scripts; paper: as the code that the paper's "
+        "authors released, which has other biases, initial weights, learning rates "
+        "and weights of the losses (default: the model file's, else seed)",
+    )
+    group.add_argument(
         "--epochs",
         type=integer(1),
-        default=50,
         metavar="N",
-        help="passes over the training images",
+        help="passes over the training images (default: 50; 640 with --recipe paper)",
     )
     group.add_argument(
         "--batch_size",
         type=integer(1),
-        default=100,
         metavar="N",
-        help="images in a step, and in a batch of the test",
+        help="images in a step, and in a batch of the test (default: 100; 128 with "
+        "--recipe paper)",
     )
     group.add_argument(
         "--lr",
@@ -105,9 +111,16 @@ def add_training_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--lr_decay",
         type=number(0),
-        default=0.9,
         metavar="X",
-        help="factor of the learning rate from one epoch to the next",
+        help="factor of the learning rate from one epoch to the next (default: 0.9; "
+        "with --recipe paper 0.96, each 2000 steps)",
+    )
+    group.add_argument(
+        "--ema",
+        type=number(0, 1),
+        metavar="X",
+        help="keep a moving average of the weights, with this factor a step; it is "
+        "what is tested and saved, in place of the weights (default: none)",
     )
     group.add_argument(
         "--shift_fraction",
@@ -312,7 +325,12 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise UsageError("--debug needs TensorBoard: pip install tensorboard")
     has_file = args.weights is not None and not args.resume
     args.info = saving.read_info(args.weights) if has_file else {}
-    take_from_file(args, routings=3)
+    take_from_file(args, routings=3, recipe="seed")
+    recipe = training.RECIPES[args.recipe]
+    if args.epochs is None:
+        args.epochs = recipe.epochs
+    if args.lr_decay is None:
+        args.lr_decay = recipe.lr_decay
     if args.predict or args.export:
         for name in ("dataset", "data_dir", "image_size", "grayscale", "test_fraction"):
             if getattr(args, name) is not None:
@@ -386,10 +404,15 @@ def settle_data(args: argparse.Namespace) -> None:
 def check_data(data: datasets.Dataset, args: argparse.Namespace) -> None:
     """Finds what does not fit between arguments, data and model file.
 
+    Fills in the weight of the reconstruction, which depends on the images.
+
     Raises:
         UsageError, datasets.DataError: If something does not.
     """
     (x_train, y_train), (x_test, _) = data
+    if args.lam_recon is None:
+        lam_recon = training.RECIPES[args.recipe].lam_recon
+        args.lam_recon = lam_recon * math.prod(x_test.shape[1:])
     if not args.testing:
         (x, _), _ = datasets.split(
             x_train, y_train, args.train_size, args.validation_size

@@ -371,6 +371,7 @@ _INFO_CHECKS = {
         and all(isinstance(name, str) for name in v)
     ),
     "routings": lambda v: _is_int(v, 1, 100),
+    "recipe": lambda v: v in ("seed", "paper"),
     "dataset": lambda v: isinstance(v, str),
     "image_size": lambda v: v is None or _is_sizes(v, 2),
     "grayscale": lambda v: type(v) is bool,

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import dataclasses
 import glob
 import math
 import os
@@ -13,11 +14,42 @@ from collections.abc import Callable
 
 import keras
 import numpy as np
+from keras import ops
 
 import datasets
 import saving
 import utils
 from capsulelayers import PACKAGE
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How to train; the network's part of it is in `capsulenet.CapsNet`.
+
+    Attributes:
+        epochs: Passes over the training images.
+        batch_size: Images in a step.
+        lr_decay: Factor of the learning rate.
+        decay_steps: Steps in which it falls by that factor, continuously; None for an
+            epoch, in steps.
+        lam_recon: Weight of the squared error of a pixel.
+    """
+
+    epochs: int
+    batch_size: int
+    lr_decay: float
+    decay_steps: int | None
+    lam_recon: float
+
+
+RECIPES = {
+    # The older Keras scripts, with the loss of the paper's text.
+    "seed": Recipe(50, 100, 0.9, None, 0.0005),
+    # The code that the authors released. It halves the margin loss and divides it by 10
+    # classes, but not the reconstruction loss.
+    "paper": Recipe(640, 128, 0.96, 2000, 0.01),
+}
+LEAST_RATE = 1e-6  # of a learning rate that falls continuously
 
 RUN_STATE = "run_state.h5"
 # What tells that a folder holds a run, and what else a run writes.
@@ -89,14 +121,51 @@ class FusedAdam(keras.optimizers.Adam):
         )
 
 
-def adam(learning_rate: float) -> keras.optimizers.Optimizer:
+class ContinuousDecay(keras.optimizers.schedules.ExponentialDecay):
+    """A learning rate that falls exponentially, down to `LEAST_RATE`."""
+
+    def __call__(self, step):
+        return ops.maximum(super().__call__(step), LEAST_RATE)
+
+
+def make_optimizer(args: argparse.Namespace) -> keras.optimizers.Optimizer:
+    """Adam, as the arguments say."""
+    rate, decay_steps = args.lr, RECIPES[args.recipe].decay_steps
+    if decay_steps is not None:
+        rate = ContinuousDecay(rate, decay_steps, args.lr_decay)
+    return adam(rate, use_ema=args.ema is not None, ema_momentum=args.ema or 0)
+
+
+def adam(learning_rate, **options) -> keras.optimizers.Optimizer:
     """The fastest form of Adam that the backend and its devices have."""
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
         if not tf.distribute.has_strategy():
-            return FusedAdam(learning_rate)
-    return keras.optimizers.Adam(learning_rate)
+            return FusedAdam(learning_rate, **options)
+    return keras.optimizers.Adam(learning_rate, **options)
+
+
+@contextlib.contextmanager
+def averaged(model: keras.Model):
+    """Within it, the model has the moving average of its weights, if there is one.
+
+    Keras's `SwapEMAWeights` swaps by sums, which rounds: the weights would not be what
+    they were.
+    """
+    if not model.optimizer.use_ema:
+        yield
+        return
+    variables = model.trainable_variables
+    weights = [ops.convert_to_numpy(variable) for variable in variables]
+    averages = model.optimizer._model_variables_moving_average
+    for variable, average in zip(variables, averages):
+        variable.assign(average)
+    try:
+        yield
+    finally:
+        for variable, weight in zip(variables, weights):
+            variable.assign(weight)
 
 
 def fit(
@@ -107,9 +176,9 @@ def fit(
 ) -> None:
     """Trains a compiled model, from the start or from where its run ended.
 
-    Adam's learning rate is `args.lr * args.lr_decay ** epoch`. On return the model has
-    the weights of the last epoch or, if the log evaluates a set "val", those of the
-    epoch with the best accuracy on it.
+    The learning rate is `args.lr * args.lr_decay ** epoch`, or falls continuously (see
+    `RECIPES`). On return the model has the weights of the last epoch or, if the log
+    evaluates a set "val", those of the epoch with the best accuracy on it.
 
     Args:
         model: A compiled model.
@@ -129,13 +198,15 @@ def fit(
     log.check_space(model)
     callbacks = [
         keras.callbacks.LambdaCallback(on_epoch_begin=batches.set_epoch),
-        keras.callbacks.LearningRateScheduler(
-            lambda epoch: args.lr * args.lr_decay**epoch
-        ),
         keras.callbacks.ProgbarLogger(),  # before the log, so that its time is training
         StopOnNaN(log),
         log,
     ]
+    if RECIPES[args.recipe].decay_steps is None:
+        rates = keras.callbacks.LearningRateScheduler(
+            lambda epoch: args.lr * args.lr_decay**epoch
+        )
+        callbacks.insert(0, rates)
     if args.debug:
         folder = os.path.join(args.save_dir, "tensorboard-logs")
         callbacks.append(keras.callbacks.TensorBoard(folder))
@@ -244,12 +315,15 @@ class EpochLog(keras.callbacks.Callback):
             "epoch": epoch + 1,
             "seconds": round(seconds, 3),
             "images_per_second": round(self.batches.num_samples / seconds, 1),
-            "learning_rate": float(logs["learning_rate"]),
+            "learning_rate": float(
+                ops.convert_to_numpy(self.model.optimizer.learning_rate)
+            ),
             "loss": float(logs["loss"]),
             **{column: float(logs[name]) for name, column in self.metrics.items()},
         }
         for name, (inputs, expected) in self.held_out.items():
-            outputs = predict(self.model, inputs, self.args)
+            with averaged(self.model):
+                outputs = predict(self.model, inputs, self.args)
             columns = self.evaluate(*outputs, *expected)
             row.update({f"{name}_{column}": v for column, v in columns.items()})
         for name, value in row.items():
@@ -260,7 +334,8 @@ class EpochLog(keras.callbacks.Callback):
         if "val" in self.held_out and all(
             row["val_accuracy"] > earlier["val_accuracy"] for earlier in self.rows
         ):
-            self.best_weights = self.model.get_weights()
+            with averaged(self.model):
+                self.best_weights = self.model.get_weights()
             self.best_epoch = epoch + 1
         self.rows.append(row)
         self.write_state()

@@ -8,20 +8,22 @@ Prints the test error of each epoch of both and writes
 benchmarks/results/direct_convolution/log.csv.
 """
 
+import argparse
 import csv
 import os
+import sys
 
 import capsulenet  # first, since it silences the backend's start
 
 # isort: split
 import keras
 
+import command_line
 import datasets
 from benchmarks.plain import rebuild
 
 ROOT = os.path.dirname(os.path.dirname(__file__))
 FOLDER = os.path.join(ROOT, "benchmarks", "results", "direct_convolution")
-EPOCHS = "2"
 
 
 def read_test_errors(folder: str) -> list[float]:
@@ -30,11 +32,9 @@ def read_test_errors(folder: str) -> list[float]:
         return [100 * (1 - float(row["test_accuracy"])) for row in csv.DictReader(file)]
 
 
-def main() -> None:
-    os.makedirs(FOLDER, exist_ok=True)
-    parser = capsulenet.build_parser()
-    args = parser.parse_args(["--epochs", EPOCHS, "--save_dir", FOLDER])
+def run(args: argparse.Namespace) -> None:
     data = datasets.load_dataset()
+    command_line.check_data(data, args)
     keras.utils.set_random_seed(args.seed)
     model = capsulenet.CapsNet((28, 28, 1), 10, args.routings)[0]
     capsulenet.train(rebuild(model, "direct"), data, args)
@@ -44,4 +44,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    flags = ["--epochs", "2", "--batch_size", "100", "--overwrite"]
+    flags += ["--save_dir", FOLDER]
+    sys.exit(command_line.main(flags, capsulenet.build_parser, run))

@@ -145,6 +145,7 @@ def test_model_file(trained):
         "input_shape": [28, 28, 1],
         "class_names": list("0123456789"),
         "routings": 3,
+        "recipe": "seed",
         "scaling": "0 is black, 1 is white",
         "dataset": "mnist",
         "split": None,
@@ -352,10 +353,10 @@ def test_testing_takes_the_model_of_save_dir(trained, digits, tmp_path, capsys):
 
 # Every flag of the older scripts and of ours, with its default.
 FLAGS = {
-    "--epochs": 50,
-    "--batch_size": 100,
+    "--epochs": None,
+    "--batch_size": None,
     "--lr": 0.001,
-    "--lr_decay": 0.9,
+    "--lr_decay": None,
     "--lam_recon": None,  # as the size of the images asks for
     "--routings": None,  # the model file's
     "--shift_fraction": 0.1,
