@@ -10,7 +10,7 @@ import numpy as np
 
 import images
 import mnist
-from images import DataError
+from limits import DataError, check_memory
 
 # What `load_dataset` knows by name, and the names of the classes.
 NAMED = {
@@ -339,31 +339,6 @@ def _read_pictures(
         x[i] = images.fit_image(images.read_image(path, channels), height, width)
     labels = [label for _, label in labelled]
     return x, np.eye(n_class, dtype="float32")[labels]
-
-
-def check_memory(needed: int, what: str) -> None:
-    """Stops before memory runs out, where the system says how much there is.
-
-    Raises:
-        DataError: If more bytes are needed than are available.
-    """
-    available = available_memory()
-    if available is not None and needed > available:
-        raise DataError(
-            f"{what} need about {needed / 1e9:.1f} GB of memory, "
-            f"{available / 1e9:.1f} GB are available; try a smaller --image_size, "
-            "--grayscale, fewer images or a smaller --batch_size"
-        )
-
-
-def available_memory() -> int | None:
-    """Bytes that can still be allocated; None where the system does not say."""
-    try:
-        with open("/proc/meminfo") as file:
-            lines = [line for line in file if line.startswith("MemAvailable")]
-        return 1024 * int(lines[0].split()[1])
-    except (OSError, IndexError, ValueError):
-        return None
 
 
 # Arrays to arrays.

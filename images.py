@@ -11,14 +11,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFilter
 
+from limits import DataError, check_memory
+
 FORMATS = ("PNG", "JPEG", "BMP", "GIF")
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".gif")
 ORIENTATION = 0x0112  # the EXIF tag
 LUMINANCE = np.array([0.299, 0.587, 0.114], "float32")  # of red, green and blue
-
-
-class DataError(ValueError):
-    """Data that is missing, damaged or too little; one line, fit for the user."""
 
 
 # One file.

@@ -1,6 +1,5 @@
 """datasets.py: data of your own, what is refused of it, splits, shifts, batches."""
 
-import io
 import time
 
 import keras
@@ -11,6 +10,7 @@ from test_mnist import write_idx
 
 import datasets
 import images
+import limits
 from datasets import DataError, ShiftedBatches, load_dataset, shift, split
 
 
@@ -217,8 +217,8 @@ SHAPES = "x_train: expected images of shape (n, height, width) or (n, height, wi
 NUMBERS = "x_train: expected whole numbers from 0, or fractions from 0 to 1, got "
 LABEL_FORMS = "y_train and y_test: expected labels that are whole numbers, names or one"
 FAULTY_ARRAYS = {
-    "no x_test": ({"x_test": None}, "cannot be read: 'x_test is not a file"),
-    "objects": ({"y_test": np.array([2, 0, "ä"], object)}, "cannot be read: Object"),
+    "no x_test": ({"x_test": None}, "cannot be read: x_test is not a file"),
+    "objects": ({"y_test": np.array([2, 0, "ä"], object)}, "cannot be read: y_test: "),
     "NaN": ({"x_train": with_pixel(np.nan)}, NUMBERS + "float64 from nan to nan"),
     "infinity": ({"x_train": with_pixel(np.inf)}, NUMBERS + "float64 from 0.0 to inf"),
     "minus infinity": ({"x_train": with_pixel(-np.inf)}, NUMBERS + "float64 from -inf"),
@@ -640,7 +640,7 @@ def test_too_little_memory_is_found_out_before_the_pixels_are_made(
     path = of_images(tmp_path, form, draw(5, 4, 3), draw(5, 4, 3, seed=1))
     monkeypatch.setattr(images, "read_image", make)
     monkeypatch.setattr(images, "fit_image", make)
-    monkeypatch.setattr(datasets, "available_memory", lambda: 4_700_000_000)
+    monkeypatch.setattr(limits, "available_memory", lambda: 4_700_000_000)
     with pytest.raises(DataError) as caught:  # 4 images, 3 channels, 4 bytes
         load_dataset(path, image_size=(10_000, 10_000))
     message = str(caught.value)
@@ -652,14 +652,14 @@ def test_too_little_memory_is_found_out_before_the_pixels_are_made(
 
 def test_arrays_as_they_are_need_memory_too(tmp_path, monkeypatch):
     path = npz(tmp_path)  # 9 images of 20 pixels
-    monkeypatch.setattr(datasets, "available_memory", lambda: 9 * 20 * 4 - 1)
+    monkeypatch.setattr(limits, "available_memory", lambda: 9 * 20 * 4 - 1)
     assert refused(path).startswith("the images need about 0.0 GB of memory")
-    monkeypatch.setattr(datasets, "available_memory", lambda: 9 * 20 * 4)
+    monkeypatch.setattr(limits, "available_memory", lambda: 9 * 20 * 4)
     assert load_dataset(path).train[0].shape == (6, 5, 4, 1)
 
 
 def test_where_the_system_does_not_say_memory_is_not_checked(monkeypatch):
-    monkeypatch.setattr(datasets, "available_memory", lambda: None)
+    monkeypatch.setattr(limits, "available_memory", lambda: None)
     datasets.check_memory(10**18, "the images")
 
 
@@ -672,14 +672,14 @@ def test_where_the_system_does_not_say_memory_is_not_checked(monkeypatch):
         (None, None),
     ],
 )
-def test_available_memory_is_what_the_kernel_says(monkeypatch, meminfo, available):
-    def open_meminfo(path):
-        if meminfo is None:
-            raise FileNotFoundError(path)
-        return io.StringIO(meminfo)
-
-    monkeypatch.setattr(datasets, "open", open_meminfo, raising=False)
-    assert datasets.available_memory() == available
+def test_available_memory_is_what_the_kernel_says(
+    tmp_path, monkeypatch, meminfo, available
+):
+    monkeypatch.setattr(limits, "ROOT", tmp_path)
+    (tmp_path / "proc").mkdir()
+    if meminfo is not None:
+        (tmp_path / "proc/meminfo").write_text(meminfo)
+    assert limits.available_memory() == available
 
 
 # Keras's loaders.
