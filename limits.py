@@ -11,8 +11,8 @@ class DataError(ValueError):
 
 
 def one_line(text: str) -> str:
-    """Text from a file as a part of one line, without what a terminal would obey."""
-    text = " ".join(text.split())
+    """Text of any origin in one line, without what a terminal would obey."""
+    text = " ".join(text.splitlines())
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 

@@ -455,4 +455,4 @@ def _check_md5(arrays: Arrays) -> None:
 def reason(error: Exception) -> str:
     """What an exception says, as a part of one line."""
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return one_line(text)[:300].rstrip(".")
+    return one_line(" ".join(text.split()))[:300].rstrip(".")
