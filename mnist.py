@@ -168,7 +168,7 @@ def _read_pickle(packed: BinaryIO) -> Arrays:
     """
     try:
         with gzip.open(packed) as file:
-            content = file.read(_PICKLE_SIZE + 1)
+            content = bytes(_read_at_most(file, _PICKLE_SIZE + 1))
         _check_opcodes(content)
         parts = _ArrayUnpickler(io.BytesIO(content), encoding="latin1").load()
         train, validation, test = [(_to_images(x), _to_labels(y)) for x, y in parts]
@@ -329,31 +329,36 @@ def _find_idx(folder: Path, name: str) -> Path:
 def _read_idx(path: Path) -> np.ndarray:
     # 0, 0, 8 for unsigned bytes, the rank; the sizes, big-endian; the data.
     magic = bytes([0, 0, 8, 3 if "idx3" in path.name else 1])
+    _check_is_file(path)
     try:
-        _check_is_file(path)
         with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
             header = file.read(4 + 4 * magic[3])
             if len(header) < 4 + 4 * magic[3] or not header.startswith(magic):
                 raise DataError(
-                    f"{path}: expected an IDX header of {4 + 4 * magic[3]} bytes that "
+                    f"expected an IDX header of {4 + 4 * magic[3]} bytes that "
                     f"starts with {magic.hex()}, got {header.hex() or 'nothing'}"
                 )
             shape = np.frombuffer(header[4:], ">u4").tolist()
             size = math.prod(shape)
             ratio = _DEFLATE_RATIO if path.suffix == ".gz" else 1
-            check_memory(min(size, ratio * path.stat().st_size), "its images")
-            # In pieces: memory grows with the file, not with what its header says.
-            data = bytearray()
-            while piece := file.read(min(size + 1 - len(data), 1 << 20)):
-                data += piece
-    except DataError:
-        raise
+            check_memory(min(size, ratio * path.stat().st_size), "its bytes")
+            data = _read_at_most(file, size + 1)
+            if len(data) != size:
+                got = "more" if len(data) > size else len(data)
+                raise DataError(f"expected {size} bytes of shape {shape}, got {got}")
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read: {reason(error)}") from None
-    if len(data) != size:
-        got = "more" if len(data) > size else len(data)
-        raise DataError(f"{path}: expected {size} bytes of shape {shape}, got {got}")
     return np.frombuffer(data, "uint8").reshape(shape)
+
+
+def _read_at_most(file: BinaryIO, size: int) -> bytearray:
+    # In pieces: memory grows with the file, not with what is expected of it.
+    data = bytearray()
+    while piece := file.read(min(size - len(data), 1 << 20)):
+        data += piece
+    return data
 
 
 # Deflated data, in gz and zip files, unpacks to 1032 times its size at most.
@@ -395,19 +400,26 @@ def _find_member(archive: zipfile.ZipFile, name: str) -> tuple[zipfile.ZipInfo, 
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise DataError(f"{name}: expected no compression or deflate, got another")
     ratio = 1 if info.compress_type == zipfile.ZIP_STORED else _DEFLATE_RATIO
-    room = min(info.compress_size, os.path.getsize(archive.filename))
+    room = ratio * min(info.compress_size, os.path.getsize(archive.filename))
+    if info.flag_bits & 1:
+        raise DataError(f"{name}: expected no encryption")
+    if info.file_size > room:
+        raise DataError(f"{name}: expected {info.file_size} bytes, got at most {room}")
     with archive.open(info) as file:
-        version = np.lib.format.read_magic(file)
-        if version not in _NPY_HEADERS:
-            raise DataError(f"{name}: expected npy format 1.0 or 2.0, got {version}")
-        shape, _, dtype = _NPY_HEADERS[version](file)
-        start = file.tell()
+        head = io.BytesIO(file.read(_NPY_HEAD))
+    try:
+        read = _NPY_HEADERS[np.lib.format.read_magic(head)]
+        shape, _, dtype = read(head)
+    except Exception:  # of a parser of Python, which can run out of its stack
+        raise DataError(
+            f"{name}: expected an npy header of version 1.0 or 2.0, got something else"
+        ) from None
     if dtype.kind not in "biufcSU" or min(shape, default=0) < 0:
         raise DataError(
             f"{name}: expected numbers or names, got {dtype} of shape {shape}"
         )
     size = math.prod(shape) * dtype.itemsize
-    got = min(info.file_size, ratio * room) - start
+    got = info.file_size - head.tell()
     if size != got:
         raise DataError(
             f"{name}: expected {size} bytes for {dtype} of shape {shape}, got {got}"
@@ -415,6 +427,7 @@ def _find_member(archive: zipfile.ZipFile, name: str) -> tuple[zipfile.ZipInfo, 
     return info, size
 
 
+_NPY_HEAD = 20_000  # bytes; NumPy takes headers of 10 000 characters at most
 _NPY_HEADERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
@@ -454,5 +467,7 @@ def _check_md5(arrays: Arrays) -> None:
 
 def reason(error: Exception) -> str:
     """What an exception says, as a part of one line."""
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    text = getattr(error, "strerror", None) or str(error)
+    if not text:
+        text = "it ends too soon" if isinstance(error, EOFError) else repr(error)
     return one_line(" ".join(text.split()))[:300].rstrip(".")

@@ -1,6 +1,7 @@
 """datasets.py: data of your own, what is refused of it, splits, shifts, batches."""
 
 import time
+import tracemalloc
 
 import keras
 import numpy as np
@@ -990,3 +991,45 @@ def test_fit_gets_each_epochs_batches_in_order():
         # Before training Keras looks at a batch or two, for their shapes.
         wanted = [(epoch, index) for epoch in range(first, last) for index in range(7)]
         assert served[-len(wanted) :] == wanted
+
+
+# Files that are made to do harm.
+
+
+@pytest.mark.parametrize("code", [0x1B, 0x0A, 0x7F, 0x9B, 0xD800, 0x110000, 2**32 - 1])
+@pytest.mark.parametrize("order", "<>")
+def test_names_of_characters_that_are_none(tmp_path, code, order):
+    codes = np.array([[97, 98], [99, code]], f"{order}u4")
+    names = codes.view(f"{order}U2")[:, 0]
+    path = npz(tmp_path, y_train=names[LABELS % 2], y_test=names[TEST_LABELS % 2])
+    assert refused(path) == "y_train: expected names of printable characters"
+
+
+def test_names_that_terminals_obey_in_bytes(tmp_path):
+    names = np.array([b"a", b"\x1b[2J"])
+    path = npz(tmp_path, y_train=names[LABELS % 2], y_test=names[TEST_LABELS % 2])
+    assert refused(path) == "y_train: expected names of printable characters"
+
+
+@pytest.mark.parametrize("dtype", ["<U256", "|S256"])
+def test_long_names(tmp_path, dtype):
+    names = np.array(["a", "b"], dtype)
+    path = npz(tmp_path, y_train=names[LABELS % 2], y_test=names[TEST_LABELS % 2])
+    assert "names of at most 255 characters, got room for 256" in refused(path)
+    names = names.astype(dtype.replace("256", "255"))
+    path = npz(tmp_path, y_train=names[LABELS % 2], y_test=names[TEST_LABELS % 2])
+    assert load_dataset(path).class_names == ["a", "b"]
+
+
+def test_millions_of_classes_are_not_named(tmp_path):
+    path = npz(
+        tmp_path,
+        y_train=np.zeros((6, 10**6), "uint8"),
+        y_test=np.zeros((3, 10**6), "uint8"),
+    )
+    tracemalloc.start()
+    message = refused(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert message == "y_train: expected at most 1000 classes, got 1000000"
+    assert peak < 20e6

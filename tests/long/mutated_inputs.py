@@ -37,6 +37,7 @@ from tests.long.kind_pickle import PICKLE
 KINDS = {"idx": IDX, "npz": NPZ, "image": IMAGE, "mnist_pickle": PICKLE}
 SECONDS = 30
 MEMORY = 4_000_000_000  # bytes in memory at any time
+GUARD = 3_000_000_000  # bytes that a child may map on top of TensorFlow
 CANARY = "stolen"  # what forged files try to create, in the current folder
 WRONG_LOAD = 70  # an exit status
 
@@ -106,17 +107,19 @@ def _be_child(case: Case, run: Callable, folder: str, output: str) -> None:
         sink = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(sink, 1)
         os.dup2(sink, 2)
-        sys.stdout = open(1, "w", closefd=False, errors="backslashreplace")
-        sys.stderr = open(2, "w", closefd=False, errors="backslashreplace")
+        # Whatever they were, also under a test runner.
+        sys.stdout = os.fdopen(1, "w", errors="backslashreplace", closefd=False)
+        sys.stderr = os.fdopen(2, "w", errors="backslashreplace", closefd=False)
         os.chdir(os.path.join(folder, "files"))
-        # A guard for the machine; what really was in memory is measured. The limit is
-        # also what the program sees as the memory that there is.
+        # What really was in memory is measured; this guards the machine, and is what
+        # the program takes for the memory that there is.
         with open("/proc/self/statm") as file:
             mapped = int(file.read().split()[0]) * resource.getpagesize()
         with contextlib.suppress(ValueError):
-            limit = mapped + MEMORY - 10**9  # 1 GB is there already
+            limit = mapped + GUARD
             resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        capsulenet.runs_on_cpu = lambda: True  # a look at the devices is not for here
         status = capsulenet.main(case.argv, run=run)
     except WrongLoadError as error:
         print(error, file=sys.stderr)
@@ -202,8 +205,6 @@ def main(argv: list[str] | None = None) -> int:
     indices = range(args.cases) if args.only is None else [args.only]
     verbose = args.verbose or args.only is not None
     failed = False
-    # The device is not what is tested, and a look at it would start threads.
-    capsulenet.runs_on_cpu = lambda: True
     for kind in args.kinds:
         counts, reports = run_kind(kind, args.seed, indices, verbose)
         for report in reports:
