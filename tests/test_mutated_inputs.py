@@ -21,9 +21,9 @@ def python(*args):
 
 
 def test_damaged_and_forged_files_load_or_end_in_one_line():
-    done = python("-m", "tests.long.mutated_inputs", "--cases", "40", "--seed", "1")
+    done = python("-m", "tests.long.mutated_inputs", "--cases", "30")
     assert done.returncode == 0, done.stdout + done.stderr
-    said = re.findall(r"^(\w+): 40 cases, (.*) \(", done.stdout, re.M)
+    said = re.findall(r"^(\w+): 30 cases, (.*) \(", done.stdout, re.M)
     assert {"idx", "npz", "image", "mnist_pickle"} <= {kind for kind, _ in said}
     for _, outcomes in said:
         assert re.fullmatch(

@@ -1,6 +1,6 @@
 """The cases of `mutated_inputs.py`: valid files, what is done to them, what reads them.
 
-A kind is an entry of `KINDS`, with a module of its own.
+A kind has a module of its own, and an entry in `mutated_inputs.KINDS`.
 """
 
 import dataclasses

@@ -1,5 +1,6 @@
 """IDX files: the four of a folder, plain or compressed."""
 
+import gzip
 import struct
 
 import numpy as np
@@ -166,7 +167,7 @@ def packed_or_not(rng):
     """A compressed file by the name of a plain one, or the other way round."""
     case = valid(rng)
     data = case.files[case.target]
-    data = mnist.gzip.decompress(data) if case.inner else pack(data)
+    data = gzip.decompress(data) if case.inner else pack(data)
     return case.change(data, f"{case.target}: compression does not fit the name", True)
 
 

@@ -424,7 +424,7 @@ def values(rng):
     made = arrays(rng, "numbers")
     x = made["x_train"].astype(rng.choice(("<f4", "<f8", "<f2", "g")))
     y = np.arange(12)
-    nan = np.frombuffer(rng.choice((b"\x01\x00\xa0\x7f", b"\0\0\xc0\xff")), "<f4")[0]
+    nan = np.array(rng.choice((np.nan, -np.nan)), x.dtype)
     name, array = rng.choice(
         [
             *(("x_train", np.where(x == x.flat[0], v, x / 256)) for v in (nan, np.inf)),
