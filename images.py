@@ -46,7 +46,8 @@ def read_image(path: str | os.PathLike[str], channels: int | None = None) -> np.
 
     Raises:
         DataError: If there is no such file, or it is not a picture, is damaged or
-            truncated, or has more than Pillow's `Image.MAX_IMAGE_PIXELS` pixels.
+            truncated, has more than Pillow's `Image.MAX_IMAGE_PIXELS` pixels, or is
+            made to take more memory or time than pictures do.
     """
     with _open(path) as image:
         if channels not in (None, 1, 3):

@@ -213,7 +213,10 @@ def main(argv: list[str] | None = None) -> int:
         if args.record:
             results.record(
                 f"mutated inputs, {kind}",
-                [(f"{kind}, {half}", name, n) for (half, name), n in counts.items()],
+                [
+                    (f"{kind}, {half}", name, n)
+                    for (half, name), n in sorted(counts.items())
+                ],
                 f"python -m tests.long.mutated_inputs --kinds {kind} "
                 f"--cases {args.cases} --seed {args.seed} --record",
             )
