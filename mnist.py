@@ -237,9 +237,11 @@ def _to_array(pickled: _PickledArray, expected: str, *row: int) -> np.ndarray:
     _, shape, dtype, is_fortran, data = pickled.state
     if not isinstance(dtype, _PickledDtype) or dtype.name != expected or is_fortran:
         raise DataError(f"expected arrays of {expected}, got another type")
-    if type(shape) is not tuple or type(shape[0]) is not int or shape[1:] != row:
+    if type(shape) is not tuple or [*map(type, shape)] != [int] * (1 + len(row)):
+        raise DataError(f"expected {1 + len(row)} sizes of an array, got another shape")
+    if shape[1:] != row:
         raise DataError(f"expected arrays of shape {('n', *row)}, got another")
-    size = shape[0] * math.prod(row) * np.dtype(expected).itemsize
+    size = math.prod(shape) * np.dtype(expected).itemsize
     if not isinstance(data, str) or len(data) != size:
         raise DataError(f"expected {size} bytes for shape {shape}, got others")
     return np.frombuffer(data.encode("latin1"), expected).reshape(shape)
@@ -247,7 +249,7 @@ def _to_array(pickled: _PickledArray, expected: str, *row: int) -> np.ndarray:
 
 def _to_images(pickled: _PickledArray) -> np.ndarray:
     x = _to_array(pickled, "<f4", SIDE * SIDE)
-    if not ((x >= 0) & (x < 1)).all():  # nor is NaN
+    if not ((x >= 0) & (x <= 255 / 256)).all():  # nor is NaN
         raise DataError("expected pixels from 0 to 255/256, got others")
     # Stored as pixel / 256.
     return np.rint(x * 256).astype("uint8").reshape(-1, SIDE, SIDE)

@@ -670,6 +670,10 @@ PICKLES = {
         f"expected {(2**31 - 1) * 3136} bytes for shape ({2**31 - 1}, 784)",
     ),
     "another shape": (pickled().replace(b"M\x10\x03", b"M\x11\x03"), "('n', 784), got"),
+    "a shape of text": (
+        pickled().replace(b"K\x04M\x10\x03", b"X\1\0\0\0xM\x10\x03"),
+        "expected 2 sizes of an array",
+    ),
     "fields": (
         pickled().replace(b"NNNJ\xff\xff\xff\xff", b"NNNJ\xff\xff\xff\x7f"),
         "arrays of plain numbers",
@@ -693,7 +697,7 @@ def test_a_forged_pickle(fault):
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("x_test", 256), ("x_test", -1), ("x_test", np.nan), ("y_test", 10)],
+    [("x_test", 255.9), ("x_test", -1), ("x_test", np.nan), ("y_test", 10)],
 )
 def test_a_pickle_of_other_numbers(name, value):
     arrays = tiny_mnist()

@@ -213,10 +213,7 @@ def main(argv: list[str] | None = None) -> int:
         if args.record:
             results.record(
                 f"mutated inputs, {kind}",
-                [
-                    (f"{kind}, {half}", name, n)
-                    for (half, name), n in sorted(counts.items())
-                ],
+                [(f"{kind}, {key[0]}", key[1], counts[key]) for key in sorted(counts)],
                 f"python -m tests.long.mutated_inputs --kinds {kind} "
                 f"--cases {args.cases} --seed {args.seed} --record",
             )
