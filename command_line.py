@@ -10,6 +10,7 @@ import tempfile
 import keras
 
 import datasets
+import limits
 import saving
 import training
 from capsulelayers import runs_on_cpu
@@ -25,7 +26,8 @@ class UsageError(ValueError):
 
 
 # What ends the script with one line and exit status 2.
-USER_ERRORS = (UsageError, datasets.DataError, saving.ModelFileError, OSError)
+USER_ERRORS = (UsageError, limits.DataError, saving.ModelFileError, OSError)
+USER_ERRORS += (MemoryError,)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -523,8 +525,7 @@ def main(argv: list[str] | None, build_parser, run) -> int:
             check_arguments(args)
             run(args)
     except USER_ERRORS as error:
-        status = 2
-        message = " ".join(str(error).splitlines())  # a file's name may hold several
+        status, message = 2, str(error) or "out of memory"
     except training.DivergedError as error:
         status, message = 1, str(error)
     except training.Interrupted as interrupt:
@@ -532,5 +533,6 @@ def main(argv: list[str] | None, build_parser, run) -> int:
         return interrupt.status
     else:
         return 0
-    print(f"{parser.prog}: error: {message}", file=sys.stderr)
+    # The names of files and classes may hold anything.
+    print(f"{parser.prog}: error: {limits.one_line(message)}", file=sys.stderr)
     return status

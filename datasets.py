@@ -10,7 +10,7 @@ import numpy as np
 
 import images
 import mnist
-from images import DataError
+from limits import MAX_NAME, DataError, check_memory
 
 # What `load_dataset` knows by name, and the names of the classes.
 NAMED = {
@@ -201,6 +201,7 @@ def _one_hot(
     """Names of the classes, and one-hot labels for numbers, names or one-hot labels."""
     y = [a[:, 0] if a.ndim == 2 and a.shape[1] == 1 else a for a in (y_train, y_test)]
     if all(a.ndim == 2 and a.dtype.kind in "uifb" for a in y):
+        _check_count(y[0].shape[1])
         for a, name in zip(y, ("y_train", "y_test")):
             if not (((a == 0) | (a == 1)).all() and (a.sum(axis=1) == 1).all()):
                 raise DataError(f"{name}: expected one-hot rows, got other numbers")
@@ -230,19 +231,36 @@ def _one_hot(
         )
     if len(set(y[0].tolist())) < 2:
         raise DataError("y_train: expected at least 2 classes, got 1")
-    if len(names) > MAX_CLASSES:
-        raise DataError(
-            f"y_train: expected at most {MAX_CLASSES} classes, got {len(names)}"
-        )
+    _check_count(len(names))
     identity = np.eye(len(names), dtype="float32")
     return names, [identity[a] for a in y]
 
 
+def _check_count(n_class: int) -> None:
+    if n_class > MAX_CLASSES:
+        raise DataError(
+            f"y_train: expected at most {MAX_CLASSES} classes, got {n_class}"
+        )
+
+
 def _to_text(y: np.ndarray, name: str) -> np.ndarray:
+    longest = y.dtype.itemsize // (4 if y.dtype.kind == "U" else 1)
+    if longest > MAX_NAME:
+        raise DataError(
+            f"{name}: expected names of at most {MAX_NAME} characters, "
+            f"got room for {longest}"
+        )
     try:
-        return np.char.decode(y, "utf-8") if y.dtype.kind == "S" else y
+        y = np.char.decode(y, "utf-8") if y.dtype.kind == "S" else y
     except UnicodeDecodeError:
         raise DataError(f"{name}: expected names in UTF-8, got other bytes") from None
+    # NumPy makes text of any number, which Python's functions do not expect; what
+    # controls a terminal is no part of a name either.
+    codes = np.frombuffer(y.tobytes(), f"{y.dtype.str[0]}u4")
+    for first, last in ((1, 31), (127, 159), (0xD800, 0xDFFF), (0x110000, 2**32 - 1)):
+        if ((first <= codes) & (codes <= last)).any():
+            raise DataError(f"{name}: expected names of printable characters")
+    return y
 
 
 def _count_classes(y_train: np.ndarray, y_test: np.ndarray) -> int:
@@ -346,31 +364,6 @@ def _read_pictures(
         x[i] = images.fit_image(images.read_image(path, channels), height, width)
     labels = [label for _, label in labelled]
     return x, np.eye(n_class, dtype="float32")[labels]
-
-
-def check_memory(needed: int, what: str) -> None:
-    """Stops before memory runs out, where the system says how much there is.
-
-    Raises:
-        DataError: If more bytes are needed than are available.
-    """
-    available = available_memory()
-    if available is not None and needed > available:
-        raise DataError(
-            f"{what} need about {needed / 1e9:.1f} GB of memory, "
-            f"{available / 1e9:.1f} GB are available; try a smaller --image_size, "
-            "--grayscale, fewer images or a smaller --batch_size"
-        )
-
-
-def available_memory() -> int | None:
-    """Bytes that can still be allocated; None where the system does not say."""
-    try:
-        with open("/proc/meminfo") as file:
-            lines = [line for line in file if line.startswith("MemAvailable")]
-        return 1024 * int(lines[0].split()[1])
-    except (OSError, IndexError, ValueError):
-        return None
 
 
 # Arrays to arrays.

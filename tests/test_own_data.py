@@ -216,9 +216,9 @@ def test_images_that_are_too_small(tmp_path, capsys):
 
 
 def test_images_that_are_too_large_for_memory(shapes, tmp_path, capsys, monkeypatch):
-    import datasets
+    import limits
 
-    monkeypatch.setattr(datasets, "available_memory", lambda: 50_000_000)
+    monkeypatch.setattr(limits, "available_memory", lambda: 50_000_000)
     message = refuse(capsys, "--dataset", shapes, "--save_dir", tmp_path)
     assert "GB are available; try a smaller --image_size" in message
 

@@ -1,0 +1,268 @@
+"""The cases of `mutated_inputs.py`: valid files, what is done to them, what reads them.
+
+A kind has a module of its own, and an entry in `mutated_inputs.KINDS`.
+"""
+
+import dataclasses
+import gzip
+import os
+import random
+import zlib
+from collections.abc import Callable
+from functools import cache
+
+import numpy as np
+
+Content = bytes | Callable[[str], None]  # what is written, or what makes it of a path
+
+
+class WrongLoadError(Exception):
+    """Something was loaded that is not what it has to be."""
+
+
+@dataclasses.dataclass
+class Case:
+    """Files, and the command line that reads them.
+
+    Attributes:
+        files: Their contents by name; the folder of all is the current one.
+        argv: The command line.
+        what: What was done, for the reader of a report.
+        refused: Whether only an error is right.
+        target: Which file random damage goes to.
+        inner: Whether `target` is compressed and damage may go to what is in it.
+    """
+
+    files: dict[str, Content]
+    argv: list[str]
+    what: str = "valid"
+    refused: bool = False
+    target: str = ""
+    inner: bool = False
+
+    def write(self, folder: str) -> None:
+        for name, content in self.files.items():
+            path = os.path.join(folder, name)
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            if callable(content):
+                content(path)
+            else:
+                with open(path, "wb") as file:
+                    file.write(content)
+
+    def change(self, content: Content, what: str, refused: bool = False) -> "Case":
+        """The case with other content in its target."""
+        files = self.files | {self.target: content}
+        return dataclasses.replace(self, files=files, what=what, refused=refused)
+
+
+@dataclasses.dataclass
+class Kind:
+    """A kind of input.
+
+    Attributes:
+        valid: Makes a case of undamaged files; random damage starts there.
+        structural: Make a damaged case each.
+        run: Takes the place of `capsulenet.run` in the child: reads as it does, checks
+            what was read, and ends before the network.
+    """
+
+    valid: Callable[[random.Random], Case]
+    structural: list[Callable[[random.Random], Case]]
+    run: Callable
+
+    def random(self, rng: random.Random) -> Case:
+        case = self.valid(rng)
+        data = case.files[case.target]
+        if case.inner and rng.random() < 0.5:
+            data, what = damage(rng, gzip.decompress(data))
+            return case.change(pack(data), f"{case.target}, unpacked: {what}")
+        data, what = damage(rng, data)
+        return case.change(data, f"{case.target}: {what}")
+
+
+# Damage to bytes.
+
+
+def damage(rng: random.Random, data: bytes) -> tuple[bytes, str]:
+    """Bytes after one to four random changes, and what these were."""
+    said = []
+    for _ in range(rng.choice((1, 1, 1, 2, 4))):
+        change = rng.choice(DAMAGES)
+        data = bytes(change(rng, bytearray(data)))
+        said.append(change.__name__)
+    return data, ", ".join(said)
+
+
+def _block(rng: random.Random, data: bytearray) -> slice:
+    """Some bytes, often few, and often near the start, where headers are."""
+    length = min(len(data), int(2 ** rng.uniform(0, 10)))
+    most = len(data) - length
+    start = rng.randint(0, most if rng.random() < 0.5 else min(most, 64))
+    return slice(start, start + length)
+
+
+def flip_bits(rng, data):
+    for _ in range(rng.choice((1, 1, 2, 8, 64)) if data else 0):
+        block = _block(rng, data)
+        data[block.start] ^= 1 << rng.randrange(8)
+    return data
+
+
+def overwrite(rng, data):
+    block = _block(rng, data)
+    n = block.stop - block.start
+    data[block] = rng.choice((bytes(n), b"\xff" * n, rng.randbytes(n)))
+    return data
+
+
+def set_number(rng, data):
+    block = _block(rng, data)
+    n = rng.choice((1, 2, 4, 8))
+    number = rng.choice(NUMBERS) % 256**n
+    data[block.start : block.start + n] = number.to_bytes(
+        n, rng.choice(("big", "little"))
+    )
+    return data
+
+
+def cut_end(rng, data):
+    return data[: rng.randint(0, len(data))]
+
+
+def cut_out(rng, data):
+    del data[_block(rng, data)]
+    return data
+
+
+def insert(rng, data):
+    at = _block(rng, data).start
+    data[at:at] = rng.randbytes(rng.choice((1, 2, 4, 100)))
+    return data
+
+
+def repeat(rng, data):
+    block = _block(rng, data)
+    data[block.stop : block.stop] = data[block] * rng.choice((1, 2, 20))
+    return data
+
+
+def swap(rng, data):
+    a, b = _block(rng, data), _block(rng, data)
+    data[a], data[b] = data[b], data[a]
+    return data
+
+
+DAMAGES = (flip_bits, overwrite, set_number, cut_end, cut_out, insert, repeat, swap)
+NUMBERS = (
+    *(0, 1, 2, 3, 7, 16, 127, 128, 255, 256, 1000, 32767, 32768, 65535, 65536),
+    *(10**6, 10**8, 10**9, 2**31 - 1, 2**31, 2**32 - 1, 2**40, 2**63 - 1, 2**63),
+    2**64 - 1,
+)
+
+
+# What is no file, or no usual one.
+
+
+def special(rng: random.Random, case: Case) -> Case:
+    """A case with something other than a file, or an empty one, as its target."""
+    what = rng.choice(list(SPECIALS))
+    return case.change(SPECIALS[what], f"{case.target}: {what}", refused=True)
+
+
+def _sparse(path: str) -> None:
+    with open(path, "wb") as file:
+        file.truncate(20 * 10**9)
+
+
+SPECIALS: dict[str, Content] = {
+    "empty": b"",
+    "a folder": os.mkdir,
+    "a pipe": os.mkfifo,
+    "a link to itself": lambda path: os.symlink(os.path.basename(path), path),
+    "a link to nothing": lambda path: os.symlink("nothing", path),
+    "/dev/zero": lambda path: os.symlink("/dev/zero", path),
+    "/dev/null": lambda path: os.symlink("/dev/null", path),
+    "20 GB of zeros": _sparse,
+}
+
+
+# Compressed bytes.
+
+
+def pack(data: bytes) -> bytes:
+    return gzip.compress(data, 1, mtime=0)
+
+
+@cache
+def zeros(megabytes: int) -> bytes:
+    """Zeros as a gzip file of many members."""
+    return pack(bytes(10**6)) * megabytes
+
+
+@cache
+def deflated_zeros(megabytes: int) -> bytes:
+    """Zeros as a raw deflate stream."""
+    packer = zlib.compressobj(9, zlib.DEFLATED, -15)
+    packed = packer.compress(bytes(10**6)) + packer.flush(zlib.Z_FULL_FLUSH)
+    return packed * megabytes + packer.flush()
+
+
+def damage_gzip_header(rng: random.Random, data: bytes) -> tuple[bytes, str]:
+    """Other fields in a gzip file's header or trailer."""
+    data = bytearray(data)
+    at = rng.choice((0, 1, 2, 3, 8, 9, len(data) - 8, len(data) - 4))
+    value = rng.randrange(256)
+    data[at] = value
+    return bytes(data), f"gzip byte {at} set to {value}"
+
+
+# What is right.
+
+
+def check_images(x, n_channels=(1, 3)) -> None:
+    """Raises `WrongLoadError` unless these are images as the network takes them."""
+    if (
+        not isinstance(x, np.ndarray)
+        or x.dtype != np.float32
+        or x.ndim != 4
+        or 0 in x.shape
+        or x.shape[3] not in n_channels
+    ):
+        raise WrongLoadError(f"images: {getattr(x, 'dtype', x)} {np.shape(x)}")
+    if not (x.min() >= 0 and x.max() <= 1):  # nor is NaN
+        raise WrongLoadError(f"images: from {x.min()} to {x.max()}")
+
+
+def check_dataset(data) -> None:
+    """Raises `WrongLoadError` unless a data set is as `datasets.Dataset` says."""
+    for x, y in data:
+        check_images(x)
+        if y.dtype != np.float32 or y.shape != (len(x), len(data.class_names)):
+            raise WrongLoadError(f"labels: {y.dtype} {y.shape}")
+        if not (((y == 0) | (y == 1)).all() and (y.sum(axis=1) == 1).all()):
+            raise WrongLoadError("labels: not one-hot")
+    if data.train[0].shape[1:] != data.test[0].shape[1:]:
+        raise WrongLoadError("images of two shapes")
+    names = data.class_names
+    if len(set(names)) != len(names) or not all(isinstance(n, str) for n in names):
+        raise WrongLoadError(f"class names: {names[:5]}")
+    for name in names:
+        name.encode()
+
+
+def load_dataset(args) -> None:
+    """Reads a data set as `capsulenet.train_or_test` does."""
+    import capsulenet
+    import datasets
+
+    data = datasets.load_dataset(
+        args.dataset,
+        args.data_dir,
+        args.image_size,
+        args.grayscale,
+        args.test_fraction,
+        args.split_seed,
+    )
+    capsulenet.check_data(data, args)
+    check_dataset(data)

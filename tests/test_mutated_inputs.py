@@ -1,0 +1,113 @@
+"""Some of the damaged and forged files of `tests/long/mutated_inputs.py`."""
+
+import csv
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("resource")  # and fork, which Windows has neither of
+
+ROOT = Path(__file__).parent.parent
+
+
+def python(*args):
+    # In a process of its own: this one may have started threads, which do not fork.
+    return subprocess.run(
+        [sys.executable, *args], cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
+
+
+def test_damaged_and_forged_files_load_or_end_in_one_line():
+    done = python("-m", "tests.long.mutated_inputs", "--cases", "30")
+    assert done.returncode == 0, done.stdout + done.stderr
+    said = re.findall(r"^(\w+): 30 cases, (.*) \(", done.stdout, re.M)
+    assert {"idx", "npz", "image", "mnist_pickle"} <= {kind for kind, _ in said}
+    for _, outcomes in said:
+        assert re.fullmatch(
+            r"\d+ clear error(, \d+ library crash)?, \d+ loaded", outcomes
+        )
+
+
+# Each outcome, and what has to be told apart from the others.
+OUTCOMES = """
+import os, random, sys, time
+from limits import DataError
+from tests.long import mutated_inputs as m
+from tests.long.cases import Case, Kind, WrongLoadError
+
+def fail(error):
+    raise error
+
+def allocate(args):
+    bytearray(10**8)
+
+def noise(args):
+    print("Warning: all is well")
+
+case = Case({}, ["--dataset", "mnist"])
+for what, run in {
+    "loaded": lambda args: None,
+    "clear error": lambda args: fail(DataError("x.npz: expected this, got that")),
+    "unclear error": lambda args: fail(DataError("a name \\x1b[2J")),
+    "late error": lambda args: fail(DataError("x.npz: Unable to allocate 1 TiB")),
+    "traceback": lambda args: fail(ZeroDivisionError()),
+    "code run": lambda args: os.system("touch stolen"),
+    "library crash": lambda args: os.abort(),
+    "wrong load": lambda args: fail(WrongLoadError("NaN")),
+    "loaded, with noise": noise,
+    "hang": lambda args: time.sleep(60),
+    "over 4 GB": allocate,
+}.items():
+    if what == "over 4 GB":
+        m.MEMORY = 10**7
+    outcome = m.run_case(case, run, 1 if what == "hang" else 30)
+    assert outcome.name == what, (what, outcome)
+m.MEMORY = 10**10
+case.refused = True
+assert m.run_case(case, lambda args: None).name == "wrong load"
+assert m.run_case(case, lambda args: fail(DataError("bad"))).name == "clear error"
+
+for kind in m.KINDS:
+    for i in range(8):
+        outcome = m.run_case(m.KINDS[kind].valid(random.Random(i)), m.KINDS[kind].run)
+        assert outcome.name == "loaded", (kind, i, outcome)
+    first, again = (m.make_case(kind, 3, 5)[1] for _ in range(2))
+    assert first.files == again.files and first.what == again.what
+
+def valid(rng):
+    return Case({"x": b"abc"}, ["--dataset", "mnist"], target="x")
+
+m.KINDS["idx"] = Kind(valid, [valid], lambda args: fail(ZeroDivisionError()))
+assert m.main(["--kinds", "idx", "--cases", "3", "--seed", "7"]) == 1
+"""
+
+
+def test_each_fault_would_be_noticed():
+    done = python("-c", OUTCOMES)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "idx: 3 cases, 3 traceback" in done.stdout
+    assert "--kinds idx --seed 7 --only 2" in done.stdout
+
+
+def test_a_study_replaces_its_own_results_only(tmp_path):
+    sys.path.insert(0, str(ROOT))
+    try:
+        from tests.long.results import COLUMNS, record
+    finally:
+        sys.path.remove(str(ROOT))
+    path = tmp_path / "results.csv"
+    record("a", [("case, 1", "good", 3), ("case, 2", "bad", 1)], "run a", path)
+    record("b", [("case", "good", 5)], "run b", path)
+    record("a", [("case, 1", "good", 4)], "run a again", path)
+    with open(path, newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [tuple(row) for row in rows] == [COLUMNS, COLUMNS]
+    assert [(r["study"], r["case"], r["outcome"], r["count"]) for r in rows] == [
+        ("b", "case", "good", "5"),
+        ("a", "case, 1", "good", "4"),
+    ]
+    assert rows[1]["command"] == "run a again" and "NumPy" in rows[1]["versions"]
+    assert [p.name for p in tmp_path.iterdir()] == ["results.csv"]
