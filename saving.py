@@ -426,7 +426,7 @@ def _open(path):
     """Opens the HDF5 part of a weights file, whatever the file is called."""
     try:
         if os.path.exists(path) and not os.path.isfile(path):  # a pipe may never end
-            raise IsADirectoryError("a folder, a pipe or a device")
+            raise OSError("expected a file, found a folder, a pipe or a device")
         with open(path, "rb") as file:
             start = file.read(8)
     except OSError as error:

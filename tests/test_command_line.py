@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -275,10 +276,12 @@ def scripted_log(monkeypatch, save_dir, **accuracies):
         digest="",
         args=SimpleNamespace(save_dir=save_dir, of_run=[]),
     )
-    logs = dict.fromkeys(["learning_rate", "loss", *capsulenet.METRICS], 0.5)
+    logs = dict.fromkeys(["loss", *capsulenet.METRICS], 0.5)
     for epoch in range(len(accuracies["test"])):
         weights = f"weights of epoch {epoch + 1}"
-        log.set_model(SimpleNamespace(get_weights=lambda weights=weights: weights))
+        optimizer = SimpleNamespace(use_ema=False, learning_rate=0.5)
+        get_weights = partial(str, weights)
+        log.set_model(SimpleNamespace(get_weights=get_weights, optimizer=optimizer))
         log.on_epoch_begin(epoch)
         log.on_epoch_end(epoch, logs)
     return log

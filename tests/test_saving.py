@@ -418,7 +418,7 @@ def test_faults(network, copy, fault):
 
 
 def test_a_folder_is_no_file(network, tmp_path):
-    assert "Is a directory" in refused(network, str(tmp_path))
+    assert "a folder, a pipe or a device" in refused(network, str(tmp_path))
 
 
 def test_an_array_that_does_not_fit_late_in_the_file_changes_nothing(network, copy):

@@ -253,7 +253,7 @@ def check_dataset(data) -> None:
 
 def load_dataset(args) -> None:
     """Reads a data set as `capsulenet.train_or_test` does."""
-    import capsulenet
+    import command_line
     import datasets
 
     data = datasets.load_dataset(
@@ -264,5 +264,5 @@ def load_dataset(args) -> None:
         args.test_fraction,
         args.split_seed,
     )
-    capsulenet.check_data(data, args)
+    command_line.check_data(data, args)
     check_dataset(data)

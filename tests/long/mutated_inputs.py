@@ -27,6 +27,7 @@ import traceback
 from collections.abc import Callable
 
 import capsulenet
+import command_line
 from tests.long import results
 from tests.long.cases import Case, WrongLoadError
 from tests.long.kind_idx import IDX
@@ -119,8 +120,8 @@ def _be_child(case: Case, run: Callable, folder: str, output: str) -> None:
             limit = mapped + GUARD
             resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        capsulenet.runs_on_cpu = lambda: True  # a look at the devices is not for here
-        status = capsulenet.main(case.argv, run=run)
+        command_line.runs_on_cpu = lambda: True  # a look at the devices is not for here
+        status = command_line.main(case.argv, capsulenet.build_parser, run)
     except WrongLoadError as error:
         print(error, file=sys.stderr)
         status = WRONG_LOAD
