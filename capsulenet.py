@@ -90,6 +90,8 @@ MNIST_INFO = {
 }
 
 
+PRETRAINED = os.path.join("result", "pretrained", "mnist_v4.h5")
+
 # Columns of the log, by Keras's names for them.
 METRICS = {
     "capsnet_loss": "margin_loss",
@@ -432,47 +434,49 @@ def build_parser(doc: str = __doc__) -> argparse.ArgumentParser:
     return parser
 
 
-def describe_run(
-    args: argparse.Namespace, model: keras.Model, data: datasets.Dataset
-) -> str:
-    """The header: what will run, and on what."""
-    (x_train, _), (x_test, _) = data
-    task = "Training"
-    if args.testing:
-        task = f"Testing {args.weights}"
-    elif args.resume:
-        task = f"Going on after epoch {args.finished} of {args.epochs}"
-    size = len(x_train) - args.validation_size
-    size = min(size, args.train_size or size)
-    used = "" if args.testing else f"{size} of {len(x_train)} training images, "
-    sides = " x ".join(map(str, x_test.shape[1:]))
-    source = f" from {args.data_dir}" if args.data_dir else ""
-    lines = [
-        f"{task}: CapsNet, {model.count_params() / 1e6:.1f} M weights, "
-        f"routings {args.routings}, {args.precision}",
-        f"Data: {data.name}{source}, {used}{len(x_test)} test images, "
-        f"{sides}, {len(data.class_names)} classes",
-        command_line.describe_device(args),
-    ]
-    return "\n".join(lines)
+def build_study_parser(doc: str, save_dir: str) -> argparse.ArgumentParser:
+    """The command line of a study of a trained model, to which it adds its own flags.
+
+    Args:
+        doc: The study's docstring: what it does, and examples.
+        save_dir: Where it writes to.
+    """
+    parser = command_line.new_parser(doc)
+    parser.set_defaults(**vars(build_parser().parse_args(["-t"])))
+    parser.add_argument(
+        "-w", "--weights", default=PRETRAINED, metavar="FILE", help="a trained model"
+    )
+    parser.add_argument(
+        "--batch_size",
+        type=command_line.integer(1),
+        metavar="N",
+        help="images that are computed at a time (default: 100)",
+    )
+    command_line.add_data_flags(parser, save_dir)
+    return parser
 
 
 def run(args: argparse.Namespace) -> None:
     """Does what the command line says, under the distribution that is current."""
-    with quiet_start():
-        runs_on_cpu()  # the first look for devices
-        keras.utils.set_random_seed(args.seed)  # loads TensorFlow, if it is there
-    keras.config.set_dtype_policy(args.precision)
-    if args.batch_size is None:
-        args.batch_size = training.RECIPES[args.recipe].batch_size
+    prepare_backend(args)
     if args.predict or args.export:
         use_model(args)
     else:
         train_or_test(args)
 
 
-def train_or_test(args: argparse.Namespace) -> None:
-    """Loads the data and trains, if asked for; tests and draws pictures."""
+def prepare_backend(args: argparse.Namespace) -> None:
+    """Starts the backend, with the seed and the precision of the arguments."""
+    with quiet_start():
+        runs_on_cpu()  # the first look for devices
+        keras.utils.set_random_seed(args.seed)  # loads TensorFlow, if it is there
+    keras.config.set_dtype_policy(args.precision)
+    if args.batch_size is None:
+        args.batch_size = training.RECIPES[args.recipe].batch_size
+
+
+def load_data(args: argparse.Namespace) -> datasets.Dataset:
+    """Loads the data that the arguments name, and checks that all fits together."""
     data = datasets.load_dataset(
         args.dataset,
         args.data_dir,
@@ -482,25 +486,32 @@ def train_or_test(args: argparse.Namespace) -> None:
         args.split_seed,
     )
     command_line.check_data(data, args)
-    x, y = data.test
+    return data
+
+
+def load_models(
+    data: datasets.Dataset, args: argparse.Namespace
+) -> tuple[keras.Model, keras.Model, keras.Model]:
+    """Builds `CapsNet` for the data, with the weights of `-w`, if there are any."""
+    (_, _), (x, y) = data
+    models = CapsNet(x.shape[1:], y.shape[1], args.routings, args.recipe)
+    if args.weights is not None and not args.resume:
+        saving.load_weights(models[0], args.weights)
+    return models
+
+
+def train_or_test(args: argparse.Namespace) -> None:
+    """Loads the data and trains, if asked for; tests and draws pictures."""
+    data = load_data(args)
     args.digit = command_line.find_class(args.digit, data.class_names)
-    if not (y.argmax(axis=1) == args.digit).any():
+    if not (data.test[1].argmax(axis=1) == args.digit).any():
         name = data.class_names[args.digit]
         raise UsageError(f"--digit: there is no test image of class {name}")
-    models = CapsNet(x.shape[1:], y.shape[1], args.routings, args.recipe)
-    train_model, eval_model, manipulate_model = models
-    if args.weights is not None and not args.resume:
-        saving.load_weights(train_model, args.weights)
-    os.makedirs(args.save_dir, exist_ok=True)
-    if args.testing:
-        print(describe_run(args, train_model, data))
-        test(eval_model, data, args)
-        manipulate_latent(manipulate_model, data, args)
-        return
-    with saving.lock_folder(args.save_dir):
-        command_line.check_folder(args)  # again, now that no other run can begin in it
-        print(describe_run(args, train_model, data))
-        train(train_model, data, args)
+    train_model, eval_model, manipulate_model = load_models(data, args)
+    name = f"CapsNet, routings {args.routings}"
+    with command_line.begin(name, train_model, data, args):
+        if not args.testing:
+            train(train_model, data, args)
         test(eval_model, data, args)
         manipulate_latent(manipulate_model, data, args)
 

@@ -1,6 +1,7 @@
 """The command line: flags, and what is wrong with them before anything takes long."""
 
 import argparse
+import contextlib
 import importlib.util
 import math
 import os
@@ -125,6 +126,20 @@ def add_training_flags(parser: argparse.ArgumentParser) -> None:
         "what is tested and saved, in place of the weights (default: none)",
     )
     group.add_argument(
+        "--train_size",
+        type=integer(1),
+        metavar="N",
+        help="train on the first N training images (default: all)",
+    )
+    group.add_argument(
+        "--validation_size",
+        type=integer(0),
+        default=0,
+        metavar="N",
+        help="hold out the last N training images and keep the epoch that does best "
+        "on them, instead of the last",
+    )
+    group.add_argument(
         "--shift_fraction",
         type=number(0, 1),
         default=0.1,
@@ -150,7 +165,7 @@ def add_training_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_data_flags(parser: argparse.ArgumentParser) -> None:
+def add_data_flags(parser: argparse.ArgumentParser, save_dir: str = "./result") -> None:
     group = parser.add_argument_group("data and files")
     group.add_argument(
         "--dataset",
@@ -182,20 +197,6 @@ def add_data_flags(parser: argparse.ArgumentParser) -> None:
         help="make colour images grey",
     )
     group.add_argument(
-        "--train_size",
-        type=integer(1),
-        metavar="N",
-        help="train on the first N training images (default: all)",
-    )
-    group.add_argument(
-        "--validation_size",
-        type=integer(0),
-        default=0,
-        metavar="N",
-        help="hold out the last N training images and keep the epoch that does best "
-        "on them, instead of the last",
-    )
-    group.add_argument(
         "--data_dir",
         metavar="DIR",
         help="folder with the files of MNIST or Fashion-MNIST: mnist.npz or the four "
@@ -203,7 +204,7 @@ def add_data_flags(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--save_dir",
-        default="./result",
+        default=save_dir,
         metavar="DIR",
         help="folder of the files that are written",
     )
@@ -508,6 +509,54 @@ def describe_device(args: argparse.Namespace) -> str:
     if args.num_hosts > 1:
         device = f"{args.num_hosts} hosts, each {device}"
     return f"Device: {device}; Keras {keras.version()} on {backend} {version}"
+
+
+def describe_run(
+    name: str, model: keras.Model, data: datasets.Dataset, args: argparse.Namespace
+) -> str:
+    """The header: what will run, and on what."""
+    (x_train, _), (x_test, _) = data
+    task = "Training"
+    if args.testing:
+        task = f"Testing {args.weights}"
+    elif args.resume:
+        task = f"Going on after epoch {args.finished} of {args.epochs}"
+    size = len(x_train) - args.validation_size
+    size = min(size, args.train_size or size)
+    used = "" if args.testing else f"{size} of {len(x_train)} training images, "
+    sides = " x ".join(map(str, x_test.shape[1:]))
+    source = f" from {args.data_dir}" if args.data_dir else ""
+    lines = [
+        f"{task}: {name}, {model.count_params() / 1e6:.1f} M weights, {args.precision}",
+        f"Data: {data.name}{source}, {used}{len(x_test)} test images, "
+        f"{sides}, {len(data.class_names)} classes",
+        describe_device(args),
+    ]
+    return "\n".join(lines)
+
+
+@contextlib.contextmanager
+def begin(
+    name: str, model: keras.Model, data: datasets.Dataset, args: argparse.Namespace
+):
+    """Makes `args.save_dir` and prints the header; a training locks the folder.
+
+    Args:
+        name: Of the network.
+        model: With all of its weights.
+        data: The data that it is trained or tested on.
+        args: The parsed command line.
+
+    Raises:
+        UsageError, OSError: If another run is at work in the folder, or was.
+    """
+    os.makedirs(args.save_dir, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        if not args.testing:
+            stack.enter_context(saving.lock_folder(args.save_dir))
+            check_folder(args)  # again, now that no other run can begin in it
+        print(describe_run(name, model, data, args))
+        yield
 
 
 def main(argv: list[str] | None, build_parser, run) -> int:

@@ -95,7 +95,7 @@ def test_training_says_what_it_does_and_nothing_else(trained):
     _, process = trained
     assert process.stderr == ""  # no banners of libraries, no warnings
     lines = process.stdout.splitlines()
-    assert lines[0].startswith("Training: CapsNet, 8.2 M weights, routings 3")
+    assert lines[0].startswith("Training: CapsNet, routings 3, 8.2 M weights")
     assert lines[1].startswith("Data: mnist from ")
     assert lines[1].endswith(
         "300 of 600 training images, 300 test images, 28 x 28 x 1, 10 classes"
