@@ -238,23 +238,8 @@ def train(
 
     Raises: those of `training.fit`.
     """
-    (x_train, y_train), test = data
-    (x_train, y_train), validation = datasets.split(
-        x_train, y_train, args.train_size, args.validation_size
-    )
-    batches = datasets.ShiftedBatches(
-        x_train,
-        y_train,
-        args.batch_size,
-        args.shift_fraction,
-        args.seed,
-        drop_remainder=args.drop_remainder,
-        num_shards=args.num_hosts,
-        shard=args.host_id,
-    )
+    batches, held_out = training.make_batches(datasets.ShiftedBatches, data, args)
     compile_model(model, training.make_optimizer(args), args.lam_recon)
-    held_out = {"val": validation} if validation else {}
-    held_out["test"] = test
     log = training.EpochLog(
         batches,
         {name: ([x, y], (x, y)) for name, (x, y) in held_out.items()},
@@ -265,10 +250,6 @@ def train(
         args,
     )
     training.fit(model, batches, log, args)
-    path = os.path.join(args.save_dir, "trained_model.h5")
-    saving.save_model(model, path, log.info)
-    for name in ("log.csv", "log.png", "trained_model.h5"):
-        print("Wrote", os.path.join(args.save_dir, name))
     return model
 
 

@@ -568,20 +568,32 @@ def main(argv: list[str] | None, build_parser, run) -> int:
         run: Does what the parsed arguments say.
     """
     parser = build_parser()
+
+    def parse_and_run() -> None:
+        args = parse_arguments(parser, argv)
+        check_arguments(args)
+        run(args)
+
+    return guard(parser.prog, parse_and_run)
+
+
+def guard(program: str, function) -> int:
+    """Calls a function, and makes one line and an exit status of what goes wrong.
+
+    Args:
+        program: The name before the line.
+        function: May return an exit status; 0 if it returns None.
+    """
     try:
         with training.interruptible():
-            args = parse_arguments(parser, argv)
-            check_arguments(args)
-            run(args)
+            return function() or 0
     except USER_ERRORS as error:
         status, message = 2, str(error) or "out of memory"
     except training.DivergedError as error:
         status, message = 1, str(error)
     except training.Interrupted as interrupt:
-        print(f"{parser.prog}: {interrupt}", file=sys.stderr)
+        print(f"{program}: {interrupt}", file=sys.stderr)
         return interrupt.status
-    else:
-        return 0
     # The names of files and classes may hold anything.
-    print(f"{parser.prog}: error: {limits.one_line(message)}", file=sys.stderr)
+    print(f"{program}: error: {limits.one_line(message)}", file=sys.stderr)
     return status

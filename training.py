@@ -168,13 +168,45 @@ def averaged(model: keras.Model):
             variable.assign(weight)
 
 
+def make_batches(
+    kind: type[datasets.ShiftedBatches],
+    data: datasets.Dataset,
+    args: argparse.Namespace,
+) -> tuple[datasets.ShiftedBatches, dict[str, datasets.Pair]]:
+    """Batches of the training images, and the sets to evaluate after each epoch.
+
+    Args:
+        kind: The class of the batches.
+        data: A `datasets.Dataset`.
+        args: The parsed command line.
+
+    Returns:
+        The batches, and images and labels by the name of their set: "test" and, with
+        `args.validation_size`, "val".
+    """
+    train_set, validation = datasets.split(
+        *data.train, args.train_size, args.validation_size
+    )
+    batches = kind(
+        *train_set,
+        args.batch_size,
+        args.shift_fraction,
+        args.seed,
+        drop_remainder=args.drop_remainder,
+        num_shards=args.num_hosts,
+        shard=args.host_id,
+    )
+    held_out = {"val": validation} if validation else {}
+    return batches, {**held_out, "test": data.test}
+
+
 def fit(
     model: keras.Model,
     batches: datasets.ShiftedBatches,
     log: "EpochLog",
     args: argparse.Namespace,
 ) -> None:
-    """Trains a compiled model, from the start or from where its run ended.
+    """Trains a compiled model, from the start or from where its run ended; saves it.
 
     The learning rate is `args.lr * args.lr_decay ** epoch`, or falls continuously (see
     `RECIPES`). On return the model has the weights of the last epoch or, if the log
@@ -224,6 +256,10 @@ def fit(
     if log.best_weights is not None:
         model.set_weights(log.best_weights)
         print(f"Taking the weights of epoch {log.best_epoch}, the best in validation.")
+    path = os.path.join(args.save_dir, "trained_model.h5")
+    saving.save_model(model, path, log.info)
+    for name in ("log.csv", "log.png", "trained_model.h5"):
+        print("Wrote", os.path.join(args.save_dir, name))
 
 
 class EpochLog(keras.callbacks.Callback):
@@ -343,7 +379,7 @@ class EpochLog(keras.callbacks.Callback):
         error = 100 * (1 - row["test_accuracy"])
         print(f"epoch {epoch + 1}: {seconds:.0f} s, test error {error:.2f} %")
         if len(self.rows) == 2 and all_alike(outputs[0]):
-            print(f"All images get the same capsule lengths. Try {self.lower_rate()}.")
+            print(f"All images get the same outputs. Try {self.lower_rate()}.")
 
     def write_state(self) -> None:
         """Replaces the run state; this is what finishes an epoch."""

@@ -29,13 +29,15 @@ def plot_log(rows: list[dict], path: str) -> None:
         )
         if f"{prefix}loss" in rows[0]
     ]
+    # Of a loss in two parts, the parts; their names end the same.
+    parts = ("margin_loss", "reconstruction_loss")
+    losses = [name for name in parts if name in rows[0]] or ["loss"]
     for prefix, label, color in lines:
-        margin = [row[f"{prefix}margin_loss"] for row in rows]
-        reconstruction = [row[f"{prefix}reconstruction_loss"] for row in rows]
+        for name, style in zip(losses, ("-", "--")):
+            values = [row[prefix + name] for row in rows]
+            title = f"{name.removesuffix('_loss')}, {label}"
+            left.plot(epochs, values, color, marker=".", ls=style, label=title)
         error = [100 * (1 - row[f"{prefix}accuracy"]) for row in rows]
-        left.plot(epochs, margin, color, marker=".", label=f"margin, {label}")
-        dashed = {"marker": ".", "ls": "--", "label": f"reconstruction, {label}"}
-        left.plot(epochs, reconstruction, color, **dashed)
         right.plot(epochs, error, color, marker=".", label=label)
     left.set(xlabel="epoch", ylabel="loss", yscale="log", title="Losses")
     right.set(xlabel="epoch", ylabel="error (%)", title="Error")
