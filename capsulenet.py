@@ -138,31 +138,36 @@ def CapsNet(
     x = keras.Input(input_shape, name="image")
     y = keras.Input((n_class,), name="label")
 
-    conv1, others, primary, digit = {}, {}, {}, {}  # options of the layers
-    if recipe == "paper":
-        biases = {"bias_initializer": keras.initializers.Constant(0.1)}
-        conv1 = {**biases, "kernel_initializer": _truncated_normal(0.05)}
-        others = {**biases, "kernel_initializer": _truncated_normal(0.1)}
-        primary = {"scale": 1 / 32}
-        digit = {"use_bias": True}
+    paper = recipe == "paper"
+
+    def start(stddev: float) -> dict:
+        # New objects for each layer: one object would give all the same numbers.
+        return _released_start(stddev) if paper else {}
 
     # conv1: 256 feature maps; primary capsules: 32 types of 8-D capsules
-    features = layers.Conv2D(256, 9, activation="relu", name="conv1", **conv1)(x)
-    capsules = PrimaryCap(
-        8, 32, kernel_size=9, strides=2, name="primarycaps", **others, **primary
+    features = layers.Conv2D(256, 9, activation="relu", name="conv1", **start(0.05))(x)
+    primary = PrimaryCap(
+        8,
+        32,
+        kernel_size=9,
+        strides=2,
+        scale=1 / 32 if paper else 1,
+        name="primarycaps",
+        **start(0.1),
     )(features)
     # class capsules: (batch, n_class, 16)
-    digits = CapsuleLayer(n_class, 16, routings, name="digitcaps", **others, **digit)(
-        capsules
-    )
+    digits = CapsuleLayer(
+        n_class, 16, routings, use_bias=paper, name="digitcaps", **start(0.1)
+    )(primary)
     lengths = Length(name="capsnet")(digits)
 
+    pixels = int(np.prod(input_shape))
     decoder = keras.Sequential(
         [
             keras.Input((n_class * 16,)),
-            layers.Dense(512, activation="relu", **others),
-            layers.Dense(1024, activation="relu", **others),
-            layers.Dense(int(np.prod(input_shape)), activation="sigmoid", **others),
+            layers.Dense(512, activation="relu", **start(0.1)),
+            layers.Dense(1024, activation="relu", **start(0.1)),
+            layers.Dense(pixels, activation="sigmoid", **start(0.1)),
             layers.Reshape(input_shape, dtype="float32"),
         ],
         name="decoder",
@@ -177,9 +182,12 @@ def CapsNet(
     return train_model, eval_model, manipulate_model
 
 
-def _truncated_normal(stddev: float) -> keras.initializers.Initializer:
-    # Without a seed each layer would draw the same numbers from a shared object.
-    return keras.initializers.TruncatedNormal(stddev=stddev)
+def _released_start(stddev: float) -> dict:
+    """Initializers of the code that the paper's authors released."""
+    return {
+        "kernel_initializer": keras.initializers.TruncatedNormal(stddev=stddev),
+        "bias_initializer": keras.initializers.Constant(0.1),
+    }
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
