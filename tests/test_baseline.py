@@ -1,0 +1,107 @@
+"""experiments/baseline.py: the paper's convolutional network, and its training."""
+
+import csv
+
+import h5py
+import keras
+import numpy as np
+import pytest
+from conftest import write_digits
+
+import capsulenet
+import command_line
+import datasets
+from experiments import baseline
+
+
+def main(*arguments):
+    flags = [str(argument) for argument in arguments]
+    return command_line.main(flags, baseline.build_parser, baseline.run)
+
+
+def flags(digits, save_dir):
+    sizes = ("--batch_size", 8, "--data_dir", digits)
+    return (*sizes, "--save_dir", save_dir)
+
+
+def read_weights(folder):
+    """The arrays of a model file, by name."""
+    arrays = {}
+
+    def keep(name, item):
+        if isinstance(item, h5py.Dataset):
+            arrays[name] = item[()]
+
+    with h5py.File(folder / "trained_model.h5") as file:
+        file.visititems(keep)
+    return arrays
+
+
+def test_the_baseline_has_the_weights_of_the_paper():
+    model = baseline.Baseline((28, 28, 1), 10)
+    assert round(model.count_params() / 1e6, 1) == 35.4
+    shapes = [layer.output.shape[1:] for layer in model.layers]
+    same = [(28, 28, 256), (28, 28, 256), (28, 28, 128)]  # nothing is pooled
+    assert shapes[:3] == same
+    assert shapes[4:6] == [(328,), (192,)]
+
+
+@pytest.mark.parametrize(("shape", "n_class"), [((12, 9, 3), 2), ((8, 8, 1), 47)])
+def test_any_images_and_classes(shape, n_class):
+    model = baseline.Baseline(shape, n_class)
+    x = np.random.default_rng(0).random((3, *shape), "float32")
+    probabilities = model.predict(x, verbose=0)
+    assert probabilities.shape == (3, n_class)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
+
+
+def test_losses_are_those_of_keras():
+    rng = np.random.default_rng(0)
+    probabilities = rng.dirichlet(np.ones(5), 8)
+    y = np.eye(5)[rng.integers(5, size=8)]
+    result = baseline.evaluate(probabilities, y)
+    loss = keras.losses.CategoricalCrossentropy()(y, probabilities)
+    assert result["loss"] == pytest.approx(float(loss), rel=1e-5)
+    assert result["accuracy"] == np.mean(probabilities.argmax(1) == y.argmax(1))
+
+
+def test_it_sees_the_images_that_a_capsnet_sees():
+    x = np.random.default_rng(0).random((10, 28, 28, 1), "float32")
+    y = np.eye(10, dtype="float32")
+    ours = baseline.Batches(x, y, 4, seed=3)[1]
+    (images, labels), _ = datasets.ShiftedBatches(x, y, 4, seed=3)[1]
+    np.testing.assert_array_equal(ours[0], images)
+    np.testing.assert_array_equal(ours[1], labels)
+
+
+def test_a_run_and_its_resumption(mnist, tmp_path, capsys):
+    # Dropout draws numbers too: they are part of what a run goes on with.
+    digits = write_digits(tmp_path / "digits", mnist, n_train=16, n_test=8)
+    assert main(*flags(digits, tmp_path / "parts"), "--epochs", 1) == 0
+    assert "Training: baseline CNN, 35.4 M weights" in capsys.readouterr().out
+    resume = ("--resume", "--epochs", 2, "--save_dir", tmp_path / "parts")
+    assert main(*resume) == 0
+    assert main(*flags(digits, tmp_path / "whole"), "--epochs", 2) == 0
+
+    logs = []
+    for name in ("parts", "whole"):
+        with open(tmp_path / name / "log.csv", newline="") as file:
+            rows = list(csv.DictReader(file))
+        logs.append([{k: v for k, v in r.items() if "second" not in k} for r in rows])
+    assert logs[0] == logs[1] and len(logs[0]) == 2
+    assert list(logs[0][0])[2:] == ["loss", "accuracy", "test_loss", "test_accuracy"]
+    files = [
+        h5py.File(tmp_path / name / "trained_model.h5") for name in ("parts", "whole")
+    ]
+    for layer in files[0]:
+        for one, other in zip(*(collect(file[layer]) for file in files)):
+            np.testing.assert_array_equal(one, other)
+
+    capsys.readouterr()
+    weights = ("-w", tmp_path / "whole" / "trained_model.h5")
+    assert main("-t", *weights, "--data_dir", digits) == 0
+    error = 100 * (1 - float(logs[0][-1]["test_accuracy"]))
+    assert f"Test error: {error:.2f} %" in capsys.readouterr().out
+    # A CapsNet does not take them.
+    assert capsulenet.main(["-t", *map(str, weights), "--data_dir", str(digits)]) == 2
+    assert "expected 4 layers with weights" in capsys.readouterr().err
