@@ -90,18 +90,16 @@ def test_a_run_and_its_resumption(mnist, tmp_path, capsys):
         logs.append([{k: v for k, v in r.items() if "second" not in k} for r in rows])
     assert logs[0] == logs[1] and len(logs[0]) == 2
     assert list(logs[0][0])[2:] == ["loss", "accuracy", "test_loss", "test_accuracy"]
-    files = [
-        h5py.File(tmp_path / name / "trained_model.h5") for name in ("parts", "whole")
-    ]
-    for layer in files[0]:
-        for one, other in zip(*(collect(file[layer]) for file in files)):
-            np.testing.assert_array_equal(one, other)
+    weights = [read_weights(tmp_path / name) for name in ("parts", "whole")]
+    assert len(weights[0]) == 12
+    for name, weight in weights[0].items():
+        np.testing.assert_array_equal(weight, weights[1][name])
 
     capsys.readouterr()
-    weights = ("-w", tmp_path / "whole" / "trained_model.h5")
-    assert main("-t", *weights, "--data_dir", digits) == 0
+    model = ("-w", tmp_path / "whole" / "trained_model.h5")
+    assert main("-t", *model, "--data_dir", digits) == 0
     error = 100 * (1 - float(logs[0][-1]["test_accuracy"]))
     assert f"Test error: {error:.2f} %" in capsys.readouterr().out
     # A CapsNet does not take them.
-    assert capsulenet.main(["-t", *map(str, weights), "--data_dir", str(digits)]) == 2
+    assert capsulenet.main(["-t", *map(str, model), "--data_dir", str(digits)]) == 2
     assert "expected 4 layers with weights" in capsys.readouterr().err
