@@ -74,6 +74,7 @@ def test_it_sees_the_images_that_a_capsnet_sees():
     np.testing.assert_array_equal(ours[1], labels)
 
 
+@pytest.mark.slow
 def test_a_run_and_its_resumption(mnist, tmp_path, capsys):
     # Dropout draws numbers too: they are part of what a run goes on with.
     digits = write_digits(tmp_path / "digits", mnist, n_train=16, n_test=8)
@@ -101,5 +102,6 @@ def test_a_run_and_its_resumption(mnist, tmp_path, capsys):
     error = 100 * (1 - float(logs[0][-1]["test_accuracy"]))
     assert f"Test error: {error:.2f} %" in capsys.readouterr().out
     # A CapsNet does not take them.
-    assert capsulenet.main(["-t", *map(str, model), "--data_dir", str(digits)]) == 2
+    flags_of_test = ["-t", "--digit", "7", "--data_dir", str(digits)]
+    assert capsulenet.main([*flags_of_test, *map(str, model)]) == 2
     assert "expected 4 layers with weights" in capsys.readouterr().err
