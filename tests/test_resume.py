@@ -5,6 +5,7 @@
 
 import contextlib
 import csv
+import errno
 import io
 import json
 import os
@@ -362,6 +363,42 @@ def test_overwrite(finished, few, on_step, monkeypatch, capsys):
     assert "epoch 1 is the last one finished" in err.splitlines()[-1]
 
 
+def end_epoch(model, *arguments, epochs, callbacks, **options):
+    """In the place of `fit`: the end of the last epoch is all that there is of it."""
+    (log,) = [c for c in callbacks if isinstance(c, training.EpochLog)]
+    log.set_model(model)
+    log.on_epoch_begin(epochs - 1)
+    names = ["learning_rate", "loss", *capsulenet.METRICS]
+    log.on_epoch_end(epochs - 1, dict.fromkeys(names, 0.5))
+
+
+def test_overwriting_that_fails_leaves_the_earlier_run(
+    finished, few, monkeypatch, capsys
+):
+    def replace(source, target):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(keras.Model, "fit", end_epoch)
+    monkeypatch.setattr(os, "replace", replace)
+    before = contents(finished)
+    options = ["--overwrite", "--epochs", 1, "--data_dir", few]
+    assert main(*options, "--save_dir", finished) == 2
+    assert one_line(capsys).endswith("cannot be written: Input/output error\n")
+    assert contents(finished) == before
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_going_on_finishes_what_overwrite_began(finished, first_epoch):
+    """A run may end when its first state is there, and the earlier run is, too."""
+    written = (finished / "run_state.h5").stat().st_mtime
+    for name in ("trained_model.h5", "manipulate-7.png"):
+        (finished / name).write_text("of the earlier run")
+        os.utime(finished / name, (written - 60, written - 60))
+    assert main("--resume", "--save_dir", finished) == 0
+    assert sorted(os.listdir(finished)) == sorted(os.listdir(first_epoch))
+    assert_same_run(finished, first_epoch)
+
+
 @pytest.mark.usefixtures("no_data")
 def test_there_is_no_run_to_go_on_with(fails, tmp_path):
     for folder in (tmp_path, tmp_path / "nowhere"):
@@ -398,10 +435,12 @@ def argument(**values):
     ("change", "complaint"),
     [
         (argument(drop_remainder="yes"), "damaged run state: other arguments"),
-        (argument(momentum=0.9), "damaged run state: "),
+        (argument(momentum=0.9), "damaged run state: other arguments"),
+        (argument(help=True), "damaged run state: other arguments"),
         (argument(epoch=3), "damaged run state: other arguments"),  # an abbreviation
         (lambda run: run["arguments"].pop("lr"), "damaged run state: other arguments"),
         (argument(lr="fast"), "damaged run state: argument --lr: "),
+        (argument(epochs=None), "damaged run state: other arguments"),
         (argument(batch_size=0), "damaged run state: argument --batch_size: "),
         (argument(image_size=[28]), "damaged run state: argument --image_size: "),
         (lambda run: run.update(arguments=[]), "damaged run state"),
@@ -573,7 +612,7 @@ def test_signals_before_the_training(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     before = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
     assert main("--save_dir", tmp_path / "result") == 143
-    assert capsys.readouterr().err.endswith(": interrupted\n")
+    assert capsys.readouterr().err.endswith(": interrupted; no epoch was finished\n")
     assert not (tmp_path / "result").exists()
     # Whoever calls `main` has their handlers back.
     assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == before
@@ -600,6 +639,42 @@ def test_a_second_signal_stops_at_once(finished, monkeypatch, capsys):
     before = contents(finished, but=REWRITTEN)
     assert main("--resume", "--epochs", 2, "--save_dir", finished) == 143
     assert contents(finished, but=REWRITTEN) == before
+    assert capsys.readouterr().err.endswith(
+        ": interrupted; epoch 1 is the last one finished, "
+        f"--resume --save_dir {finished} goes on from there\n"
+    )
+
+
+def signal_twice(*arguments):
+    os.kill(os.getpid(), signal.SIGINT)
+    os.kill(os.getpid(), signal.SIGINT)
+    pytest.fail("it goes on")
+
+
+def test_a_second_signal_while_the_state_is_written(finished, monkeypatch, capsys):
+    monkeypatch.setattr(keras.Model, "fit", end_epoch)
+    monkeypatch.setattr(saving, "save_run", signal_twice)
+    assert main("--resume", "--epochs", 2, "--save_dir", finished) == 130
+    assert "epoch 1 is the last one finished" in capsys.readouterr().err
+    assert finished_epochs(finished) == 1
+
+
+def test_a_signal_after_the_last_epoch(finished, monkeypatch, capsys):
+    def fit(*arguments, **options):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(keras.Model, "fit", fit)
+    assert main("--resume", "--save_dir", finished) == 143
+    assert "epoch 1 is the last one finished" in capsys.readouterr().err
+
+
+def test_a_signal_in_the_test_at_the_end(finished, monkeypatch, capsys):
+    def test(*arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        pytest.fail("it goes on")
+
+    monkeypatch.setattr(capsulenet, "test", test)
+    assert main("--resume", "--save_dir", finished) == 143
     assert capsys.readouterr().err.endswith(
         ": interrupted; epoch 1 is the last one finished, "
         f"--resume --save_dir {finished} goes on from there\n"
