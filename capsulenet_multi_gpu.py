@@ -313,6 +313,7 @@ def run(args: argparse.Namespace) -> None:
     except training.DivergedError as error:
         end_process(str(error), 1)
     except training.Interrupted as interrupt:
+        interrupt.explain(args)
         end_process(str(interrupt), interrupt.status)
     except Exception as error:
         if re.match("[A-Z_]+: ", str(error)):  # a status of JAX's runtime

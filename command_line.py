@@ -234,7 +234,7 @@ def parse_arguments(
     run = saving.read_run(path)
     begun = parse_run(parser, run["arguments"], path)
     args = parser.parse_args(argv, argparse.Namespace(**vars(begun)))
-    for name in set(args.of_run) - MAY_CHANGE:
+    for name in sorted(set(args.of_run) - MAY_CHANGE):
         expected, received = getattr(begun, name), getattr(args, name)
         if expected != received:
             raise UsageError(
@@ -259,6 +259,8 @@ def parse_run(
         saving.ModelFileError: If they could not have been.
     """
     values = dict(arguments)
+    if set(values) != set(parser.get_default("of_run")):  # --help is not, for one
+        raise saving.ModelFileError(f"{path}: damaged run state: other arguments")
     drop_remainder = values.pop("drop_remainder", None)
     argv = []
     for name, value in values.items():
@@ -272,7 +274,7 @@ def parse_run(
         args = parser.parse_args(argv)
     except UsageError as error:
         raise saving.ModelFileError(f"{path}: damaged run state: {error}") from error
-    if type(drop_remainder) is not bool or set(arguments) != set(args.of_run):
+    if type(drop_remainder) is not bool or args.epochs is None:
         raise saving.ModelFileError(f"{path}: damaged run state: other arguments")
     args.drop_remainder = drop_remainder
     return args
@@ -571,8 +573,12 @@ def main(argv: list[str] | None, build_parser, run) -> int:
 
     def parse_and_run() -> None:
         args = parse_arguments(parser, argv)
-        check_arguments(args)
-        run(args)
+        try:
+            check_arguments(args)
+            run(args)
+        except training.Interrupted as interrupt:
+            interrupt.explain(args)
+            raise
 
     return guard(parser.prog, parse_and_run)
 

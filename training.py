@@ -66,12 +66,23 @@ class Interrupted(BaseException):  # noqa: N818, no more an error than KeyboardI
 
     Args:
         number: Of the signal.
-        message: What the user should know.
     """
 
-    def __init__(self, number: int, message: str = "interrupted"):
-        super().__init__(message)
+    def __init__(self, number: int):
+        super().__init__("interrupted")
         self.status = 128 + number  # the shells' convention
+
+    def explain(self, args: argparse.Namespace) -> None:
+        """Adds what is finished of a training, and how to go on with it."""
+        if args.testing or args.predict or args.export:
+            return
+        message = "interrupted; no epoch was finished"
+        if args.finished:
+            message = (
+                f"interrupted; epoch {args.finished} is the last one finished, "
+                f"--resume --save_dir {args.save_dir} goes on from there"
+            )
+        self.args = (message,)
 
 
 @contextlib.contextmanager
@@ -242,7 +253,7 @@ def fit(
     if args.debug:
         folder = os.path.join(args.save_dir, "tensorboard-logs")
         callbacks.append(keras.callbacks.TensorBoard(folder))
-    stop = StopOnSignal(log)
+    stop = StopOnSignal()
     with _handle_signals(stop.take_note):
         model.fit(
             batches,
@@ -253,6 +264,7 @@ def fit(
             # A bar that moves on a terminal, a line an epoch in a file.
             verbose=1 if sys.stdout.isatty() else 2,
         )
+        stop.check()  # a signal may have come after the last epoch
     if log.best_weights is not None:
         model.set_weights(log.best_weights)
         print(f"Taking the weights of epoch {log.best_epoch}, the best in validation.")
@@ -324,6 +336,9 @@ class EpochLog(keras.callbacks.Callback):
                 f"{self.path}: expected the images and labels that the run was begun "
                 "with, received others."
             )
+        self.args.finished = len(self.rows)
+        if self.args.finished == 1:  # it may have ended before this was done
+            remove_run(self.args.save_dir, os.path.getmtime(self.path))
         self.write_log()  # the run may have ended between its state and its log
 
     def check_space(self, model: keras.Model) -> None:
@@ -391,8 +406,9 @@ class EpochLog(keras.callbacks.Callback):
         }
         with saving.replace_file(self.path) as temporary:
             saving.save_run(self.model, temporary, self.info, run, self.best_weights)
-            if len(self.rows) == 1:  # what --overwrite allowed goes when this is safe
-                remove_run(self.args.save_dir)
+        self.args.finished = len(self.rows)
+        if self.args.finished == 1:  # what --overwrite allowed goes when this is safe
+            remove_run(self.args.save_dir, os.path.getmtime(self.path))
 
     def write_log(self) -> None:
         saving.write_csv(os.path.join(self.args.save_dir, "log.csv"), self.rows)
@@ -411,21 +427,18 @@ class EpochLog(keras.callbacks.Callback):
             f"{self.lower_rate()}; {kept}"
         )
 
-    def interrupted(self, number: int) -> Interrupted:
-        if not self.rows:
-            return Interrupted(number, "interrupted; no epoch was finished")
-        return Interrupted(
-            number,
-            f"interrupted; epoch {len(self.rows)} is the last one finished, "
-            f"--resume --save_dir {self.args.save_dir} goes on from there",
-        )
 
+def remove_run(folder: str, written: float) -> None:
+    """Removes what an earlier run left in a folder, but for its state.
 
-def remove_run(folder: str) -> None:
-    """Removes what a run left in a folder, but for its state."""
+    Args:
+        folder: Its name.
+        written: When the state of the new run was; what is younger is its own.
+    """
     for pattern in (*RUN_FILES[1:], *_PICTURES):
         for path in glob.glob(os.path.join(glob.escape(folder), pattern)):
-            os.remove(path)
+            if os.path.getmtime(path) < written:
+                os.remove(path)
 
 
 class StopOnNaN(keras.callbacks.Callback):
@@ -463,21 +476,16 @@ class StopOnNaN(keras.callbacks.Callback):
 
 
 class StopOnSignal(keras.callbacks.Callback):
-    """Ends a run after the step, or the writing of files, in which a signal came.
+    """Ends a run after the step, or the writing of files, in which a signal came."""
 
-    Args:
-        log: The `EpochLog` of the run.
-    """
-
-    def __init__(self, log: EpochLog):
+    def __init__(self):
         super().__init__()
-        self.log = log
         self.number = None
 
     def take_note(self, number, frame):
         """Handles a signal."""
         if self.number is not None:
-            raise self.log.interrupted(number)
+            raise Interrupted(number)
         self.number = number
         message = "\nStopping after this step; the same again stops at once.\n"
         os.write(2, message.encode())  # print is not made for signal handlers
@@ -490,7 +498,7 @@ class StopOnSignal(keras.callbacks.Callback):
 
     def check(self) -> None:
         if self.number is not None:
-            raise self.log.interrupted(self.number)
+            raise Interrupted(self.number)
 
 
 def all_alike(outputs: np.ndarray) -> bool:
