@@ -1,5 +1,8 @@
 """What the tests share."""
 
+import csv
+
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -78,6 +81,40 @@ def write_digits(folder, mnist, n_train=600, n_test=300, leave_out=None):
     folder.mkdir(exist_ok=True)
     np.savez(folder / "mnist.npz", **arrays)
     return folder
+
+
+def read_log(folder):
+    """The rows of the log of a run, as text."""
+    with open(folder / "log.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def without_times(rows):
+    times = ("seconds", "images_per_second")
+    return [{k: v for k, v in row.items() if k not in times} for row in rows]
+
+
+def read_weights(path):
+    """All arrays of a model file, by name."""
+    arrays = {}
+
+    def keep(name, item):
+        if isinstance(item, h5py.Dataset):
+            arrays[name] = item[()]
+
+    with h5py.File(path) as file:
+        file.visititems(keep)
+    return arrays
+
+
+def assert_same_run(folder, other):
+    """The same log, but for the times, and the same weights, bit for bit."""
+    assert without_times(read_log(folder)) == without_times(read_log(other))
+    weights = read_weights(folder / "trained_model.h5")
+    others = read_weights(other / "trained_model.h5")
+    assert weights.keys() == others.keys()
+    for name, weight in weights.items():
+        assert weight.tobytes() == others[name].tobytes(), name
 
 
 @pytest.fixture(scope="session")

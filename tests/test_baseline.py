@@ -1,12 +1,9 @@
 """experiments/baseline.py: the paper's convolutional network, and its training."""
 
-import csv
-
-import h5py
 import keras
 import numpy as np
 import pytest
-from conftest import write_digits
+from conftest import assert_same_run, read_log, write_digits
 
 import capsulenet
 import command_line
@@ -22,19 +19,6 @@ def main(*arguments):
 def flags(digits, save_dir):
     sizes = ("--batch_size", 8, "--data_dir", digits)
     return (*sizes, "--save_dir", save_dir)
-
-
-def read_weights(folder):
-    """The arrays of a model file, by name."""
-    arrays = {}
-
-    def keep(name, item):
-        if isinstance(item, h5py.Dataset):
-            arrays[name] = item[()]
-
-    with h5py.File(folder / "trained_model.h5") as file:
-        file.visititems(keep)
-    return arrays
 
 
 def test_the_baseline_has_the_weights_of_the_paper():
@@ -84,22 +68,14 @@ def test_a_run_and_its_resumption(mnist, tmp_path, capsys):
     assert main(*resume) == 0
     assert main(*flags(digits, tmp_path / "whole"), "--epochs", 2) == 0
 
-    logs = []
-    for name in ("parts", "whole"):
-        with open(tmp_path / name / "log.csv", newline="") as file:
-            rows = list(csv.DictReader(file))
-        logs.append([{k: v for k, v in r.items() if "second" not in k} for r in rows])
-    assert logs[0] == logs[1] and len(logs[0]) == 2
-    assert list(logs[0][0])[2:] == ["loss", "accuracy", "test_loss", "test_accuracy"]
-    weights = [read_weights(tmp_path / name) for name in ("parts", "whole")]
-    assert len(weights[0]) == 12
-    for name, weight in weights[0].items():
-        np.testing.assert_array_equal(weight, weights[1][name])
+    assert_same_run(tmp_path / "parts", tmp_path / "whole")
+    rows = read_log(tmp_path / "whole")
+    assert list(rows[0])[4:] == ["loss", "accuracy", "test_loss", "test_accuracy"]
 
     capsys.readouterr()
     model = ("-w", tmp_path / "whole" / "trained_model.h5")
     assert main("-t", *model, "--data_dir", digits) == 0
-    error = 100 * (1 - float(logs[0][-1]["test_accuracy"]))
+    error = 100 * (1 - float(rows[-1]["test_accuracy"]))
     assert f"Test error: {error:.2f} %" in capsys.readouterr().out
     # A CapsNet does not take them.
     flags_of_test = ["-t", "--digit", "7", "--data_dir", str(digits)]

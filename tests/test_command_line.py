@@ -1,7 +1,6 @@
 """The command line: real runs on a few hundred real digits, and what it refuses."""
 
 import contextlib
-import csv
 import errno
 import io
 import os
@@ -18,7 +17,7 @@ import h5py
 import keras
 import numpy as np
 import pytest
-from conftest import write_digits
+from conftest import assert_same_run, read_log, read_weights, write_digits
 from PIL import Image
 
 import capsulenet
@@ -61,24 +60,6 @@ def trained(digits, tmp_path_factory):
     process = run(*training_of(digits, "out/mnist"), cwd=folder)
     assert process.returncode == 0, process.stderr
     return folder / "out" / "mnist", process
-
-
-def read_log(save_dir):
-    with open(save_dir / "log.csv", newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def read_weights(path):
-    """All arrays of a model file, by name."""
-    arrays = {}
-
-    def keep(name, item):
-        if isinstance(item, h5py.Dataset):
-            arrays[name] = item[()]
-
-    with h5py.File(path) as file:
-        file.visititems(keep)
-    return arrays
 
 
 def assert_picture(path):
@@ -161,21 +142,11 @@ def test_model_file(trained):
     assert all(np.isfinite(weight).all() for weight in weights.values())
 
 
-def without_times(row):
-    return {k: v for k, v in row.items() if k not in ("seconds", "images_per_second")}
-
-
 def test_the_same_seed_gives_the_same_log_and_weights(trained, digits, tmp_path):
     save_dir, first = trained
     again = run(*training_of(digits, tmp_path), cwd=tmp_path)
     assert again.returncode == 0 and again.stderr == ""
-    for row, other in zip(read_log(save_dir), read_log(tmp_path), strict=True):
-        assert without_times(row) == without_times(other)
-    weights = read_weights(save_dir / "trained_model.h5")
-    others = read_weights(tmp_path / "trained_model.h5")
-    assert list(weights) == list(others)
-    for name, weight in weights.items():
-        np.testing.assert_array_equal(weight, others[name])
+    assert_same_run(save_dir, tmp_path)
     results = [
         [line for line in out.splitlines() if line.startswith(("Test ", "Accuracy "))]
         for out in (first.stdout, again.stdout)
