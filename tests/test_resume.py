@@ -577,7 +577,9 @@ def test_signals_while_the_libraries_are_loaded(tmp_path, number):
         process.kill()
         process.wait()
     assert sorted(os.listdir(tmp_path)) == ["errors.txt", "output.txt"]
-    assert (tmp_path / "errors.txt").read_text() == ""
+    # Nothing, or one line if the signal came so late that `main` was there.
+    errors = (tmp_path / "errors.txt").read_text()
+    assert re.fullmatch(r"(capsulenet\.py: interrupted.*\n)?", errors)
 
 
 def test_signals_before_the_training(monkeypatch, capsys, tmp_path):
