@@ -18,11 +18,11 @@ import sys
 import tempfile
 from functools import partial
 
-import numpy as np
-
 if __name__ == "__main__":  # until `main` does better than a page of import lines
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, frame: os._exit(128 + number))
+
+import numpy as np
 
 QUIET = "3"
 MAX_ROWS = 20  # of predictions.png

@@ -24,11 +24,11 @@ import tempfile
 import threading
 import traceback
 
-import numpy as np
-
 if __name__ == "__main__":  # as in capsulenet.py
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, frame: os._exit(128 + number))
+
+import numpy as np
 
 import capsulenet  # first, since it silences the backend's start
 

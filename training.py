@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 
@@ -98,6 +99,9 @@ def interruptible():
 
 @contextlib.contextmanager
 def _handle_signals(handler):
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are for the main thread alone
+        return
     previous = {n: signal.signal(n, handler) for n in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
