@@ -105,6 +105,7 @@ def CapsNet(
     n_class: int,
     routings: int = 3,
     recipe: str = "seed",
+    objects: int = 1,
 ) -> tuple[keras.Model, keras.Model, keras.Model]:
     """Builds the capsule network of the paper's figures 1 and 2.
 
@@ -118,10 +119,12 @@ def CapsNet(
             code that the paper's authors released: truncated normal distributions,
             biases of 0.1, also inside the routing, and the convolution of the primary
             capsules divided by their 32 types.
+        objects: Number of objects of different classes in an image.
 
     Returns:
         train_model: [images, one-hot labels] -> [class lengths, reconstructions of the
-            labelled capsule].
+            labelled capsule]. For several objects, as many one-hot labels follow the
+            images, and the reconstructions have an axis more, the second one.
         eval_model: images -> [class lengths, reconstructions of the longest capsule].
         manipulate_model: [images, one-hot labels, (batch, n_class, 16) to add to the
             class capsules] -> reconstructions of the labelled capsule.
@@ -136,7 +139,8 @@ def CapsNet(
             "enlarge them"
         )
     x = keras.Input(input_shape, name="image")
-    y = keras.Input((n_class,), name="label")
+    names = ["label"] if objects == 1 else [f"label_{i + 1}" for i in range(objects)]
+    y, *more = [keras.Input((n_class,), name=name) for name in names]
 
     paper = recipe == "paper"
 
@@ -173,7 +177,13 @@ def CapsNet(
         name="decoder",
     )
     mask = Mask(name="mask")
-    train_model = keras.Model([x, y], [lengths, decoder(mask([digits, y]))])
+    # the shared decoder draws each object alone, from its own capsule
+    drawn = [decoder(mask([digits, label])) for label in (y, *more)]
+    if more:
+        alone = layers.Reshape((1, *input_shape), dtype="float32")
+        stack = layers.Concatenate(axis=1, name="decoded", dtype="float32")
+        drawn = [stack([alone(image) for image in drawn])]
+    train_model = keras.Model([x, y, *more], [lengths, *drawn])
     eval_model = keras.Model(x, [lengths, decoder(mask(digits))])
 
     noise = keras.Input((n_class, 16), name="noise")

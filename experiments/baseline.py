@@ -27,7 +27,7 @@ import training
 
 
 def Baseline(  # noqa: N802, as CapsNet
-    input_shape: tuple[int, int, int], n_class: int
+    input_shape: tuple[int, int, int], n_class: int, activation: str = "softmax"
 ) -> keras.Model:
     """Builds the baseline of section 5 of the paper.
 
@@ -37,6 +37,7 @@ def Baseline(  # noqa: N802, as CapsNet
     Args:
         input_shape: Height, width and channels of the images.
         n_class: Number of classes.
+        activation: Of the last layer; "sigmoid" where several classes may be there.
 
     Returns:
         A model: images -> probabilities of the classes, shape (batch, n_class).
@@ -53,7 +54,7 @@ def Baseline(  # noqa: N802, as CapsNet
             layers.Dense(192, activation="relu", name="dense2"),
             layers.Dropout(0.5),
             layers.Dense(n_class, name="dense3"),
-            layers.Softmax(dtype="float32"),
+            layers.Activation(activation, dtype="float32"),
         ],
         name="baseline",
     )
