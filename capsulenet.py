@@ -65,6 +65,7 @@ with quiet_start():
     import command_line
     import datasets
     import images
+    import limits
     import saving
     import training
     import utils
@@ -450,7 +451,7 @@ def describe_run(
     lines = [
         f"{task}: CapsNet, {model.count_params() / 1e6:.1f} M weights, "
         f"routings {args.routings}, {args.precision}",
-        f"Data: {data.name}{source}, {used}{len(x_test)} test images, "
+        f"Data: {limits.one_line(data.name)}{source}, {used}{len(x_test)} test images, "
         f"{sides}, {len(data.class_names)} classes",
         command_line.describe_device(args),
     ]
@@ -530,7 +531,8 @@ def use_model(args: argparse.Namespace) -> None:
         print("Wrote", args.export)
         return
     os.makedirs(args.save_dir, exist_ok=True)
-    print(f"Model: {args.weights}, trained on {info['dataset']}")
+    source = limits.one_line(info["dataset"])  # whatever the file says
+    print(f"Model: {args.weights}, trained on {source}")
     print(command_line.describe_device(args))
     classify(eval_model, pictures, info, args)
 

@@ -259,6 +259,12 @@ def parse_run(
     """
     values = dict(arguments)
     drop_remainder = values.pop("drop_remainder", None)
+    # Before they are parsed, which would obey others: --help prints and ends.
+    if type(drop_remainder) is not bool or (
+        set(arguments) != set(parser.get_default("of_run"))
+        or not all(map(_may_be_typed, values.values()))
+    ):
+        raise saving.ModelFileError(f"{path}: damaged run state: other arguments")
     argv = []
     for name, value in values.items():
         if isinstance(value, list):
@@ -271,10 +277,15 @@ def parse_run(
         args = parser.parse_args(argv)
     except UsageError as error:
         raise saving.ModelFileError(f"{path}: damaged run state: {error}") from error
-    if type(drop_remainder) is not bool or set(arguments) != set(args.of_run):
-        raise saving.ModelFileError(f"{path}: damaged run state: other arguments")
     args.drop_remainder = drop_remainder
     return args
+
+
+def _may_be_typed(value) -> bool:
+    """Whether a value, as text, is no flag of its own and no burden in a message."""
+    if isinstance(value, list):
+        return len(value) == 2 and all(type(size) is int for size in value)
+    return not isinstance(value, str) or len(value) <= 4096
 
 
 def integer(least: int, most: int = 2**31 - 1):

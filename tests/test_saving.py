@@ -369,7 +369,10 @@ FAULTS = {
         edit(drop_a_bias),
         "expected 2 arrays for the layer conv1, found 1",
     ),
-    "array missing": (edit(drop_an_array), "damaged weights file"),
+    "array missing": (
+        edit(drop_an_array),
+        "expected an array for kernel of the layer conv1, found no array",
+    ),
     "no list": (edit(no_list_of_layers), "damaged weights file"),
     "no groups": (edit(array_for_layers), "2 arrays for the layer conv1, found 0"),
     "integers": (
