@@ -285,7 +285,7 @@ def _may_be_typed(value) -> bool:
     """Whether a value, as text, is no flag of its own and no burden in a message."""
     if isinstance(value, list):
         return len(value) == 2 and all(type(size) is int for size in value)
-    return not isinstance(value, str) or len(value) <= 4096
+    return not isinstance(value, dict) and len(str(value)) <= 4096
 
 
 def integer(least: int, most: int = 2**31 - 1):

@@ -19,7 +19,7 @@ import limits
 FORMAT_VERSION = 1
 _INFO_ATTRIBUTE = "capsnet"
 _RUN, _OPTIMIZER, _BEST = "run", "optimizer", "best"
-_LARGEST_RUN = 1 << 26  # bytes of JSON; an epoch takes about 500
+_LARGEST_RUN = 1 << 24  # bytes of JSON; an epoch takes about 500
 _LARGEST_MEMBER = 1 << 30  # bytes; a part of a .keras file is read into memory
 _WEIGHTS = "weight_names"
 _LARGEST_HEADER = 1 << 22  # bytes; 1000 long names of classes take a million
@@ -276,7 +276,12 @@ def read_run(path: str) -> dict:
         if dataset is None:
             raise ModelFileError(f"{path}: expected the state of a run, found none.")
         _check_is_plain(dataset, _RUN, path)
-        size = min(dataset.size or 0, _LARGEST_RUN)
+        size = dataset.size or 0
+        if size > _LARGEST_RUN:
+            raise ModelFileError(
+                f"{path}: expected at most {_LARGEST_RUN} bytes for {_RUN}, "
+                f"found {size}."
+            )
         _check_array(dataset, (size,), "uint8", _RUN, path)
         run = json.loads(file.read(dataset).tobytes())
     if not _is_run(run):
@@ -616,10 +621,12 @@ def _read_array(file, dataset, variable, what, path):
     array = file.read(dataset)
     with np.errstate(over="ignore"):  # of more than float32 holds; found below
         value = array.astype(dtype, copy=False)
-    # Whole numbers are counts, such as that of the steps.
-    right = np.isfinite(value) if dtype.kind == "f" else (value == array) & (value >= 0)
+    if dtype.kind == "f":
+        right, expected = np.isfinite(value), "finite numbers"
+    else:  # counts, such as that of the steps
+        right, expected = (value == array) & (value >= 0), f"{dtype} from 0"
     if not right.all():
-        raise ModelFileError(f"{path}: damaged weights file: the numbers of {what}.")
+        raise ModelFileError(f"{path}: expected {expected} for {what}, found others.")
     return value
 
 
@@ -634,7 +641,8 @@ def _check_array(dataset, shape, dtype, what, path):
     if dataset.dtype.kind != kind:
         numbers = {"f": "floating point numbers", "i": "integers", "u": "integers"}
         raise ModelFileError(
-            f"{path}: expected {numbers[kind]} for {what}, found {dataset.dtype}."
+            f"{path}: expected {numbers[kind]} for {what}, "
+            f"found {str(dataset.dtype)[:100]}."
         )
 
 
