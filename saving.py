@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import shutil
 import tempfile
 import zipfile
 
@@ -456,7 +457,7 @@ def _open(path):
             if start == _HDF5_SIGNATURE:
                 source = stack.enter_context(open(path, "rb", buffering=0))
             else:
-                source = io.BytesIO(_read_member(path))
+                source = _read_member(path)
             yield stack.enter_context(_File(source))
     except ModelFileError:
         raise
@@ -479,8 +480,10 @@ def _read_member(path):
             raise ModelFileError(
                 f"{path}: expected no compression or deflate, found another."
             )
+        content = io.BytesIO()
         with archive.open(member) as file:
-            return file.read(member.file_size)  # and no more
+            shutil.copyfileobj(file, content, 1 << 20)  # up to the size that it says
+        return content
 
 
 class _Reader(io.BufferedReader):
