@@ -65,6 +65,7 @@ with quiet_start():
     import command_line
     import datasets
     import images
+    import limits
     import saving
     import training
     import utils
@@ -540,7 +541,8 @@ def use_model(args: argparse.Namespace) -> None:
         print("Wrote", args.export)
         return
     os.makedirs(args.save_dir, exist_ok=True)
-    print(f"Model: {args.weights}, trained on {info['dataset']}")
+    source = limits.one_line(info["dataset"])  # whatever the file says
+    print(f"Model: {args.weights}, trained on {source}")
     print(command_line.describe_device(args))
     classify(eval_model, pictures, info, args)
 

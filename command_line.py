@@ -259,9 +259,14 @@ def parse_run(
         saving.ModelFileError: If they could not have been.
     """
     values = dict(arguments)
-    if set(values) != set(parser.get_default("of_run")):  # --help is not, for one
-        raise saving.ModelFileError(f"{path}: damaged run state: other arguments")
     drop_remainder = values.pop("drop_remainder", None)
+    # Before they are parsed, which would obey others: --help prints and ends.
+    if type(drop_remainder) is not bool or (
+        set(arguments) != set(parser.get_default("of_run"))
+        or not all(map(_may_be_typed, values.values()))
+        or values["epochs"] is None
+    ):
+        raise saving.ModelFileError(f"{path}: damaged run state: other arguments")
     argv = []
     for name, value in values.items():
         if isinstance(value, list):
@@ -274,10 +279,15 @@ def parse_run(
         args = parser.parse_args(argv)
     except UsageError as error:
         raise saving.ModelFileError(f"{path}: damaged run state: {error}") from error
-    if type(drop_remainder) is not bool or args.epochs is None:
-        raise saving.ModelFileError(f"{path}: damaged run state: other arguments")
     args.drop_remainder = drop_remainder
     return args
+
+
+def _may_be_typed(value) -> bool:
+    """Whether a value, as text, is no flag of its own and no burden in a message."""
+    if isinstance(value, list):
+        return len(value) == 2 and all(type(size) is int for size in value)
+    return not isinstance(value, dict) and len(str(value)) <= 4096
 
 
 def integer(least: int, most: int = 2**31 - 1):
@@ -530,7 +540,7 @@ def describe_run(
     source = f" from {args.data_dir}" if args.data_dir else ""
     lines = [
         f"{task}: {name}, {model.count_params() / 1e6:.1f} M weights, {args.precision}",
-        f"Data: {data.name}{source}, {used}{len(x_test)} test images, "
+        f"Data: {limits.one_line(data.name)}{source}, {used}{len(x_test)} test images, "
         f"{sides}, {len(data.class_names)} classes",
         describe_device(args),
     ]

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import shutil
 import tempfile
 import zipfile
 
@@ -19,9 +20,13 @@ import limits
 FORMAT_VERSION = 1
 _INFO_ATTRIBUTE = "capsnet"
 _RUN, _OPTIMIZER, _BEST = "run", "optimizer", "best"
-_LARGEST_RUN = 1 << 26  # bytes of JSON; an epoch takes about 500
+_LARGEST_RUN = 1 << 24  # bytes of JSON; an epoch takes about 500
 _LARGEST_MEMBER = 1 << 30  # bytes; a part of a .keras file is read into memory
 _WEIGHTS = "weight_names"
+_LARGEST_HEADER = 1 << 22  # bytes; 1000 long names of classes take a million
+_MOST_NAMES = 100  # in a list of the legacy layout
+_LONGEST_NAME = 255
+_LONGEST_PATH = 4096
 _HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _ZIP_SIGNATURE = b"PK\x03\x04"
 
@@ -244,15 +249,9 @@ def _read_weights(model, file, path):
     """Pairs of (weight, array)."""
     pairs = []
     for name, weights, datasets in _match_layers(model, file, path):
-        if len(datasets) != len(weights):
-            raise ModelFileError(
-                f"{path}: expected {len(weights)} arrays for the layer {name}, "
-                f"found {len(datasets)}."
-            )
         for weight, dataset in zip(weights, datasets):
             what = f"{weight.name} of the layer {name}"
-            _check_array(dataset, weight.shape, weight.dtype, what, file, path)
-            pairs.append((weight, dataset[()]))
+            pairs.append((weight, _read_array(file, dataset, weight, what, path)))
     return pairs
 
 
@@ -261,9 +260,8 @@ def _read_list(variables, file, group, path):
     pairs = []
     for i, variable in enumerate(variables):
         what = f"{group}/{i}"
-        dataset = file.get(what)
-        _check_array(dataset, variable.shape, variable.dtype, what, file, path)
-        pairs.append((variable, dataset[()]))
+        array = _read_array(file, _find(file, what), variable, what, path)
+        pairs.append((variable, array))
     return pairs
 
 
@@ -275,12 +273,18 @@ def read_run(path: str) -> dict:
     """
     read_info(path)  # refuses later versions
     with _open(path) as file:
-        dataset = file.get(_RUN)
-        size = getattr(dataset, "size", None)
-        if size is None or size > _LARGEST_RUN:
+        dataset = _find(file, _RUN)
+        if dataset is None:
             raise ModelFileError(f"{path}: expected the state of a run, found none.")
-        _check_array(dataset, (size,), "uint8", _RUN, file, path)
-        run = json.loads(dataset[()].tobytes())
+        _check_is_plain(dataset, _RUN, path)
+        size = dataset.size or 0
+        if size > _LARGEST_RUN:
+            raise ModelFileError(
+                f"{path}: expected at most {_LARGEST_RUN} bytes for {_RUN}, "
+                f"found {size}."
+            )
+        _check_array(dataset, (size,), "uint8", _RUN, path)
+        run = json.loads(file.read(dataset).tobytes())
     if not _is_run(run):
         raise ModelFileError(f"{path}: damaged run state.")
     return run
@@ -318,8 +322,8 @@ def read_info(path: str) -> dict:
     """
     with _open(path) as file:
         try:
-            info = json.loads(file.attrs.get(_INFO_ATTRIBUTE, "{}"))
-        except (TypeError, ValueError):
+            info = _read_json(file)
+        except (TypeError, ValueError, RecursionError):
             info = None
     if not isinstance(info, dict):
         raise ModelFileError(
@@ -329,7 +333,8 @@ def read_info(path: str) -> dict:
     version = info.get("format_version", FORMAT_VERSION)
     if version != FORMAT_VERSION:
         raise ModelFileError(
-            f"{path}: expected format version {FORMAT_VERSION}, found {version}."
+            f"{path}: expected format version {FORMAT_VERSION}, "
+            f"found {str(version)[:100]}."
         )
     for name, is_right in _INFO_CHECKS.items():
         if name in info and not is_right(info[name]):
@@ -337,6 +342,16 @@ def read_info(path: str) -> dict:
                 f"{path}: damaged weights file: {name} is {str(info[name])[:100]!r}."
             )
     return info
+
+
+def _read_json(file):
+    """The JSON attribute; empty if there is none."""
+    if _INFO_ATTRIBUTE not in file.attrs:
+        return {}
+    attribute = file.attrs.get_id(_INFO_ATTRIBUTE)
+    if attribute.shape != () or not _is_text(attribute.dtype):
+        raise TypeError("expected one text")
+    return json.loads(file.attrs[_INFO_ATTRIBUTE])
 
 
 def _is_int(value, least: int, most: int) -> bool:
@@ -360,6 +375,7 @@ def _is_split(value) -> bool:
         isinstance(value, dict)
         and _is_int(value.get("seed"), 0, 2**31)
         and _is_number(value.get("fraction"))
+        and 0 <= value["fraction"] < 1
         and isinstance(value.get("digest"), str)
     )
 
@@ -374,7 +390,7 @@ _INFO_CHECKS = {
     ),
     "routings": lambda v: _is_int(v, 1, 100),
     "recipe": lambda v: v in ("seed", "paper"),
-    "dataset": lambda v: isinstance(v, str),
+    "dataset": lambda v: isinstance(v, str) and len(v) <= _LONGEST_PATH,
     "image_size": lambda v: v is None or _is_sizes(v, 2),
     "grayscale": lambda v: type(v) is bool,
     "split": lambda v: v is None or _is_split(v),
@@ -437,18 +453,12 @@ def _open(path):
             "found something else."
         )
     try:
-        source = path
-        if start != _HDF5_SIGNATURE:
-            with zipfile.ZipFile(path) as archive:
-                member = archive.getinfo("model.weights.h5")
-                if member.file_size > _LARGEST_MEMBER:
-                    raise ModelFileError(
-                        f"{path}: expected weights of at most {_LARGEST_MEMBER} bytes, "
-                        f"found {member.file_size}."
-                    )
-                source = io.BytesIO(archive.read(member))
-        with h5py.File(source, "r") as file:
-            yield file
+        with contextlib.ExitStack() as stack:
+            if start == _HDF5_SIGNATURE:
+                source = stack.enter_context(open(path, "rb", buffering=0))
+            else:
+                source = _read_member(path)
+            yield stack.enter_context(_File(source))
     except ModelFileError:
         raise
     except Exception as error:  # a damaged file raises nearly anything
@@ -456,33 +466,130 @@ def _open(path):
         raise ModelFileError(f"{path}: damaged weights file: {reason}.") from error
 
 
+def _read_member(path):
+    """The HDF5 part of a .keras file."""
+    with zipfile.ZipFile(path) as archive:
+        member = archive.getinfo("model.weights.h5")
+        if member.file_size > _LARGEST_MEMBER:
+            raise ModelFileError(
+                f"{path}: expected weights of at most {_LARGEST_MEMBER} bytes, "
+                f"found {member.file_size}."
+            )
+        # Of the other methods, a few bytes may unpack to any number at once.
+        if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise ModelFileError(
+                f"{path}: expected no compression or deflate, found another."
+            )
+        content = io.BytesIO()
+        with archive.open(member) as file:
+            shutil.copyfileobj(file, content, 1 << 20)  # up to the size that it says
+        return content
+
+
+class _Reader(io.BufferedReader):
+    """Bytes for HDF5, which itself believes all sizes that it finds in a file."""
+
+    largest = _LARGEST_HEADER
+
+    def readinto(self, buffer):
+        if len(buffer) > self.largest:
+            raise OSError(f"expected at most {self.largest} bytes, found {len(buffer)}")
+        return super().readinto(buffer)
+
+
+class _File(h5py.File):
+    """A file of which only arrays are read in parts of more than a few megabytes."""
+
+    def __init__(self, source):
+        self._reader = _Reader(source)
+        super().__init__(self._reader, "r")
+
+    def read(self, dataset):
+        """All of an array that has been checked."""
+        self._reader.largest = max(_LARGEST_HEADER, dataset.nbytes)
+        try:
+            return dataset[()]
+        finally:
+            self._reader.largest = _LARGEST_HEADER
+
+
+def _find(group, name):
+    """What a name stands for in the file itself; None if there is nothing.
+
+    Links are not followed: one to another file may lead to a pipe, which never ends.
+    """
+    for part in name.split("/"):
+        key = part.encode()
+        if not isinstance(group, h5py.Group) or not group.id.links.exists(key):
+            return None
+        if group.id.links.get_info(key).type != h5py.h5l.TYPE_HARD:
+            raise ValueError(
+                f"expected {name!r} in the file itself, found a reference to another "
+                "file or place"
+            )
+        group = group[part]
+    return group
+
+
 def _match_layers(model, file, path):
-    """Lists (layer name, weights, datasets) for each layer that has weights."""
+    """Yields (layer name, weights, datasets) for each layer that has weights."""
     layers = [layer for layer in model.layers if layer.weights]
-    if "layers" in file:
+    if _find(file, "layers") is not None:
         folders = _keras3_folders(model.layers)
-        return [
-            (layer.name, layer.weights, _keras3_datasets(layer, file, folders[layer]))
-            for layer in layers
-        ]
-    group = file.get("model_weights", file)
-    names = [n for n in _names(group, "layer_names") if _names(group[n], _WEIGHTS)]
+        for layer in layers:
+            datasets = _keras3_datasets(layer, file, folders[layer], path)
+            yield layer.name, layer.weights, datasets
+        return
+    group = _find(file, "model_weights") or file
+    names = _names(group, "layer_names")
+    names = [n for n in names if _names(_find(group, n), _WEIGHTS)]
     if len(names) != len(layers):
+        found = ", ".join(names)[:_LONGEST_NAME] or "none"
         raise ModelFileError(
             f"{path}: expected {len(layers)} layers with weights "
             f"({', '.join(layer.name for layer in layers)}), "
-            f"found {len(names)} ({', '.join(names) or 'none'})."
+            f"found {len(names)} ({found})."
         )
-    return [
-        (layer.name, layer.weights, [group[n][w] for w in _names(group[n], _WEIGHTS)])
-        for layer, n in zip(layers, names)
-    ]
+    for layer, name in zip(layers, names):
+        datasets = _legacy_datasets(layer, _find(group, name), path)
+        yield layer.name, layer.weights, datasets
+
+
+def _legacy_datasets(layer, group, path):
+    names = _names(group, _WEIGHTS)
+    _check_count(len(names), layer, path)
+    return [_find(group, name) for name in names]
+
+
+def _check_count(found, layer, path):
+    if found != len(layer.weights):
+        raise ModelFileError(
+            f"{path}: expected {len(layer.weights)} arrays for the layer {layer.name}, "
+            f"found {found}."
+        )
 
 
 def _names(group, attribute):
     """A list of names of the legacy layout."""
-    names = group.attrs.get(attribute, ())
+    if group is None or attribute not in group.attrs:
+        return []
+    found = group.attrs.get_id(attribute)
+    if found.shape == (0,):  # of numbers, since there are no names to tell otherwise
+        return []
+    if len(found.shape) != 1 or not _is_text(found.dtype):
+        raise TypeError(f"expected a list of names in {attribute}")
+    names = group.attrs[attribute] if found.shape[0] <= _MOST_NAMES else None
+    if names is None or max(map(len, names)) > _LONGEST_NAME:
+        raise ValueError(
+            f"expected at most {_MOST_NAMES} names of {_LONGEST_NAME} characters "
+            f"in {attribute}"
+        )
     return [n.decode() if isinstance(n, bytes) else str(n) for n in names]
+
+
+def _is_text(dtype):
+    string = h5py.check_string_dtype(dtype)  # of no length where that varies
+    return string is not None and (string.length or 0) <= _LARGEST_HEADER
 
 
 def _keras3_folders(layers, parent="layers"):
@@ -495,37 +602,63 @@ def _keras3_folders(layers, parent="layers"):
     return folders
 
 
-def _keras3_datasets(layer, file, folder):
+def _keras3_datasets(layer, file, folder, path):
     if isinstance(layer, keras.Sequential):
         folders = _keras3_folders(layer.layers, f"{folder}/layers")
-        parts = [_keras3_datasets(part, file, folders[part]) for part in layer.layers]
+        parts = [
+            _keras3_datasets(part, file, folders[part], path) for part in layer.layers
+        ]
         return [dataset for part in parts for dataset in part]
     if not layer.weights:
         return []
-    variables = file.get(f"{folder}/vars", ())
-    return [variables[str(i)] for i in range(len(variables))]
+    variables = _find(file, f"{folder}/vars")
+    found = len(variables) if isinstance(variables, h5py.Group) else 0
+    _check_count(found, layer, path)
+    return [_find(variables, str(i)) for i in range(len(layer.weights))]
 
 
-def _check_array(dataset, shape, dtype, what, file, path):
+def _read_array(file, dataset, variable, what, path):
+    """An array for a variable, after a look at what it is."""
+    dtype = np.dtype(variable.dtype)
+    _check_array(dataset, tuple(variable.shape), dtype, what, path)
+    array = file.read(dataset)
+    with np.errstate(over="ignore"):  # of more than float32 holds; found below
+        value = array.astype(dtype, copy=False)
+    if dtype.kind == "f":
+        right, expected = np.isfinite(value), "finite numbers"
+    else:  # counts, such as that of the steps
+        right, expected = (value == array) & (value >= 0), f"{dtype} from 0"
+    if not right.all():
+        raise ModelFileError(f"{path}: expected {expected} for {what}, found others.")
+    return value
+
+
+def _check_array(dataset, shape, dtype, what, path):
     """Makes sure of what is read before it is."""
-    expected = tuple(shape)
-    if not isinstance(dataset, h5py.Dataset) or dataset.shape != expected:
+    _check_is_plain(dataset, what, path)
+    if dataset.shape != shape:
         raise ModelFileError(
-            f"{path}: expected shape {expected} for {what}, "
-            f"found {getattr(dataset, 'shape', 'no array')}."
+            f"{path}: expected shape {shape} for {what}, found {dataset.shape}."
         )
     kind = np.dtype(dtype).kind
     if dataset.dtype.kind != kind:
         numbers = {"f": "floating point numbers", "i": "integers", "u": "integers"}
         raise ModelFileError(
-            f"{path}: expected {numbers[kind]} for {what}, found {dataset.dtype}."
+            f"{path}: expected {numbers[kind]} for {what}, "
+            f"found {str(dataset.dtype)[:100]}."
         )
-    if dataset.is_virtual or dataset.external or dataset.file != file:
+
+
+def _check_is_plain(dataset, what, path):
+    """Makes sure that an array has one place, in the file itself."""
+    if not isinstance(dataset, h5py.Dataset):
+        raise ModelFileError(f"{path}: expected an array for {what}, found no array.")
+    # Before any look at the shape: that of a virtual array depends on other files,
+    # which may be pipes. Chunks may unpack to any size; a million of them takes long.
+    layout = dataset.id.get_create_plist()
+    plain = (h5py.h5d.CONTIGUOUS, h5py.h5d.COMPACT)
+    if layout.get_layout() not in plain or layout.get_external_count():
         raise ModelFileError(
-            f"{path}: expected {what} in the file itself, "
-            "found a reference to another file."
+            f"{path}: expected {what} in one piece and in the file itself, found "
+            "chunks, compression or a reference to another file."
         )
-    if dataset.id.get_create_plist().get_nfilters():  # may unpack to any size
-        raise ModelFileError(f"{path}: expected {what} as it is, found it compressed.")
-    if any(c > size for c, size in zip(dataset.chunks or (), expected)):
-        raise ModelFileError(f"{path}: damaged weights file: chunks of {what}.")

@@ -21,6 +21,7 @@ from conftest import assert_same_run, read_log, read_weights, write_digits
 from PIL import Image
 
 import capsulenet
+import command_line
 import datasets
 import saving
 import training
@@ -468,6 +469,33 @@ def test_weights_that_are_no_weights(refuse, tmp_path):
         message = refuse("-w", path, *testing)
         assert f"{path}: expected format version 1, found 2" in message
         path.unlink()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"help": True},  # which would print the help and end
+        {"predict": ["a.png"]},
+        {"image_size": ["-h", "1"]},
+        {"image_size": [1, 2, 3]},
+        {"dataset": "x" * 5000},
+        {"dataset": {"a": 1}},
+        {"drop_remainder": None},
+        {"lr": "--help"},
+        {"lr": float("nan")},
+        {"recipe": "other"},
+    ],
+)
+def test_arguments_that_no_run_has(changes):
+    parser = capsulenet.build_parser()
+    args = parser.parse_args([])
+    good = {name: getattr(args, name) for name in args.of_run}
+    assert vars(command_line.parse_run(parser, good, "x.h5")) == vars(args)
+    with pytest.raises(
+        saving.ModelFileError, match="^x.h5: damaged run state"
+    ) as caught:
+        command_line.parse_run(parser, {**good, **changes}, "x.h5")
+    assert len(str(caught.value)) < 500
 
 
 @pytest.mark.usefixtures("no_data")

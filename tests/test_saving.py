@@ -254,9 +254,9 @@ def cut_to(part):
     return damage
 
 
-def zip_with(name, content):
+def zip_with(name, content, method=zipfile.ZIP_STORED):
     def damage(path):
-        with zipfile.ZipFile(path, "w") as archive:
+        with zipfile.ZipFile(path, "w", method) as archive:
             archive.writestr(name, content)
 
     return damage
@@ -329,11 +329,59 @@ def virtual_array(file):
     file.create_virtual_dataset(KERNEL, layout)
 
 
+def link_to_a_pipe(file):  # which nobody writes to: to open it would take for ever
+    os.mkfifo(file.filename + ".pipe")
+    del file[KERNEL]
+    file[KERNEL] = h5py.ExternalLink(file.filename + ".pipe", "kernel")
+
+
+def way_through_a_pipe(file):
+    os.mkfifo(file.filename + ".pipe")
+    file["away"] = h5py.ExternalLink(file.filename + ".pipe", "/")
+    del file["conv1"]
+    file["conv1"] = h5py.SoftLink("/away/conv1")
+
+
+def layers_behind_a_pipe(file):
+    os.mkfifo(file.filename + ".pipe")
+    file["layers"] = h5py.ExternalLink(file.filename + ".pipe", "/")
+
+
+def virtual_array_of_a_pipe(file):  # whose shape depends on what comes out
+    os.mkfifo(file.filename + ".pipe")
+    endless = (None, *SHAPES[0][1:])
+    layout = h5py.VirtualLayout(SHAPES[0], "float32", maxshape=endless)
+    source = h5py.VirtualSource(
+        file.filename + ".pipe", "kernel", SHAPES[0], maxshape=endless
+    )
+    layout[: h5py.h5s.UNLIMITED] = source[: h5py.h5s.UNLIMITED]
+    del file[KERNEL]
+    file.create_virtual_dataset(KERNEL, layout)
+
+
+def columns_for_a_group(file):  # of which each would be read by its name
+    del file["conv1/conv1"]
+    columns = [("0", "float32"), ("kernel", "float32")]
+    file.create_dataset("conv1/conv1", (10**10,), columns, compression="gzip")
+
+
 def array_outside(file):
     raw = file.filename + ".raw"
     np.zeros(SHAPES[0], "float32").tofile(raw)
     del file[KERNEL]
     file.create_dataset(KERNEL, SHAPES[0], "float32", external=[(raw, 0, 82944)])
+
+
+def text_for_each_name(file):
+    file.attrs["layer_names"] = ["x" * 300] * 4
+
+
+def very_many_names(file):
+    file.attrs["layer_names"] = np.array([b"conv1"] * 10_000)
+
+
+def table_of_names(file):
+    file.attrs["layer_names"] = np.array([[b"conv1"] * 4])
 
 
 def array_for_layers(file):
@@ -369,7 +417,10 @@ FAULTS = {
         edit(drop_a_bias),
         "expected 2 arrays for the layer conv1, found 1",
     ),
-    "array missing": (edit(drop_an_array), "damaged weights file"),
+    "array missing": (
+        edit(drop_an_array),
+        "expected an array for kernel of the layer conv1, found no array",
+    ),
     "no list": (edit(no_list_of_layers), "damaged weights file"),
     "no groups": (edit(array_for_layers), "2 arrays for the layer conv1, found 0"),
     "integers": (
@@ -380,9 +431,50 @@ FAULTS = {
     "link": (edit(link_to_another_file), "a reference to another file"),
     "virtual": (edit(virtual_array), "a reference to another file"),
     "external": (edit(array_outside), "a reference to another file"),
+    "pipe": (edit(link_to_a_pipe), "'conv1/0/kernel' in the file itself"),
+    "way": (edit(way_through_a_pipe), "'conv1' in the file itself"),
+    "layers": (edit(layers_behind_a_pipe), "'layers' in the file itself"),
+    "endless": (edit(virtual_array_of_a_pipe), "a reference to another file"),
+    "columns": (edit(columns_for_a_group), "conv1, found no array"),
+    "chunks": (
+        replace_kernel(chunks=(1, 1, 1, 1)),
+        "expected kernel of the layer conv1 in one piece and in the file itself, "
+        "found chunks",
+    ),
+    "compressed": (replace_kernel(compression="gzip"), "found chunks, compression or"),
+    "not a number": (
+        replace_kernel(fillvalue=np.nan),
+        "expected finite numbers for kernel of the layer conv1, found others",
+    ),
+    "too large": (replace_kernel(dtype="float64", fillvalue=1e39), "finite numbers"),
+    "long names": (edit(text_for_each_name), "at most 100 names of 255 characters"),
+    "many names": (edit(very_many_names), "at most 100 names of 255 characters"),
+    "table of names": (edit(table_of_names), "expected a list of names"),
+    "bzip2": (
+        zip_with("model.weights.h5", bytes(10**7), zipfile.ZIP_BZIP2),
+        "expected no compression or deflate, found another",
+    ),
     "of the future": (
         edit(lambda file: file.attrs.update(capsnet='{"format_version": 2}')),
         "expected format version 1, found 2",
+    ),
+    "of a far future": (
+        edit(
+            lambda file: file.attrs.update(capsnet=f'{{"format_version": "{10**999}"}}')
+        ),
+        "expected format version 1, found 1000",
+    ),
+    "info deep": (
+        edit(lambda file: file.attrs.update(capsnet="[" * 10**5)),
+        "expected a JSON object in the attribute capsnet",
+    ),
+    "info long": (  # HDF5 itself would allocate whatever the file says
+        edit(lambda file: file.attrs.update(capsnet=" " * 10**7)),
+        "expected at most 4194304 bytes",
+    ),
+    "info texts": (
+        edit(lambda file: file.attrs.update(capsnet=["{}"] * 3)),
+        "expected a JSON object in the attribute capsnet",
     ),
     "info no JSON": (
         edit(lambda file: file.attrs.update(capsnet="{")),
@@ -417,6 +509,46 @@ def test_faults(network, copy, fault):
     assert complaint in refused(network, str(copy))
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"dataset": "x" * 5000},
+        {"split": {"seed": 1, "fraction": 1, "digest": ""}},
+        {"split": {"seed": 1, "fraction": -0.5, "digest": ""}},
+    ],
+)
+def test_values_that_no_training_writes(copy, value):
+    with h5py.File(copy, "r+") as file:
+        file.attrs["capsnet"] = json.dumps({**INFO, **value})
+    with pytest.raises(ModelFileError, match=f"{next(iter(value))} is ") as caught:
+        read_info(str(copy))
+    assert len(str(caught.value)) < 400
+
+
+def test_other_types_of_the_same_numbers(network, copy):
+    kernel = np.arange(np.prod(SHAPES[0])).reshape(SHAPES[0]) % 256 / 4
+    for dtype in ("float16", ">f4", "float64", "longdouble"):
+        with h5py.File(copy, "r+") as file:
+            del file[KERNEL]
+            file[KERNEL] = kernel.astype(dtype)
+        load_weights(network, str(copy))
+        np.testing.assert_array_equal(network.get_weights()[0], kernel)
+
+
+def test_a_zip_unpacks_to_no_more_than_it_says(network, saved, tmp_path):
+    path = tmp_path / "x.keras"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        archive.write(saved, "model.weights.h5")
+    network.set_weights(random_weights(2))
+    load_weights(network, str(path))  # packed by another program
+    assert_weights(network, random_weights(1))
+    size = os.path.getsize(saved)
+    content = path.read_bytes()
+    content = content.replace(size.to_bytes(4, "little"), (1000).to_bytes(4, "little"))
+    path.write_bytes(content)
+    assert "damaged weights file" in refused(network, str(path))
+
+
 def test_a_folder_is_no_file(network, tmp_path):
     assert "a folder, a pipe or a device" in refused(network, str(tmp_path))
 
@@ -448,6 +580,94 @@ def test_info_of_faulty_files(copy):
             read_info(str(copy))
         with h5py.File(copy, "w"):  # good enough for the next fault
             pass
+
+
+# Run states.
+
+
+@pytest.fixture
+def state(tmp_path):
+    """A small compiled model, and a run state of it."""
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, name="conv1")])
+    model.compile("adam", "mse")
+    run = {"arguments": {}, "digest": "", "rows": [{"epoch": 1}], "best_epoch": 1}
+    best = [weight + 1 for weight in model.get_weights()]
+    saving.save_run(model, str(tmp_path / "run_state.h5"), INFO, run, best)
+    return model, str(tmp_path / "run_state.h5"), run
+
+
+def put_array(name, array, **options):
+    def change(file):
+        del file[name]
+        file.create_dataset(name, data=array, **options)
+
+    return edit(change)
+
+
+def put_run(**changes):
+    run = {"arguments": {}, "digest": "", "rows": [{"epoch": 1}], "best_epoch": 1}
+    text = json.dumps({**run, **changes}).encode()
+    return put_array("run", np.frombuffer(text, "uint8"))
+
+
+def run_behind_a_pipe(file):
+    os.mkfifo(file.filename + ".pipe")
+    del file["run"]
+    file["run"] = h5py.ExternalLink(file.filename + ".pipe", "run")
+
+
+def rename_an_array(file):
+    file["optimizer"].move("2", "two")
+
+
+RUN_FAULTS = {
+    "no run": (edit(lambda file: file.pop("run")), "expected the state of a run"),
+    "a link": (edit(run_behind_a_pipe), "'run' in the file itself"),
+    "chunks": (put_array("run", np.zeros(9, "uint8"), chunks=(1,)), "found chunks"),
+    "a number": (
+        put_array("run", np.uint8(1)),
+        "expected shape (1,) for run, found ()",
+    ),
+    "integers": (put_array("run", np.zeros(9)), "expected integers for run"),
+    "long": (put_array("run", np.zeros(2**24 + 1, "uint8")), "at most 16777216 bytes"),
+    "no JSON": (put_array("run", np.zeros(9, "uint8")), "damaged weights file"),
+    "no rows": (put_run(rows=[]), "damaged run state"),
+    "a skipped epoch": (
+        put_run(rows=[{"epoch": 1}, {"epoch": 3}]),
+        "damaged run state",
+    ),
+    "a later best": (put_run(best_epoch=2), "damaged run state"),
+    "no array": (edit(rename_an_array), "an array for optimizer/2, found no array"),
+    "negative": (put_array("optimizer/0", -1), "expected int64 from 0 for optimizer/0"),
+    "not a number": (
+        put_array("optimizer/2", np.full((3, 2), np.nan)),
+        "expected finite numbers for optimizer/2",
+    ),
+    "no best": (edit(lambda file: file.pop("best")), "best/0, found no array"),
+}
+
+
+def test_a_run_state_is_read(state):
+    model, path, run = state
+    weights = model.get_weights()
+    model.set_weights([0 * weight for weight in weights])
+    loaded, best = saving.load_run(model, path)
+    assert loaded == run
+    assert_weights(model, weights)
+    for weight, array in zip(weights, best, strict=True):
+        np.testing.assert_array_equal(weight + 1, array)
+
+
+@pytest.mark.parametrize("fault", RUN_FAULTS)
+def test_faults_of_run_states(state, fault):
+    model, path, _ = state
+    damage, complaint = RUN_FAULTS[fault]
+    damage(path)
+    model.set_weights([0 * weight for weight in model.get_weights()])
+    with pytest.raises(ModelFileError) as caught:
+        saving.load_run(model, path)
+    assert complaint in str(caught.value) and "\n" not in str(caught.value)
+    assert not any(weight.any() for weight in model.get_weights())
 
 
 # replace_file
