@@ -492,8 +492,15 @@ def least_memory(
     return 4 * (weights + batch_size * (4 * features + routing))
 
 
-def find_class(digit: str | None, class_names: list[str]) -> int:
+def find_class(
+    digit: str | None, class_names: list[str], flag: str = "--digit"
+) -> int:
     """The index of a class that is given by name or index.
+
+    Args:
+        digit: What was given; None for 5, or the last one of fewer.
+        class_names: A name for each class.
+        flag: Where it was given.
 
     Raises:
         UsageError: If there is no such class.
@@ -507,7 +514,7 @@ def find_class(digit: str | None, class_names: list[str]) -> int:
     expected = f"0 to {len(class_names) - 1}"
     if class_names[0] != "0":
         expected += f" or one of {shorten(class_names)}"
-    raise UsageError(f"--digit: expected {expected}, received {digit}")
+    raise UsageError(f"{flag}: expected {expected}, received {digit}")
 
 
 def describe_device(args: argparse.Namespace) -> str:
