@@ -69,6 +69,7 @@ def run_trial(cell: str, trial: int, args: argparse.Namespace) -> int:
     if os.path.exists(os.path.join(folder, training.RUN_STATE)):
         argv.append("--resume")
     else:
+        argv.append("--overwrite")  # a log that was published, without its run state
         argv += ["--seed", str(trial), "--recipe", args.recipe]
         argv += ["--precision", args.precision]
         if args.train_size is not None:

@@ -88,6 +88,7 @@ def test_each_trial_is_a_run_of_the_scripts(monkeypatch, tmp_path):
     v4 = lines["capsulenet", "/paper/v4-ema0.99/0"]
     assert v4[v4.index("--routings") + 1] == "3"
     assert "--lam_recon" not in v4 and "--resume" not in v4
+    assert "--overwrite" in v4  # a published log may lie there
     assert (
         "--routings" not in lines["experiments.baseline", "/paper/baseline-ema0.99/0"]
     )
