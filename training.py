@@ -351,7 +351,8 @@ class EpochLog(keras.callbacks.Callback):
         Raises:
             OSError: If there is not.
         """
-        copies = 4 if "val" in self.held_out else 3  # weights, Adam's moments, best
+        copies = 3 + ("val" in self.held_out)  # weights, Adam's moments, best weights
+        copies += self.args.ema is not None
         files = 1 if self.rows else 2  # the state, and the next one beside it
         needed = files * copies * 4 * model.count_params()
         free = shutil.disk_usage(self.args.save_dir).free
