@@ -255,7 +255,10 @@ def load_dataset(args) -> None:
     """Reads a data set as `capsulenet.train_or_test` does."""
     import command_line
     import datasets
+    import training
 
+    if args.batch_size is None:
+        args.batch_size = training.RECIPES[args.recipe].batch_size
     data = datasets.load_dataset(
         args.dataset,
         args.data_dir,
