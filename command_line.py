@@ -492,9 +492,7 @@ def least_memory(
     return 4 * (weights + batch_size * (4 * features + routing))
 
 
-def find_class(
-    digit: str | None, class_names: list[str], flag: str = "--digit"
-) -> int:
+def find_class(digit: str | None, class_names: list[str], flag: str = "--digit") -> int:
     """The index of a class that is given by name or index.
 
     Args:
