@@ -8,6 +8,7 @@
 `--attack walk`, the default, starts from the first test image of the source class that
 the model recognises, and follows the gradient g of the target capsule's length,
 `x <- clip(x + step_size * g / ||g||, 0, 1)`, until the target capsule is the longest.
+In g, pixels that are at 0 or 1 and would leave [0, 1] count as zero.
 `--source` and `--target` give one pair, without them it is each class to each other.
 Writes walk-A-B.png and walk-A-B.csv, or walk.png and walk.csv, with the columns
     - source, target: names of the classes,
@@ -57,12 +58,13 @@ import datasets
 import saving
 import utils
 from capsulenet import UsageError, margin_loss
+from experiments.baseline import Baseline
 from training import predict
 
 FOLDER = os.path.join("result", "adversarial")
 # For each attack, the flags that it has, and their defaults.
 FLAGS = {
-    "walk": {"source": None, "target": None, "step_size": 0.1, "max_steps": 300},
+    "walk": {"source": None, "target": None, "step_size": 0.2, "max_steps": 300},
     "fgsm": {"epsilons": None, "count": 10000, "baseline": None},
     "iterative": {"epsilons": None, "count": 1000, "baseline": None, "steps": 10},
 }
@@ -170,6 +172,8 @@ def walk(gradient: Callable, images, labels, step_size: float, max_steps: int):
         going = (outputs.argmax(1) != labels.argmax(1)) & (steps < max_steps)
         if not going.any():
             return images, steps, outputs
+        # Most of MNIST's pixels are at a bound: only those that can move may count.
+        g = np.where((images <= 0) & (g < 0) | (images >= 1) & (g > 0), 0, g)
         norm = np.sqrt(np.sum(np.square(g, dtype="float64"), axis=(1, 2, 3)))
         scale = step_size / np.maximum(norm, 1e-30)
         moved = images + scale[:, None, None, None] * g
@@ -250,9 +254,8 @@ def run_walk(network, data: datasets.Dataset, args: argparse.Namespace) -> None:
             firsts = x[[start[source] for source in classes]]
             plot_grid(firsts, results[0], rows, names, temporary)
         else:
-            plot_pair(
-                originals[0], results[0][0], results[2][0], rows[0], names, temporary
-            )
+            (changed, _, lengths), (row,) = results, rows
+            plot_pair(x[indices[0]], changed[0], lengths[0], row, names, temporary)
     print("Wrote", path)
     path = os.path.join(args.save_dir, f"{name}.csv")
     saving.write_csv(path, rows)
@@ -424,8 +427,6 @@ def plot_curves(rows: list[dict], title: str, path: str) -> None:
 
 def load_baseline(data: datasets.Dataset, path: str) -> keras.Model:
     """Builds the baseline CNN for the data, with the weights of a file."""
-    from experiments.baseline import Baseline
-
     x, y = data.test
     model = Baseline(x.shape[1:], y.shape[1])
     saving.load_weights(model, path)
@@ -482,7 +483,7 @@ def run(args: argparse.Namespace) -> None:
     if args.attack == "walk":
         settle_classes(data.class_names, args)
     train_model, eval_model, _ = capsulenet.load_models(data, args)
-    network = keras.Model(eval_model.inputs, eval_model.outputs[0])  # no decoder
+    network = keras.Model(eval_model.input, eval_model.outputs[0])  # no decoder
     baseline = load_baseline(data, args.baseline) if args.baseline else None
     name = f"CapsNet, routings {args.routings}"
     with command_line.begin(name, train_model, data, args):
@@ -500,8 +501,9 @@ def build_parser() -> argparse.ArgumentParser:
         choices=tuple(FLAGS),
         default="walk",
         help="walk: to a target class, one pair or all; fgsm, iterative: accuracy over "
-        "the largest change of a pixel. On 2 CPU cores, all pairs take a minute or "
-        "two, fgsm about 5 and iterative about 10, twice as long with a baseline",
+        "the largest change of a pixel. On 2 CPU cores, all pairs take two or "
+        "three, fgsm about 5 and iterative about 10; each several times as long with a "
+        "baseline, whose gradients cost ten times as much",
     )
     group = parser.add_argument_group("--attack walk")
     group.add_argument(

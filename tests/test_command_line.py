@@ -6,7 +6,6 @@ import io
 import os
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 from functools import partial
@@ -17,8 +16,15 @@ import h5py
 import keras
 import numpy as np
 import pytest
-from conftest import assert_same_run, read_log, read_weights, write_digits
-from PIL import Image
+from conftest import (
+    assert_picture,
+    assert_same_run,
+    read_log,
+    read_weights,
+    run,
+    training_of,
+    write_digits,
+)
 
 import capsulenet
 import command_line
@@ -26,48 +32,15 @@ import datasets
 import saving
 import training
 
-SCRIPT = Path(capsulenet.__file__).resolve()
 COLUMNS = ["loss", "margin_loss", "reconstruction_loss", "accuracy"]
 
 
-def run(*arguments, cwd):
-    """Runs the script as a user does: a process of its own, in any folder."""
-    hidden = ("TF_CPP_MIN_LOG_LEVEL", "DISPLAY", "WAYLAND_DISPLAY")
-    environment = {k: v for k, v in os.environ.items() if k not in hidden}
-    command = [sys.executable, SCRIPT, *map(str, arguments)]
-    return subprocess.run(
-        command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300
-    )
-
-
 def main(*arguments):
-    """The same in this process, for what a process of its own would not show better."""
+    """Runs the script here: what a process of its own would not show better."""
     try:
         return capsulenet.main([str(argument) for argument in arguments])
     except SystemExit as end:  # of --help
         return end.code
-
-
-def training_of(digits, save_dir):
-    sizes = ["--train_size", 300, "--batch_size", 30, "--data_dir", digits]
-    rates = ["--epochs", 2, "--lr_decay", 0.5, "--seed", 1]
-    return [*sizes, *rates, "--save_dir", save_dir]
-
-
-@pytest.fixture(scope="session")
-def trained(digits, tmp_path_factory):
-    """The folder that a short training left, and the finished process."""
-    folder = tmp_path_factory.mktemp("trained")
-    process = run(*training_of(digits, "out/mnist"), cwd=folder)
-    assert process.returncode == 0, process.stderr
-    return folder / "out" / "mnist", process
-
-
-def assert_picture(path):
-    with Image.open(path) as picture:
-        assert picture.format == "PNG"
-        assert min(picture.size) >= 300
-        assert np.ptp(np.asarray(picture.convert("L"))) > 200  # black, white, between
 
 
 # Training.
