@@ -90,7 +90,7 @@ def input_gradient(model, loss: Callable, batch_size: int = 100) -> Callable:
     if backend == "tensorflow":
         import tensorflow as tf
 
-        @tf.function(reduce_retracing=True)
+        @tf.function(autograph=False)
         def compute(images, labels):
             with tf.GradientTape() as tape:
                 tape.watch(images)
