@@ -5,6 +5,7 @@ import csv
 import glob
 import io
 import json
+import mmap
 import os
 import re
 import shutil
@@ -457,8 +458,12 @@ def _open(path):
         with contextlib.ExitStack() as stack:
             if start == _HDF5_SIGNATURE:
                 source = stack.enter_context(open(path, "rb", buffering=0))
+                access = mmap.ACCESS_READ
+                content = mmap.mmap(source.fileno(), 0, access=access)
+                _check_heaps(stack.enter_context(content))
             else:
                 source = _read_member(path)
+                _check_heaps(source.getvalue())
             yield stack.enter_context(_File(source))
     except ModelFileError:
         raise
@@ -485,6 +490,32 @@ def _read_member(path):
         with archive.open(member) as file:
             shutil.copyfileobj(file, content, 1 << 20)  # up to the size that it says
         return content
+
+
+def _check_heaps(content):
+    """Makes sure that HDF5 comes to the end of each heap of texts.
+
+    In a damaged one it may go round in circles. A heap is "GCOL", a version, its size,
+    and objects: number, references and size, 16 bytes, then the object; the last one,
+    of number 0, is what is free.
+    """
+    version = content[8]
+    sizes = content[13:15] if version < 2 else content[9:11]
+    if sizes != b"\x08\x08":
+        raise ValueError("expected addresses and sizes of 8 bytes")
+    signature = b"GCOL\x01\0\0\0"
+    start = content.find(signature)
+    while start >= 0:
+        end = start + int.from_bytes(content[start + 8 : start + 16], "little")
+        place = start + 16
+        while place + 16 <= end:
+            number = int.from_bytes(content[place : place + 2], "little")
+            size = int.from_bytes(content[place + 8 : place + 16], "little")
+            step = size if number == 0 else 16 + size + -size % 8
+            if step < 16 or place + step > min(end, len(content)):
+                raise ValueError("expected a heap of texts, found a damaged one")
+            place += step
+        start = content.find(signature, start + 1)
 
 
 class _Reader(io.BufferedReader):

@@ -753,3 +753,14 @@ def test_a_model_that_cannot_be_written_leaves_the_old_one(
         save_model(network, str(copy), INFO)
     assert copy.read_bytes() == before
     assert os.listdir(tmp_path) == ["copy.h5"]
+
+
+def test_a_heap_that_has_no_end(network, copy):
+    # HDF5 itself would go round in circles in it.
+    content = bytearray(copy.read_bytes())
+    place = content.find(b"GCOL") + 16
+    content[place : place + 16] = bytes(16)  # free space of no size
+    copy.write_bytes(content)
+    assert "expected a heap of texts, found a damaged one" in refused(
+        network, str(copy)
+    )
