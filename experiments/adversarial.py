@@ -52,6 +52,7 @@ import keras
 from keras import ops
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.patheffects import withStroke
 
 import command_line
 import datasets
@@ -273,7 +274,7 @@ def plot_pair(original, changed, lengths, row: dict, names, path: str) -> None:
         names: A name for each class.
         path: The picture to write.
     """
-    figure = Figure(figsize=(9, 3.5), layout="constrained")
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
     left, middle, right = figure.subplots(1, 3)
     source, target = (utils.shorten(row[key]) for key in ("source", "target"))
     utils.show(left, original)
@@ -330,6 +331,7 @@ def plot_grid(firsts, changed, rows: list[dict], names, path: str) -> None:
             va="bottom",
             fontsize=7,
             color="#ffd24d" if reached else "#ff6666",
+            path_effects=[withStroke(linewidth=2, foreground="black")],
         )
     for k in range(1, n):
         axes.axhline(k * height - 0.5, color="0.35", lw=0.7)
@@ -344,8 +346,11 @@ def plot_grid(firsts, changed, rows: list[dict], names, path: str) -> None:
     axes.set_xticks(centres * width - 0.5, short, rotation=90 if upright else 0)
     axes.set_yticks(centres * height - 0.5, short)
     axes.tick_params(length=0)
-    axes.set(xlabel="target: the class that it is to become", ylabel="source")
-    axes.set_title("Adversarial images, with their number of steps", fontsize=11)
+    axes.set(xlabel="target: the class that it is to be taken for")
+    axes.set(ylabel="source: the class that it is")
+    reached = sum(row["reached"] for row in rows)
+    title = f"{reached} of {len(rows)} targets reached, after the steps that are given"
+    axes.set_title(title, fontsize=11)
     figure.savefig(path, dpi=utils.DPI)
 
 
