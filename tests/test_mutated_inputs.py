@@ -44,7 +44,7 @@ def test_damaged_and_forged_files_load_or_end_in_one_line(kinds, n):
     assert [kind for kind, _ in said] == kinds
     for _, outcomes in said:
         assert re.fullmatch(
-            r"\d+ clear error(, \d+ library crash)?(, \d+ loaded)?", outcomes
+            r"\d+ clear error(, \d+ library crash)?, \d+ loaded", outcomes
         )
 
 
@@ -87,8 +87,8 @@ case.refused = True
 assert m.run_case(case, lambda args: None).name == "wrong load"
 assert m.run_case(case, lambda args: fail(DataError("bad"))).name == "clear error"
 
-for kind in m.KINDS:
-    for i in range(1 if kind in ("weights", "run_state") else 8):
+for kind in ("idx", "npz", "image", "mnist_pickle"):  # case 0 of the others is valid
+    for i in range(8):
         outcome = m.run_case(m.KINDS[kind].valid(random.Random(i)), m.KINDS[kind].run)
         assert outcome.name == "loaded", (kind, i, outcome)
     first, again = (m.make_case(kind, 3, 5)[1] for _ in range(2))
