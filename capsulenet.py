@@ -18,11 +18,11 @@ import sys
 import tempfile
 from functools import partial
 
-import numpy as np
-
 if __name__ == "__main__":  # until `main` does better than a page of import lines
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, frame: os._exit(128 + number))
+
+import numpy as np
 
 QUIET = "3"
 MAX_ROWS = 20  # of predictions.png
@@ -91,6 +91,8 @@ MNIST_INFO = {
 }
 
 
+PRETRAINED = os.path.join("result", "pretrained", "mnist_v4.h5")
+
 # Columns of the log, by Keras's names for them.
 METRICS = {
     "capsnet_loss": "margin_loss",
@@ -104,6 +106,7 @@ def CapsNet(
     n_class: int,
     routings: int = 3,
     recipe: str = "seed",
+    objects: int = 1,
 ) -> tuple[keras.Model, keras.Model, keras.Model]:
     """Builds the capsule network of the paper's figures 1 and 2.
 
@@ -117,10 +120,12 @@ def CapsNet(
             code that the paper's authors released: truncated normal distributions,
             biases of 0.1, also inside the routing, and the convolution of the primary
             capsules divided by their 32 types.
+        objects: Number of objects of different classes in an image.
 
     Returns:
         train_model: [images, one-hot labels] -> [class lengths, reconstructions of the
-            labelled capsule].
+            labelled capsule]. For several objects, as many one-hot labels follow the
+            images, and the reconstructions have an axis more, the second one.
         eval_model: images -> [class lengths, reconstructions of the longest capsule].
         manipulate_model: [images, one-hot labels, (batch, n_class, 16) to add to the
             class capsules] -> reconstructions of the labelled capsule.
@@ -135,39 +140,51 @@ def CapsNet(
             "enlarge them"
         )
     x = keras.Input(input_shape, name="image")
-    y = keras.Input((n_class,), name="label")
+    names = ["label"] if objects == 1 else [f"label_{i + 1}" for i in range(objects)]
+    y, *more = [keras.Input((n_class,), name=name) for name in names]
 
-    conv1, others, primary, digit = {}, {}, {}, {}  # options of the layers
-    if recipe == "paper":
-        biases = {"bias_initializer": keras.initializers.Constant(0.1)}
-        conv1 = {**biases, "kernel_initializer": _truncated_normal(0.05)}
-        others = {**biases, "kernel_initializer": _truncated_normal(0.1)}
-        primary = {"scale": 1 / 32}
-        digit = {"use_bias": True}
+    paper = recipe == "paper"
+
+    def start(stddev: float) -> dict:
+        # New objects for each layer: one object would give all the same numbers.
+        return _released_start(stddev) if paper else {}
 
     # conv1: 256 feature maps; primary capsules: 32 types of 8-D capsules
-    features = layers.Conv2D(256, 9, activation="relu", name="conv1", **conv1)(x)
-    capsules = PrimaryCap(
-        8, 32, kernel_size=9, strides=2, name="primarycaps", **others, **primary
+    features = layers.Conv2D(256, 9, activation="relu", name="conv1", **start(0.05))(x)
+    primary = PrimaryCap(
+        8,
+        32,
+        kernel_size=9,
+        strides=2,
+        scale=1 / 32 if paper else 1,
+        name="primarycaps",
+        **start(0.1),
     )(features)
     # class capsules: (batch, n_class, 16)
-    digits = CapsuleLayer(n_class, 16, routings, name="digitcaps", **others, **digit)(
-        capsules
-    )
+    digits = CapsuleLayer(
+        n_class, 16, routings, use_bias=paper, name="digitcaps", **start(0.1)
+    )(primary)
     lengths = Length(name="capsnet")(digits)
 
+    pixels = int(np.prod(input_shape))
     decoder = keras.Sequential(
         [
             keras.Input((n_class * 16,)),
-            layers.Dense(512, activation="relu", **others),
-            layers.Dense(1024, activation="relu", **others),
-            layers.Dense(int(np.prod(input_shape)), activation="sigmoid", **others),
+            layers.Dense(512, activation="relu", **start(0.1)),
+            layers.Dense(1024, activation="relu", **start(0.1)),
+            layers.Dense(pixels, activation="sigmoid", **start(0.1)),
             layers.Reshape(input_shape, dtype="float32"),
         ],
         name="decoder",
     )
     mask = Mask(name="mask")
-    train_model = keras.Model([x, y], [lengths, decoder(mask([digits, y]))])
+    # the shared decoder draws each object alone, from its own capsule
+    drawn = [decoder(mask([digits, label])) for label in (y, *more)]
+    if more:
+        alone = layers.Reshape((1, *input_shape), dtype="float32")
+        stack = layers.Concatenate(axis=1, name="decoded", dtype="float32")
+        drawn = [stack([alone(image) for image in drawn])]
+    train_model = keras.Model([x, y, *more], [lengths, *drawn])
     eval_model = keras.Model(x, [lengths, decoder(mask(digits))])
 
     noise = keras.Input((n_class, 16), name="noise")
@@ -176,9 +193,12 @@ def CapsNet(
     return train_model, eval_model, manipulate_model
 
 
-def _truncated_normal(stddev: float) -> keras.initializers.Initializer:
-    # Without a seed each layer would draw the same numbers from a shared object.
-    return keras.initializers.TruncatedNormal(stddev=stddev)
+def _released_start(stddev: float) -> dict:
+    """Initializers of the code that the paper's authors released."""
+    return {
+        "kernel_initializer": keras.initializers.TruncatedNormal(stddev=stddev),
+        "bias_initializer": keras.initializers.Constant(0.1),
+    }
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -237,23 +257,8 @@ def train(
 
     Raises: those of `training.fit`.
     """
-    (x_train, y_train), test = data
-    (x_train, y_train), validation = datasets.split(
-        x_train, y_train, args.train_size, args.validation_size
-    )
-    batches = datasets.ShiftedBatches(
-        x_train,
-        y_train,
-        args.batch_size,
-        args.shift_fraction,
-        args.seed,
-        drop_remainder=args.drop_remainder,
-        num_shards=args.num_hosts,
-        shard=args.host_id,
-    )
+    batches, held_out = training.make_batches(datasets.ShiftedBatches, data, args)
     compile_model(model, training.make_optimizer(args), args.lam_recon)
-    held_out = {"val": validation} if validation else {}
-    held_out["test"] = test
     log = training.EpochLog(
         batches,
         {name: ([x, y], (x, y)) for name, (x, y) in held_out.items()},
@@ -264,10 +269,6 @@ def train(
         args,
     )
     training.fit(model, batches, log, args)
-    path = os.path.join(args.save_dir, "trained_model.h5")
-    saving.save_model(model, path, log.info)
-    for name in ("log.csv", "log.png", "trained_model.h5"):
-        print("Wrote", os.path.join(args.save_dir, name))
     return model
 
 
@@ -433,47 +434,49 @@ def build_parser(doc: str = __doc__) -> argparse.ArgumentParser:
     return parser
 
 
-def describe_run(
-    args: argparse.Namespace, model: keras.Model, data: datasets.Dataset
-) -> str:
-    """The header: what will run, and on what."""
-    (x_train, _), (x_test, _) = data
-    task = "Training"
-    if args.testing:
-        task = f"Testing {args.weights}"
-    elif args.resume:
-        task = f"Going on after epoch {args.finished} of {args.epochs}"
-    size = len(x_train) - args.validation_size
-    size = min(size, args.train_size or size)
-    used = "" if args.testing else f"{size} of {len(x_train)} training images, "
-    sides = " x ".join(map(str, x_test.shape[1:]))
-    source = f" from {args.data_dir}" if args.data_dir else ""
-    lines = [
-        f"{task}: CapsNet, {model.count_params() / 1e6:.1f} M weights, "
-        f"routings {args.routings}, {args.precision}",
-        f"Data: {limits.one_line(data.name)}{source}, {used}{len(x_test)} test images, "
-        f"{sides}, {len(data.class_names)} classes",
-        command_line.describe_device(args),
-    ]
-    return "\n".join(lines)
+def build_study_parser(doc: str, save_dir: str) -> argparse.ArgumentParser:
+    """The command line of a study of a trained model, to which it adds its own flags.
+
+    Args:
+        doc: The study's docstring: what it does, and examples.
+        save_dir: Where it writes to.
+    """
+    parser = command_line.new_parser(doc)
+    parser.set_defaults(**vars(build_parser().parse_args(["-t"])))
+    parser.add_argument(
+        "-w", "--weights", default=PRETRAINED, metavar="FILE", help="a trained model"
+    )
+    parser.add_argument(
+        "--batch_size",
+        type=command_line.integer(1),
+        metavar="N",
+        help="images that are computed at a time (default: 100)",
+    )
+    command_line.add_data_flags(parser, save_dir)
+    return parser
 
 
 def run(args: argparse.Namespace) -> None:
     """Does what the command line says, under the distribution that is current."""
-    with quiet_start():
-        runs_on_cpu()  # the first look for devices
-        keras.utils.set_random_seed(args.seed)  # loads TensorFlow, if it is there
-    keras.config.set_dtype_policy(args.precision)
-    if args.batch_size is None:
-        args.batch_size = training.RECIPES[args.recipe].batch_size
+    prepare_backend(args)
     if args.predict or args.export:
         use_model(args)
     else:
         train_or_test(args)
 
 
-def train_or_test(args: argparse.Namespace) -> None:
-    """Loads the data and trains, if asked for; tests and draws pictures."""
+def prepare_backend(args: argparse.Namespace) -> None:
+    """Starts the backend, with the seed and the precision of the arguments."""
+    with quiet_start():
+        runs_on_cpu()  # the first look for devices
+        keras.utils.set_random_seed(args.seed)  # loads TensorFlow, if it is there
+    keras.config.set_dtype_policy(args.precision)
+    if args.batch_size is None:
+        args.batch_size = training.RECIPES[args.recipe].batch_size
+
+
+def load_data(args: argparse.Namespace) -> datasets.Dataset:
+    """Loads the data that the arguments name, and checks that all fits together."""
     data = datasets.load_dataset(
         args.dataset,
         args.data_dir,
@@ -483,25 +486,32 @@ def train_or_test(args: argparse.Namespace) -> None:
         args.split_seed,
     )
     command_line.check_data(data, args)
-    x, y = data.test
+    return data
+
+
+def load_models(
+    data: datasets.Dataset, args: argparse.Namespace
+) -> tuple[keras.Model, keras.Model, keras.Model]:
+    """Builds `CapsNet` for the data, with the weights of `-w`, if there are any."""
+    (_, _), (x, y) = data
+    models = CapsNet(x.shape[1:], y.shape[1], args.routings, args.recipe)
+    if args.weights is not None and not args.resume:
+        saving.load_weights(models[0], args.weights)
+    return models
+
+
+def train_or_test(args: argparse.Namespace) -> None:
+    """Loads the data and trains, if asked for; tests and draws pictures."""
+    data = load_data(args)
     args.digit = command_line.find_class(args.digit, data.class_names)
-    if not (y.argmax(axis=1) == args.digit).any():
+    if not (data.test[1].argmax(axis=1) == args.digit).any():
         name = data.class_names[args.digit]
         raise UsageError(f"--digit: there is no test image of class {name}")
-    models = CapsNet(x.shape[1:], y.shape[1], args.routings, args.recipe)
-    train_model, eval_model, manipulate_model = models
-    if args.weights is not None and not args.resume:
-        saving.load_weights(train_model, args.weights)
-    os.makedirs(args.save_dir, exist_ok=True)
-    if args.testing:
-        print(describe_run(args, train_model, data))
-        test(eval_model, data, args)
-        manipulate_latent(manipulate_model, data, args)
-        return
-    with saving.lock_folder(args.save_dir):
-        command_line.check_folder(args)  # again, now that no other run can begin in it
-        print(describe_run(args, train_model, data))
-        train(train_model, data, args)
+    train_model, eval_model, manipulate_model = load_models(data, args)
+    name = f"CapsNet, routings {args.routings}"
+    with command_line.begin(name, train_model, data, args):
+        if not args.testing:
+            train(train_model, data, args)
         test(eval_model, data, args)
         manipulate_latent(manipulate_model, data, args)
 

@@ -24,11 +24,11 @@ import tempfile
 import threading
 import traceback
 
-import numpy as np
-
 if __name__ == "__main__":  # as in capsulenet.py
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, frame: os._exit(128 + number))
+
+import numpy as np
 
 import capsulenet  # first, since it silences the backend's start
 
@@ -313,6 +313,7 @@ def run(args: argparse.Namespace) -> None:
     except training.DivergedError as error:
         end_process(str(error), 1)
     except training.Interrupted as interrupt:
+        interrupt.explain(args)
         end_process(str(interrupt), interrupt.status)
     except Exception as error:
         if re.match("[A-Z_]+: ", str(error)):  # a status of JAX's runtime

@@ -1,6 +1,7 @@
 """The command line: flags, and what is wrong with them before anything takes long."""
 
 import argparse
+import contextlib
 import importlib.util
 import math
 import os
@@ -125,6 +126,20 @@ def add_training_flags(parser: argparse.ArgumentParser) -> None:
         "what is tested and saved, in place of the weights (default: none)",
     )
     group.add_argument(
+        "--train_size",
+        type=integer(1),
+        metavar="N",
+        help="train on the first N training images (default: all)",
+    )
+    group.add_argument(
+        "--validation_size",
+        type=integer(0),
+        default=0,
+        metavar="N",
+        help="hold out the last N training images and keep the epoch that does best "
+        "on them, instead of the last",
+    )
+    group.add_argument(
         "--shift_fraction",
         type=number(0, 1),
         default=0.1,
@@ -150,7 +165,7 @@ def add_training_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_data_flags(parser: argparse.ArgumentParser) -> None:
+def add_data_flags(parser: argparse.ArgumentParser, save_dir: str = "./result") -> None:
     group = parser.add_argument_group("data and files")
     group.add_argument(
         "--dataset",
@@ -182,20 +197,6 @@ def add_data_flags(parser: argparse.ArgumentParser) -> None:
         help="make colour images grey",
     )
     group.add_argument(
-        "--train_size",
-        type=integer(1),
-        metavar="N",
-        help="train on the first N training images (default: all)",
-    )
-    group.add_argument(
-        "--validation_size",
-        type=integer(0),
-        default=0,
-        metavar="N",
-        help="hold out the last N training images and keep the epoch that does best "
-        "on them, instead of the last",
-    )
-    group.add_argument(
         "--data_dir",
         metavar="DIR",
         help="folder with the files of MNIST or Fashion-MNIST: mnist.npz or the four "
@@ -203,7 +204,7 @@ def add_data_flags(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--save_dir",
-        default="./result",
+        default=save_dir,
         metavar="DIR",
         help="folder of the files that are written",
     )
@@ -233,7 +234,7 @@ def parse_arguments(
     run = saving.read_run(path)
     begun = parse_run(parser, run["arguments"], path)
     args = parser.parse_args(argv, argparse.Namespace(**vars(begun)))
-    for name in set(args.of_run) - MAY_CHANGE:
+    for name in sorted(set(args.of_run) - MAY_CHANGE):
         expected, received = getattr(begun, name), getattr(args, name)
         if expected != received:
             raise UsageError(
@@ -263,6 +264,7 @@ def parse_run(
     if type(drop_remainder) is not bool or (
         set(arguments) != set(parser.get_default("of_run"))
         or not all(map(_may_be_typed, values.values()))
+        or values["epochs"] is None
     ):
         raise saving.ModelFileError(f"{path}: damaged run state: other arguments")
     argv = []
@@ -490,8 +492,13 @@ def least_memory(
     return 4 * (weights + batch_size * (4 * features + routing))
 
 
-def find_class(digit: str | None, class_names: list[str]) -> int:
+def find_class(digit: str | None, class_names: list[str], flag: str = "--digit") -> int:
     """The index of a class that is given by name or index.
+
+    Args:
+        digit: What was given; None for 5, or the last one of fewer.
+        class_names: A name for each class.
+        flag: Where it was given.
 
     Raises:
         UsageError: If there is no such class.
@@ -505,7 +512,7 @@ def find_class(digit: str | None, class_names: list[str]) -> int:
     expected = f"0 to {len(class_names) - 1}"
     if class_names[0] != "0":
         expected += f" or one of {shorten(class_names)}"
-    raise UsageError(f"--digit: expected {expected}, received {digit}")
+    raise UsageError(f"{flag}: expected {expected}, received {digit}")
 
 
 def describe_device(args: argparse.Namespace) -> str:
@@ -521,6 +528,54 @@ def describe_device(args: argparse.Namespace) -> str:
     return f"Device: {device}; Keras {keras.version()} on {backend} {version}"
 
 
+def describe_run(
+    name: str, model: keras.Model, data: datasets.Dataset, args: argparse.Namespace
+) -> str:
+    """The header: what will run, and on what."""
+    (x_train, _), (x_test, _) = data
+    task = "Training"
+    if args.testing:
+        task = f"Testing {args.weights}"
+    elif args.resume:
+        task = f"Going on after epoch {args.finished} of {args.epochs}"
+    size = len(x_train) - args.validation_size
+    size = min(size, args.train_size or size)
+    used = "" if args.testing else f"{size} of {len(x_train)} training images, "
+    sides = " x ".join(map(str, x_test.shape[1:]))
+    source = f" from {args.data_dir}" if args.data_dir else ""
+    lines = [
+        f"{task}: {name}, {model.count_params() / 1e6:.1f} M weights, {args.precision}",
+        f"Data: {limits.one_line(data.name)}{source}, {used}{len(x_test)} test images, "
+        f"{sides}, {len(data.class_names)} classes",
+        describe_device(args),
+    ]
+    return "\n".join(lines)
+
+
+@contextlib.contextmanager
+def begin(
+    name: str, model: keras.Model, data: datasets.Dataset, args: argparse.Namespace
+):
+    """Makes `args.save_dir` and prints the header; a training locks the folder.
+
+    Args:
+        name: Of the network.
+        model: With all of its weights.
+        data: The data that it is trained or tested on.
+        args: The parsed command line.
+
+    Raises:
+        UsageError, OSError: If another run is at work in the folder, or was.
+    """
+    os.makedirs(args.save_dir, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        if not args.testing:
+            stack.enter_context(saving.lock_folder(args.save_dir))
+            check_folder(args)  # again, now that no other run can begin in it
+        print(describe_run(name, model, data, args))
+        yield
+
+
 def main(argv: list[str] | None, build_parser, run) -> int:
     """Runs a script; returns the exit status.
 
@@ -530,20 +585,36 @@ def main(argv: list[str] | None, build_parser, run) -> int:
         run: Does what the parsed arguments say.
     """
     parser = build_parser()
-    try:
-        with training.interruptible():
-            args = parse_arguments(parser, argv)
+
+    def parse_and_run() -> None:
+        args = parse_arguments(parser, argv)
+        try:
             check_arguments(args)
             run(args)
+        except training.Interrupted as interrupt:
+            interrupt.explain(args)
+            raise
+
+    return guard(parser.prog, parse_and_run)
+
+
+def guard(program: str, function) -> int:
+    """Calls a function, and makes one line and an exit status of what goes wrong.
+
+    Args:
+        program: The name before the line.
+        function: May return an exit status; 0 if it returns None.
+    """
+    try:
+        with training.interruptible():
+            return function() or 0
     except USER_ERRORS as error:
         status, message = 2, str(error) or "out of memory"
     except training.DivergedError as error:
         status, message = 1, str(error)
     except training.Interrupted as interrupt:
-        print(f"{parser.prog}: {interrupt}", file=sys.stderr)
+        print(f"{program}: {interrupt}", file=sys.stderr)
         return interrupt.status
-    else:
-        return 0
     # The names of files and classes may hold anything.
-    print(f"{parser.prog}: error: {limits.one_line(message)}", file=sys.stderr)
+    print(f"{program}: error: {limits.one_line(message)}", file=sys.stderr)
     return status

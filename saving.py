@@ -114,7 +114,8 @@ def lock_folder(folder: str):
 
 def write_csv(path: str, rows: list[dict]) -> None:
     """Writes rows that share their columns."""
-    with replace_file(path) as temporary, open(temporary, "w", newline="") as file:
+    utf8 = {"newline": "", "encoding": "utf-8"}  # class names may hold anything
+    with replace_file(path) as temporary, open(temporary, "w", **utf8) as file:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows(rows)

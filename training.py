@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 
@@ -66,12 +67,23 @@ class Interrupted(BaseException):  # noqa: N818, no more an error than KeyboardI
 
     Args:
         number: Of the signal.
-        message: What the user should know.
     """
 
-    def __init__(self, number: int, message: str = "interrupted"):
-        super().__init__(message)
+    def __init__(self, number: int):
+        super().__init__("interrupted")
         self.status = 128 + number  # the shells' convention
+
+    def explain(self, args: argparse.Namespace) -> None:
+        """Adds what is finished of a training, and how to go on with it."""
+        if args.testing or args.predict or args.export:
+            return
+        message = "interrupted; no epoch was finished"
+        if args.finished:
+            message = (
+                f"interrupted; epoch {args.finished} is the last one finished, "
+                f"--resume --save_dir {args.save_dir} goes on from there"
+            )
+        self.args = (message,)
 
 
 @contextlib.contextmanager
@@ -87,6 +99,9 @@ def interruptible():
 
 @contextlib.contextmanager
 def _handle_signals(handler):
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are for the main thread alone
+        return
     previous = {n: signal.signal(n, handler) for n in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
@@ -168,13 +183,45 @@ def averaged(model: keras.Model):
             variable.assign(weight)
 
 
+def make_batches(
+    kind: type[datasets.ShiftedBatches],
+    data: datasets.Dataset,
+    args: argparse.Namespace,
+) -> tuple[datasets.ShiftedBatches, dict[str, datasets.Pair]]:
+    """Batches of the training images, and the sets to evaluate after each epoch.
+
+    Args:
+        kind: The class of the batches.
+        data: A `datasets.Dataset`.
+        args: The parsed command line.
+
+    Returns:
+        The batches, and images and labels by the name of their set: "test" and, with
+        `args.validation_size`, "val".
+    """
+    train_set, validation = datasets.split(
+        *data.train, args.train_size, args.validation_size
+    )
+    batches = kind(
+        *train_set,
+        args.batch_size,
+        args.shift_fraction,
+        args.seed,
+        drop_remainder=args.drop_remainder,
+        num_shards=args.num_hosts,
+        shard=args.host_id,
+    )
+    held_out = {"val": validation} if validation else {}
+    return batches, {**held_out, "test": data.test}
+
+
 def fit(
     model: keras.Model,
     batches: datasets.ShiftedBatches,
     log: "EpochLog",
     args: argparse.Namespace,
 ) -> None:
-    """Trains a compiled model, from the start or from where its run ended.
+    """Trains a compiled model, from the start or from where its run ended; saves it.
 
     The learning rate is `args.lr * args.lr_decay ** epoch`, or falls continuously (see
     `RECIPES`). On return the model has the weights of the last epoch or, if the log
@@ -210,7 +257,7 @@ def fit(
     if args.debug:
         folder = os.path.join(args.save_dir, "tensorboard-logs")
         callbacks.append(keras.callbacks.TensorBoard(folder))
-    stop = StopOnSignal(log)
+    stop = StopOnSignal()
     with _handle_signals(stop.take_note):
         model.fit(
             batches,
@@ -221,9 +268,14 @@ def fit(
             # A bar that moves on a terminal, a line an epoch in a file.
             verbose=1 if sys.stdout.isatty() else 2,
         )
+        stop.check()  # a signal may have come after the last epoch
     if log.best_weights is not None:
         model.set_weights(log.best_weights)
         print(f"Taking the weights of epoch {log.best_epoch}, the best in validation.")
+    path = os.path.join(args.save_dir, "trained_model.h5")
+    saving.save_model(model, path, log.info)
+    for name in ("log.csv", "log.png", "trained_model.h5"):
+        print("Wrote", os.path.join(args.save_dir, name))
 
 
 class EpochLog(keras.callbacks.Callback):
@@ -288,6 +340,9 @@ class EpochLog(keras.callbacks.Callback):
                 f"{self.path}: expected the images and labels that the run was begun "
                 "with, received others."
             )
+        self.args.finished = len(self.rows)
+        if self.args.finished == 1:  # it may have ended before this was done
+            remove_run(self.args.save_dir, os.path.getmtime(self.path))
         self.write_log()  # the run may have ended between its state and its log
 
     def check_space(self, model: keras.Model) -> None:
@@ -296,7 +351,8 @@ class EpochLog(keras.callbacks.Callback):
         Raises:
             OSError: If there is not.
         """
-        copies = 4 if "val" in self.held_out else 3  # weights, Adam's moments, best
+        copies = 3 + ("val" in self.held_out)  # weights, Adam's moments, best weights
+        copies += self.args.ema is not None
         files = 1 if self.rows else 2  # the state, and the next one beside it
         needed = files * copies * 4 * model.count_params()
         free = shutil.disk_usage(self.args.save_dir).free
@@ -343,7 +399,7 @@ class EpochLog(keras.callbacks.Callback):
         error = 100 * (1 - row["test_accuracy"])
         print(f"epoch {epoch + 1}: {seconds:.0f} s, test error {error:.2f} %")
         if len(self.rows) == 2 and all_alike(outputs[0]):
-            print(f"All images get the same capsule lengths. Try {self.lower_rate()}.")
+            print(f"All images get the same outputs. Try {self.lower_rate()}.")
 
     def write_state(self) -> None:
         """Replaces the run state; this is what finishes an epoch."""
@@ -355,8 +411,9 @@ class EpochLog(keras.callbacks.Callback):
         }
         with saving.replace_file(self.path) as temporary:
             saving.save_run(self.model, temporary, self.info, run, self.best_weights)
-            if len(self.rows) == 1:  # what --overwrite allowed goes when this is safe
-                remove_run(self.args.save_dir)
+        self.args.finished = len(self.rows)
+        if self.args.finished == 1:  # what --overwrite allowed goes when this is safe
+            remove_run(self.args.save_dir, os.path.getmtime(self.path))
 
     def write_log(self) -> None:
         saving.write_csv(os.path.join(self.args.save_dir, "log.csv"), self.rows)
@@ -375,21 +432,18 @@ class EpochLog(keras.callbacks.Callback):
             f"{self.lower_rate()}; {kept}"
         )
 
-    def interrupted(self, number: int) -> Interrupted:
-        if not self.rows:
-            return Interrupted(number, "interrupted; no epoch was finished")
-        return Interrupted(
-            number,
-            f"interrupted; epoch {len(self.rows)} is the last one finished, "
-            f"--resume --save_dir {self.args.save_dir} goes on from there",
-        )
 
+def remove_run(folder: str, written: float) -> None:
+    """Removes what an earlier run left in a folder, but for its state.
 
-def remove_run(folder: str) -> None:
-    """Removes what a run left in a folder, but for its state."""
+    Args:
+        folder: Its name.
+        written: When the state of the new run was; what is younger is its own.
+    """
     for pattern in (*RUN_FILES[1:], *_PICTURES):
         for path in glob.glob(os.path.join(glob.escape(folder), pattern)):
-            os.remove(path)
+            if os.path.getmtime(path) < written:
+                os.remove(path)
 
 
 class StopOnNaN(keras.callbacks.Callback):
@@ -427,21 +481,16 @@ class StopOnNaN(keras.callbacks.Callback):
 
 
 class StopOnSignal(keras.callbacks.Callback):
-    """Ends a run after the step, or the writing of files, in which a signal came.
+    """Ends a run after the step, or the writing of files, in which a signal came."""
 
-    Args:
-        log: The `EpochLog` of the run.
-    """
-
-    def __init__(self, log: EpochLog):
+    def __init__(self):
         super().__init__()
-        self.log = log
         self.number = None
 
     def take_note(self, number, frame):
         """Handles a signal."""
         if self.number is not None:
-            raise self.log.interrupted(number)
+            raise Interrupted(number)
         self.number = number
         message = "\nStopping after this step; the same again stops at once.\n"
         os.write(2, message.encode())  # print is not made for signal handlers
@@ -454,7 +503,7 @@ class StopOnSignal(keras.callbacks.Callback):
 
     def check(self) -> None:
         if self.number is not None:
-            raise self.log.interrupted(self.number)
+            raise Interrupted(self.number)
 
 
 def all_alike(outputs: np.ndarray) -> bool:

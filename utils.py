@@ -2,12 +2,16 @@
 
 import math
 
+import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
 
 DPI = 150
 MAX_BARS = 20
+
+# The names of files and classes may hold dollars.
+matplotlib.rcParams["text.parse_math"] = False
 
 
 def plot_log(rows: list[dict], path: str) -> None:
@@ -29,13 +33,15 @@ def plot_log(rows: list[dict], path: str) -> None:
         )
         if f"{prefix}loss" in rows[0]
     ]
+    # Of a loss in two parts, the parts; their names end the same.
+    parts = ("margin_loss", "reconstruction_loss")
+    losses = [name for name in parts if name in rows[0]] or ["loss"]
     for prefix, label, color in lines:
-        margin = [row[f"{prefix}margin_loss"] for row in rows]
-        reconstruction = [row[f"{prefix}reconstruction_loss"] for row in rows]
+        for name, style in zip(losses, ("-", "--")):
+            values = [row[prefix + name] for row in rows]
+            title = f"{name.removesuffix('_loss')}, {label}"
+            left.plot(epochs, values, color, marker=".", ls=style, label=title)
         error = [100 * (1 - row[f"{prefix}accuracy"]) for row in rows]
-        left.plot(epochs, margin, color, marker=".", label=f"margin, {label}")
-        dashed = {"marker": ".", "ls": "--", "label": f"reconstruction, {label}"}
-        left.plot(epochs, reconstruction, color, **dashed)
         right.plot(epochs, error, color, marker=".", label=label)
     left.set(xlabel="epoch", ylabel="loss", yscale="log", title="Losses")
     right.set(xlabel="epoch", ylabel="error (%)", title="Error")
@@ -68,7 +74,7 @@ def plot_reconstructions(images, reconstructions, path: str, columns: int = 10) 
     for axes, part, title in zip(
         figure.subplots(2, 1), (images, reconstructions), ("Real", "Reconstructed")
     ):
-        _show(axes, tile_images(part, columns))
+        show(axes, tile_images(part, columns))
         axes.set_title(title)
         axes.axis("off")
     figure.savefig(path, dpi=DPI, bbox_inches="tight")
@@ -90,7 +96,7 @@ def plot_manipulation(images, changes, title: str, path: str) -> None:
     size = (6, 6 * rows * height / (columns * width) + 0.6)
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots()
-    _show(axes, tile_images(images, columns))
+    show(axes, tile_images(images, columns))
     axes.set_title(title)
     axes.set_xlabel("added to the dimension")
     axes.set_ylabel("dimension of the capsule")
@@ -125,15 +131,15 @@ def plot_predictions(
     for row, parts, values, (name, title) in zip(
         grid, zip(pictures, images, reconstructions), lengths, titles
     ):
-        columns = (_shorten(name, 28), "network input", "reconstruction")
+        columns = (shorten(name, 28), "network input", "reconstruction")
         for axes, image, column in zip(row, parts, columns):
-            _show(axes, image)
+            show(axes, image)
             axes.set_title(column, fontsize=9)
             axes.axis("off")
         shown = np.sort(np.argsort(-values, kind="stable")[:bars])
         colors = ["C1" if i == values.argmax() else "C0" for i in shown]
         row[3].bar(range(bars), values[shown], color=colors)
-        names = [_shorten(class_names[i]) for i in shown]
+        names = [shorten(class_names[i]) for i in shown]
         upright = sum(map(len, names)) > 40
         row[3].set_xticks(range(bars), names, fontsize=8, rotation=90 if upright else 0)
         row[3].set(ylim=(0, 1), ylabel="capsule length")
@@ -141,7 +147,8 @@ def plot_predictions(
     figure.savefig(path, dpi=DPI)
 
 
-def _shorten(name: str, longest: int = 14) -> str:
+def shorten(name: str, longest: int = 14) -> str:
+    """A name that fits into a picture."""
     return name if len(name) <= longest else f"{name[: longest - 1]}…"
 
 
@@ -163,7 +170,13 @@ def tile_images(images, columns: int) -> np.ndarray:
     return grid.reshape(rows * height, columns * width, channels)
 
 
-def _show(axes, image):
+def show(axes, image) -> None:
+    """Draws an image of shape (height, width, channels), in [0, 1].
+
+    Args:
+        axes: Of matplotlib.
+        image: Grey with 1 channel, coloured with 3.
+    """
     image = np.clip(image, 0, 1)
     if image.shape[-1] == 1:
         axes.imshow(image[..., 0], cmap="gray", vmin=0, vmax=1)

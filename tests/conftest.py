@@ -1,10 +1,20 @@
 """What the tests share."""
 
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
 import keras
 import numpy as np
 import pytest
+from PIL import Image
 
 from datasets import load_dataset
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def pytest_configure(config):
@@ -80,7 +90,78 @@ def write_digits(folder, mnist, n_train=600, n_test=300, leave_out=None):
     return folder
 
 
+def read_rows(path):
+    """The rows of a CSV file, as text."""
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def read_log(folder):
+    """The rows of the log of a run."""
+    return read_rows(folder / "log.csv")
+
+
+def without_times(rows):
+    times = ("seconds", "images_per_second")
+    return [{k: v for k, v in row.items() if k not in times} for row in rows]
+
+
+def read_weights(path):
+    """All arrays of a model file, by name."""
+    arrays = {}
+
+    def keep(name, item):
+        if isinstance(item, h5py.Dataset):
+            arrays[name] = item[()]
+
+    with h5py.File(path) as file:
+        file.visititems(keep)
+    return arrays
+
+
+def assert_same_run(folder, other):
+    """The same log, but for the times, and the same weights, bit for bit."""
+    assert without_times(read_log(folder)) == without_times(read_log(other))
+    weights = read_weights(folder / "trained_model.h5")
+    others = read_weights(other / "trained_model.h5")
+    assert weights.keys() == others.keys()
+    for name, weight in weights.items():
+        assert weight.tobytes() == others[name].tobytes(), name
+
+
 @pytest.fixture(scope="session")
 def digits(mnist, tmp_path_factory):
     """A --data_dir with the first 600 training and 300 test images of MNIST."""
     return write_digits(tmp_path_factory.mktemp("digits"), mnist)
+
+
+def run(*arguments, cwd, program=(ROOT / "capsulenet.py",)):
+    """Runs a script as a user does: a process of its own, in any folder."""
+    hidden = ("TF_CPP_MIN_LOG_LEVEL", "DISPLAY", "WAYLAND_DISPLAY")
+    environment = {k: v for k, v in os.environ.items() if k not in hidden}
+    command = [sys.executable, *program, *map(str, arguments)]
+    return subprocess.run(
+        command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300
+    )
+
+
+def training_of(digits, save_dir):
+    sizes = ["--train_size", 300, "--batch_size", 30, "--data_dir", digits]
+    rates = ["--epochs", 2, "--lr_decay", 0.5, "--seed", 1]
+    return [*sizes, *rates, "--save_dir", save_dir]
+
+
+@pytest.fixture(scope="session")
+def trained(digits, tmp_path_factory):
+    """The folder that a short training left, and the finished process."""
+    folder = tmp_path_factory.mktemp("trained")
+    process = run(*training_of(digits, "out/mnist"), cwd=folder)
+    assert process.returncode == 0, process.stderr
+    return folder / "out" / "mnist", process
+
+
+def assert_picture(path):
+    with Image.open(path) as picture:
+        assert picture.format == "PNG"
+        assert min(picture.size) >= 300
+        assert np.ptp(np.asarray(picture.convert("L"))) > 200  # black, white, between

@@ -23,24 +23,27 @@ def squash_oracle(s):
     return norm**2 / (1 + norm**2) * (s / norm)
 
 
-def routing_oracle(u, W, routings):
-    """Procedure 1: u_hat (batch, out, in, dim), b and c (batch, out, in)."""
+def routing_oracle(u, W, routings, bias=0.0):
+    """Procedure 1: u_hat (batch, out, in, dim), b and c (batch, out, in).
+
+    The bias (out, dim) is what the authors' code adds to s.
+    """
     u_hat = np.einsum("jied,bid->bjie", W, u)
     b = np.zeros(u_hat.shape[:3])
     for _ in range(routings):
         c = np.exp(b) / np.exp(b).sum(axis=1, keepdims=True)
         s = np.einsum("bji,bjie->bje", c, u_hat)
-        v = squash_oracle(s)
+        v = squash_oracle(s + bias)
         b = b + np.einsum("bjie,bje->bji", u_hat, v)
     return v
 
 
-def primary_oracle(x, kernel, bias, strides, dim_capsule):
+def primary_oracle(x, kernel, bias, strides, dim_capsule, scale=1.0):
     """A valid convolution; the channels of a position are its capsules in turn."""
     k = kernel.shape[0]
     windows = np.lib.stride_tricks.sliding_window_view(x, (k, k), axis=(1, 2))
     windows = windows[:, ::strides, ::strides]  # (batch, row, column, channel, k, k)
-    outputs = np.einsum("brcdij,ijdf->brcf", windows, kernel) + bias
+    outputs = scale * np.einsum("brcdij,ijdf->brcf", windows, kernel) + bias
     return squash_oracle(outputs.reshape(len(x), -1, dim_capsule))
 
 
@@ -208,6 +211,19 @@ def test_primary_capsules(shape, method):
     np.testing.assert_allclose(evaluate(layer, x), expected, **tolerance)
 
 
+@pytest.mark.parametrize("method", ["fft", "direct"])
+def test_primary_capsules_with_a_scale(method):
+    # The authors divide by the number of types, before the bias.
+    options = {"scale": 0.25, "bias_initializer": keras.initializers.Constant(0.1)}
+    layer = PrimaryCap(4, 2, kernel_size=3, strides=2, method=method, **options)
+    x = normal(2, 7, 7, 3)
+    outputs = evaluate(layer, x)
+    kernel, bias = (w.astype("float64") for w in layer.get_weights())
+    np.testing.assert_array_equal(bias, np.full(8, np.float32(0.1)))
+    expected = primary_oracle(x.astype("float64"), kernel, bias, 2, 4, scale=0.25)
+    np.testing.assert_allclose(outputs, expected, **FFT_TOLERANCE)
+
+
 def test_methods_have_the_same_gradients():
     shape = PRIMARY_SHAPES[0]
     x, factor = normal(2, 8, 8, 3), normal(2, 18, 4, seed=3)
@@ -276,6 +292,27 @@ def test_routing_is_procedure_1(routings):
     # The example tells one number of rounds from the next.
     another = routing_oracle(u.astype("float64"), W, routings + 1)
     assert np.abs(another - expected).max() > 0.01
+
+
+@pytest.mark.parametrize("routings", [1, 3])
+def test_routing_with_a_bias(routings):
+    layer = CapsuleLayer(4, 5, routings, use_bias=True)
+    u = normal(3, 6, 2)
+    layer.build((None, 6, 2))
+    W, bias = normal(*layer.W.shape, seed=1), normal(4, 1, 5, seed=2)
+    layer.set_weights([W, bias])
+    expected = routing_oracle(u, W, routings, bias[:, 0])
+    np.testing.assert_allclose(evaluate(layer, u), expected, **TOLERANCE)
+    assert np.abs(expected - routing_oracle(u, W, routings)).max() > 0.01
+
+    factor = normal(3, 4, 5, seed=3)
+    result = gradients(weighted_sum(layer, factor), u, W, bias)
+    expected = finite_differences(
+        lambda u, W, bias: np.sum(routing_oracle(u, W, routings, bias[:, 0]) * factor),
+        *(u, W, bias),
+    )
+    for one, other in zip(result, expected):
+        np.testing.assert_allclose(one, other, **TOLERANCE)
 
 
 def test_routing_at_the_size_of_mnist():
@@ -385,9 +422,19 @@ LAYERS = {
         {"dim_capsule": 4, "n_channels": 2, "kernel_size": 3, "method": "fft"},
         (5, 5, 3),
     ),
+    "primary scaled": (
+        PrimaryCap,
+        {"dim_capsule": 4, "n_channels": 2, "kernel_size": 3, "scale": 0.5},
+        (5, 5, 3),
+    ),
     "capsules": (
         CapsuleLayer,
         {"num_capsule": 4, "dim_capsule": 5, "routings": 2},
+        (6, 2),
+    ),
+    "capsules with bias": (
+        CapsuleLayer,
+        {"num_capsule": 4, "dim_capsule": 5, "routings": 2, "use_bias": True},
         (6, 2),
     ),
 }
@@ -406,7 +453,9 @@ def make(name):
 @every_layer
 def test_zero_vectors_have_finite_values_and_gradients(name):
     layer, shape = make(name)
-    layer.set_weights([0 * w if w.ndim == 1 else w for w in layer.get_weights()])
+    pairs = zip(layer.weights, layer.get_weights())
+    zeroed = [0 * w if variable.name == "bias" else w for variable, w in pairs]
+    layer.set_weights(zeroed)
     zeros = np.zeros((2, *shape), "float32")
     assert np.abs(evaluate(layer, zeros)).max() < 1e-3
     for gradient in gradients(

@@ -1,13 +1,11 @@
 """The command line: real runs on a few hundred real digits, and what it refuses."""
 
 import contextlib
-import csv
 import errno
 import io
 import os
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 from functools import partial
@@ -18,8 +16,15 @@ import h5py
 import keras
 import numpy as np
 import pytest
-from conftest import write_digits
-from PIL import Image
+from conftest import (
+    assert_picture,
+    assert_same_run,
+    read_log,
+    read_weights,
+    run,
+    training_of,
+    write_digits,
+)
 
 import capsulenet
 import command_line
@@ -27,66 +32,15 @@ import datasets
 import saving
 import training
 
-SCRIPT = Path(capsulenet.__file__).resolve()
 COLUMNS = ["loss", "margin_loss", "reconstruction_loss", "accuracy"]
 
 
-def run(*arguments, cwd):
-    """Runs the script as a user does: a process of its own, in any folder."""
-    hidden = ("TF_CPP_MIN_LOG_LEVEL", "DISPLAY", "WAYLAND_DISPLAY")
-    environment = {k: v for k, v in os.environ.items() if k not in hidden}
-    command = [sys.executable, SCRIPT, *map(str, arguments)]
-    return subprocess.run(
-        command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300
-    )
-
-
 def main(*arguments):
-    """The same in this process, for what a process of its own would not show better."""
+    """Runs the script here: what a process of its own would not show better."""
     try:
         return capsulenet.main([str(argument) for argument in arguments])
     except SystemExit as end:  # of --help
         return end.code
-
-
-def training_of(digits, save_dir):
-    sizes = ["--train_size", 300, "--batch_size", 30, "--data_dir", digits]
-    rates = ["--epochs", 2, "--lr_decay", 0.5, "--seed", 1]
-    return [*sizes, *rates, "--save_dir", save_dir]
-
-
-@pytest.fixture(scope="session")
-def trained(digits, tmp_path_factory):
-    """The folder that a short training left, and the finished process."""
-    folder = tmp_path_factory.mktemp("trained")
-    process = run(*training_of(digits, "out/mnist"), cwd=folder)
-    assert process.returncode == 0, process.stderr
-    return folder / "out" / "mnist", process
-
-
-def read_log(save_dir):
-    with open(save_dir / "log.csv", newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def read_weights(path):
-    """All arrays of a model file, by name."""
-    arrays = {}
-
-    def keep(name, item):
-        if isinstance(item, h5py.Dataset):
-            arrays[name] = item[()]
-
-    with h5py.File(path) as file:
-        file.visititems(keep)
-    return arrays
-
-
-def assert_picture(path):
-    with Image.open(path) as picture:
-        assert picture.format == "PNG"
-        assert min(picture.size) >= 300
-        assert np.ptp(np.asarray(picture.convert("L"))) > 200  # black, white, between
 
 
 # Training.
@@ -96,7 +50,7 @@ def test_training_says_what_it_does_and_nothing_else(trained):
     _, process = trained
     assert process.stderr == ""  # no banners of libraries, no warnings
     lines = process.stdout.splitlines()
-    assert lines[0].startswith("Training: CapsNet, 8.2 M weights, routings 3")
+    assert lines[0].startswith("Training: CapsNet, routings 3, 8.2 M weights")
     assert lines[1].startswith("Data: mnist from ")
     assert lines[1].endswith(
         "300 of 600 training images, 300 test images, 28 x 28 x 1, 10 classes"
@@ -162,21 +116,11 @@ def test_model_file(trained):
     assert all(np.isfinite(weight).all() for weight in weights.values())
 
 
-def without_times(row):
-    return {k: v for k, v in row.items() if k not in ("seconds", "images_per_second")}
-
-
 def test_the_same_seed_gives_the_same_log_and_weights(trained, digits, tmp_path):
     save_dir, first = trained
     again = run(*training_of(digits, tmp_path), cwd=tmp_path)
     assert again.returncode == 0 and again.stderr == ""
-    for row, other in zip(read_log(save_dir), read_log(tmp_path), strict=True):
-        assert without_times(row) == without_times(other)
-    weights = read_weights(save_dir / "trained_model.h5")
-    others = read_weights(tmp_path / "trained_model.h5")
-    assert list(weights) == list(others)
-    for name, weight in weights.items():
-        np.testing.assert_array_equal(weight, others[name])
+    assert_same_run(save_dir, tmp_path)
     results = [
         [line for line in out.splitlines() if line.startswith(("Test ", "Accuracy "))]
         for out in (first.stdout, again.stdout)

@@ -1,6 +1,5 @@
 """capsulenet_multi_gpu.py: N devices compute what one computes, and errors say why."""
 
-import csv
 import os
 import re
 import socket
@@ -8,10 +7,10 @@ import subprocess
 import sys
 import time
 
-import h5py
 import keras
 import numpy as np
 import pytest
+from conftest import read_log, read_weights, without_times
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 BACKEND = keras.backend.backend()
@@ -49,36 +48,22 @@ def check_error(result, *messages):
         assert message in errors
 
 
-def read_weights(folder):
-    """The arrays of a model file, by name."""
-    arrays = {}
-
-    def visit(name, item):
-        if isinstance(item, h5py.Dataset):
-            arrays[name] = item[()]
-
-    with h5py.File(folder / "trained_model.h5") as file:
-        file.visititems(visit)
-    return arrays
-
-
-def read_log(folder):
-    with open(folder / "log.csv", newline="") as file:
-        return [
-            {k: float(v) for k, v in row.items() if "second" not in k}
-            for row in csv.DictReader(file)
-        ]
+def read_numbers(folder):
+    rows = without_times(read_log(folder))
+    return [{k: float(v) for k, v in row.items()} for row in rows]
 
 
 def check_equal_logs(folder, expected):
-    logs = read_log(folder), read_log(expected)
+    logs = read_numbers(folder), read_numbers(expected)
     assert len(logs[0]) == len(logs[1]) > 0
     for row, expected_row in zip(*logs):
         assert row == pytest.approx(expected_row, rel=1e-4)
 
 
 def check_equal_weights(folder, expected):
-    weights, expected = read_weights(folder), read_weights(expected)
+    weights, expected = (
+        read_weights(f / "trained_model.h5") for f in (folder, expected)
+    )
     assert weights.keys() == expected.keys()
     for name in weights:
         # Adam divides a gradient by its own size. Where that size is rounding, a weight
@@ -156,7 +141,7 @@ def test_the_best_epoch_in_validation_is_kept(digits, tmp_path):
     flags = (*FLAGS, "--gpus", 2, "--validation_size", 50, *folders(digits, tmp_path))
     status, output, errors = call("capsulenet_multi_gpu.py", *flags)
     assert status == 0, errors
-    best = max(read_log(tmp_path), key=lambda row: row["val_accuracy"])
+    best = max(read_numbers(tmp_path), key=lambda row: row["val_accuracy"])
     assert f"Taking the weights of epoch {best['epoch']:.0f}" in output
 
 

@@ -68,7 +68,7 @@ case = Case({}, ["--dataset", "mnist"])
 for what, run in {
     "loaded": lambda args: None,
     "clear error": lambda args: fail(DataError("x.npz: expected this, got that")),
-    "unclear error": lambda args: fail(SystemExit(2)),  # without a word
+    "unclear error": lambda args: sys.exit("two\\nlines"),
     "late error": lambda args: fail(DataError("x.npz: Unable to allocate 1 TiB")),
     "traceback": lambda args: fail(ZeroDivisionError()),
     "code run": lambda args: os.system("touch stolen"),

@@ -9,8 +9,9 @@ import sys
 import keras
 import numpy as np
 import pytest
+from conftest import run
 from PIL import Image, ImageDraw
-from test_command_line import contents, main, run
+from test_command_line import contents, main
 from test_images import draw_photo
 
 import capsulenet

@@ -267,5 +267,6 @@ def load_dataset(args) -> None:
         args.test_fraction,
         args.split_seed,
     )
+    args.batch_size = args.batch_size or 100  # as `capsulenet.run` settles it
     command_line.check_data(data, args)
     check_dataset(data)

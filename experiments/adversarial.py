@@ -1,0 +1,557 @@
+"""Changes test images by the gradient of their pixels until a trained model is wrong.
+
+    python -m experiments.adversarial --source 3 --target 8
+    python -m experiments.adversarial
+    python -m experiments.adversarial --attack fgsm --baseline baseline.h5
+    python -m experiments.adversarial --attack iterative --baseline baseline.h5
+
+`--attack walk`, the default, starts from the first test image of the source class that
+the model recognises, and follows the gradient g of the target capsule's length,
+`x <- clip(x + step_size * g / ||g||, 0, 1)`, until the target capsule is the longest.
+In g, pixels that are at 0 or 1 and would leave [0, 1] count as zero.
+`--source` and `--target` give one pair, without them it is each class to each other.
+Writes walk-A-B.png and walk-A-B.csv, or walk.png and walk.csv, with the columns
+    - source, target: names of the classes,
+    - image: index of the test image that the walk starts from,
+    - steps: how many were made,
+    - summed_change: sum of the absolute changes of all pixels,
+    - l2, linf: Euclidean norm and largest absolute value of the change,
+    - reached: 1 if the model says target, 0 if it did not within `--max_steps`.
+
+`--attack fgsm` is the fast gradient sign method (Goodfellow et al.,
+https://arxiv.org/abs/1412.6572), `x + epsilon * sign(g)` with g the gradient of a
+loss, and `--attack iterative` the basic iterative method (Kurakin et al.,
+https://arxiv.org/abs/1607.02533), several steps of `2.5 * epsilon / steps`, each
+clipped to at most epsilon from the image. Both stay in [0, 1]; neither aims at a
+class. Writes fgsm.png and fgsm.csv, or iterative.png and iterative.csv, with
+    - network: CapsNet or baseline CNN, attacked with its own gradients,
+    - loss: whose gradient is followed. The margin loss is flat, its gradient zero,
+      where the right capsule is longer than 0.9 and the others are shorter than 0.1;
+      such images stay as they are, which is no merit. So CapsNet is attacked with the
+      gap, too: the length of the longest wrong capsule less that of the right one. The
+      baseline's cross-entropy is computed as its log-odds: the signs of the gradient
+      are the same, but it is not rounded to zero.
+    - epsilon: largest change of a pixel, where black is 0 and white is 1,
+    - steps: 1 for FGSM,
+    - images: how many were attacked, the first ones of the test set,
+    - flat: share of them at which the loss has a gradient of zero in all pixels,
+    - accuracy: share that is classified right after the attack.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+
+import numpy as np
+
+import capsulenet  # first, since it silences the backend's start
+
+# isort: split
+import keras
+from keras import ops
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+import command_line
+import datasets
+import saving
+import utils
+from capsulenet import UsageError, margin_loss
+from experiments.baseline import Baseline
+from training import predict
+
+FOLDER = os.path.join("result", "adversarial")
+# For each attack, the flags that it has, and their defaults.
+FLAGS = {
+    "walk": {"source": None, "target": None, "step_size": 0.2, "max_steps": 300},
+    "fgsm": {"epsilons": None, "count": 10000, "baseline": None},
+    "iterative": {"epsilons": None, "count": 1000, "baseline": None, "steps": 10},
+}
+EPSILONS = (0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3)
+MAX_CLASSES = 20  # of a grid of all pairs
+
+
+def input_gradient(model, loss: Callable, batch_size: int = 100) -> Callable:
+    """Compiles the gradient of a loss with respect to images.
+
+    Args:
+        model: A function of images that returns tensors (n, n_class), such as a Keras
+            model. Its weights may be taken for constants.
+        loss: A function of labels (n, n_class) and outputs; returns (n,), and a
+            sample's value depends on no other sample.
+        batch_size: Images that are computed at a time.
+
+    Returns:
+        A function of images and labels, float32 arrays of any number of samples, that
+        returns the model's outputs and the gradients, of the shape of the images.
+    """
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        @tf.function(reduce_retracing=True)
+        def compute(images, labels):
+            with tf.GradientTape() as tape:
+                tape.watch(images)
+                outputs = model(images)
+                values = loss(labels, outputs)
+            return outputs, tape.gradient(values, images)
+
+    elif backend == "jax":
+        import jax
+
+        def summed(images, labels):
+            outputs = model(images)
+            return ops.sum(loss(labels, outputs)), outputs
+
+        differentiate = jax.jit(jax.grad(summed, has_aux=True))
+
+        def compute(images, labels):
+            return differentiate(images, labels)[::-1]
+
+    else:
+        import torch
+
+        def compute(images, labels):
+            images.requires_grad_(True)
+            outputs = model(images)
+            values = loss(labels, outputs)
+            return outputs, torch.autograd.grad(values.sum(), images)[0]
+
+    def gradient(images, labels):
+        parts = []
+        for start in range(0, len(images), batch_size):
+            batch = [a[start : start + batch_size] for a in (images, labels)]
+            tensors = [ops.convert_to_tensor(a, "float32") for a in batch]
+            parts.append([ops.convert_to_numpy(t) for t in compute(*tensors)])
+        return tuple(np.concatenate(part) for part in zip(*parts))
+
+    return gradient
+
+
+def target_length(y_true, lengths):
+    """The length of the capsule of a class that is given as one-hot labels."""
+    return ops.sum(y_true * lengths, axis=-1)
+
+
+def gap(y_true, lengths):
+    """How much longer the longest capsule of a wrong class is than the right one."""
+    # Lengths are below 1, so that the right one minus 2 is never the longest.
+    return ops.max(lengths - 2 * y_true, axis=-1) - target_length(y_true, lengths)
+
+
+def log_odds(y_true, probabilities):
+    """The logarithm of the odds of all wrong classes; it grows with the cross-entropy.
+
+    `-log(p)` has no gradient in float32 where p is rounded to 1; here the small
+    probabilities of the wrong classes are summed instead.
+    """
+    right = ops.sum(y_true * probabilities, axis=-1)
+    wrong = ops.sum((1 - y_true) * probabilities, axis=-1)
+    return ops.log(ops.maximum(wrong, 1e-37)) - ops.log(ops.maximum(right, 1e-37))
+
+
+def walk(gradient: Callable, images, labels, step_size: float, max_steps: int):
+    """Changes images step by step until a network says what it is to say.
+
+    Args:
+        gradient: Of `input_gradient`, for a value that is to grow.
+        images: Shape (n, height, width, channels), in [0, 1].
+        labels: What the network is to say of each, one-hot, shape (n, n_class).
+        step_size: Euclidean norm of a step, before it is clipped to [0, 1].
+        max_steps: Where a walk that does not get there ends.
+
+    Returns:
+        The changed images, the number of steps of each, and the network's last outputs.
+    """
+    images = images.copy()
+    steps = np.zeros(len(images), int)
+    while True:
+        outputs, g = gradient(images, labels)
+        going = (outputs.argmax(1) != labels.argmax(1)) & (steps < max_steps)
+        if not going.any():
+            return images, steps, outputs
+        # Most of MNIST's pixels are at a bound: only those that can move may count.
+        g = np.where((images <= 0) & (g < 0) | (images >= 1) & (g > 0), 0, g)
+        norm = np.sqrt(np.sum(np.square(g, dtype="float64"), axis=(1, 2, 3)))
+        scale = step_size / np.maximum(norm, 1e-30)
+        moved = images + scale[:, None, None, None] * g
+        # Those that are there stay in the batch, which keeps its compiled shape.
+        images[going] = np.clip(moved[going], 0, 1)
+        steps += going
+
+
+def sign_attack(gradient: Callable, images, labels, epsilon, steps: int, first):
+    """The basic iterative method; with one step the fast gradient sign method.
+
+    Args:
+        gradient: Of `input_gradient`, for a loss.
+        images: Shape (n, height, width, channels), in [0, 1].
+        labels: Their classes, one-hot, shape (n, n_class).
+        epsilon: Largest change of a pixel.
+        steps: Number of steps.
+        first: The gradient at these images.
+
+    Returns:
+        The changed images.
+    """
+    # In this order, rounding takes no pixel out of [0, 1].
+    low, high = np.maximum(images - epsilon, 0), np.minimum(images + epsilon, 1)
+    step_size = np.float32(2.5 * epsilon / steps)
+    changed = images
+    for step in range(steps):
+        g = gradient(changed, labels)[1] if step else first
+        changed = np.clip(changed + step_size * np.sign(g), low, high)
+    return changed
+
+
+def run_walk(network, data: datasets.Dataset, args: argparse.Namespace) -> None:
+    """Walks from one class to another, or from each to each; draws what came out."""
+    (x, y), names = data.test, data.class_names
+    pairs = [(args.source, args.target)]
+    if args.source is None:
+        classes = range(len(names))
+        pairs = [(a, b) for a in classes for b in classes if a != b]
+    start = {}
+    for source in sorted({a for a, _ in pairs}):
+        of_class = np.flatnonzero(y.argmax(1) == source)
+        if not len(of_class):
+            raise UsageError(f"there is no test image of class {names[source]}")
+        (lengths,) = predict(network, [x[of_class]], args)
+        right = lengths.argmax(1) == source
+        if not right.any():
+            print(f"Class {names[source]}: no test image is recognised; taking another")
+        start[source] = of_class[right.argmax()]  # the first one, if there is none
+
+    indices = [start[a] for a, _ in pairs]
+    labels = np.eye(len(names), dtype="float32")[[b for _, b in pairs]]
+    gradient = input_gradient(network, target_length, args.batch_size)
+    results = walk(gradient, x[indices], labels, args.step_size, args.max_steps)
+    rows = []
+    for (a, b), i, image, steps, lengths in zip(pairs, indices, *results):
+        change = np.abs(image.astype("float64") - x[i])
+        row = {
+            "source": names[a],
+            "target": names[b],
+            "image": i,
+            "steps": steps,
+            "summed_change": round(change.sum(), 4),
+            "l2": round(np.sqrt(np.square(change).sum()), 5),
+            "linf": round(change.max(), 5),
+            "reached": int(lengths.argmax() == b),
+        }
+        rows.append(row)
+        outcome = "reached in" if row["reached"] else "not reached in"
+        print(
+            f"{names[a]} to {names[b]}: {outcome} {steps} steps, summed change "
+            f"{row['summed_change']:.1f}, largest {row['linf']:.2f}"
+        )
+    name = "walk" if args.source is None else f"walk-{args.source}-{args.target}"
+    path = os.path.join(args.save_dir, f"{name}.png")
+    with saving.replace_file(path) as temporary:
+        if args.source is None:
+            firsts = x[[start[source] for source in classes]]
+            plot_grid(firsts, results[0], rows, names, temporary)
+        else:
+            (changed, _, lengths), (row,) = results, rows
+            plot_pair(x[indices[0]], changed[0], lengths[0], row, names, temporary)
+    print("Wrote", path)
+    path = os.path.join(args.save_dir, f"{name}.csv")
+    saving.write_csv(path, rows)
+    print("Wrote", path)
+
+
+def plot_pair(original, changed, lengths, row: dict, names, path: str) -> None:
+    """Draws an image, what became of it, and the difference.
+
+    Args:
+        original: Shape (height, width, channels), in [0, 1].
+        changed: The same shape.
+        lengths: Of the capsules for the changed image, shape (n_class,).
+        row: Of the CSV.
+        names: A name for each class.
+        path: The picture to write.
+    """
+    figure = Figure(figsize=(9, 3.5), layout="constrained")
+    left, middle, right = figure.subplots(1, 3)
+    source, target = (utils.shorten(row[key]) for key in ("source", "target"))
+    utils.show(left, original)
+    left.set_title(f"original: {source}", fontsize=10)
+    utils.show(middle, changed)
+    said = utils.shorten(names[lengths.argmax()])
+    middle.set_title(f"adversarial: said {said}, {lengths.max():.2f}", fontsize=10)
+    # over the channels, as a colour's change has no sign
+    difference = (changed - original).mean(-1)
+    most = max(np.abs(difference).max(), 1e-3)
+    shades = right.imshow(difference, cmap="RdBu_r", vmin=-most, vmax=most)
+    right.set_title("difference", fontsize=10)
+    label = "mean change of the channels" if original.shape[-1] > 1 else "change"
+    figure.colorbar(shades, ax=right, fraction=0.046, label=label)
+    for axes in (left, middle, right):
+        axes.set_xticks([])
+        axes.set_yticks([])
+    outcome = "" if row["reached"] else "not reached, "
+    figure.suptitle(
+        f"{source} to {target}: {outcome}{row['steps']} steps, "
+        f"summed change {row['summed_change']:.1f}",
+        fontsize=11,
+    )
+    figure.savefig(path, dpi=utils.DPI)
+
+
+def plot_grid(firsts, changed, rows: list[dict], names, path: str) -> None:
+    """Draws what each class's image became on the way to each other class.
+
+    Args:
+        firsts: The images that were started from, (n_class, height, width, channels).
+        changed: What became of them, (n_class * (n_class - 1), height, width,
+            channels).
+        rows: Of the CSV, one for each of these.
+        names: A name for each class.
+        path: The picture to write.
+    """
+    n, height, width, channels = firsts.shape
+    cells = np.zeros((n * n, height, width, channels), "float32")
+    diagonal = np.eye(n, dtype=bool).ravel()
+    cells[diagonal], cells[~diagonal] = firsts, changed
+    side = 0.8 * n + 1
+    figure = Figure(figsize=(side, side * height / width + 0.6), layout="constrained")
+    axes = figure.subplots()
+    utils.show(axes, utils.tile_images(cells, n))
+    places = np.argwhere(~np.eye(n, dtype=bool))
+    for (i, j), row in zip(places, rows):
+        reached = row["reached"]
+        axes.text(
+            (j + 1) * width - 1.5,
+            (i + 1) * height - 1.5,
+            row["steps"] if reached else "not reached",
+            ha="right",
+            va="bottom",
+            fontsize=7,
+            color="#ffd24d" if reached else "#ff6666",
+        )
+    for k in range(1, n):
+        axes.axhline(k * height - 0.5, color="0.35", lw=0.7)
+        axes.axvline(k * width - 0.5, color="0.35", lw=0.7)
+    for k in range(n):
+        corner = (k * width - 0.5, k * height - 0.5)
+        frame = {"fill": False, "color": "C0", "lw": 2}
+        axes.add_patch(Rectangle(corner, width, height, **frame))
+    short = [utils.shorten(name) for name in names]
+    upright = max(map(len, short)) > 8
+    centres = np.arange(n) + 0.5
+    axes.set_xticks(centres * width - 0.5, short, rotation=90 if upright else 0)
+    axes.set_yticks(centres * height - 0.5, short)
+    axes.tick_params(length=0)
+    axes.set(xlabel="target: the class that it is to become", ylabel="source")
+    axes.set_title("Adversarial images, with their number of steps", fontsize=11)
+    figure.savefig(path, dpi=utils.DPI)
+
+
+def run_signs(network, data: datasets.Dataset, baseline, args) -> None:
+    """Attacks the networks at all epsilons; draws the accuracy over epsilon.
+
+    Args:
+        network: A Keras model, images -> lengths of the class capsules.
+        data: A `datasets.Dataset`, of which the test images are taken.
+        baseline: A Keras model, images -> probabilities of the classes; or None.
+        args: The parsed command line.
+    """
+    x, y = (a[: args.count] for a in data.test)
+    attacks = [
+        ("CapsNet", "margin loss", network, margin_loss),
+        ("CapsNet", "gap", network, gap),
+        ("baseline CNN", "cross-entropy", baseline, log_odds),
+    ]
+    if baseline is None:
+        print("Without --baseline: CapsNet alone")
+    rows = []
+    for name, loss_name, model, loss in attacks[: 3 if baseline is not None else 2]:
+        gradient = input_gradient(model, loss, args.batch_size)
+        _, first = gradient(x, y)
+        flat = float(np.mean(~first.any(axis=(1, 2, 3))))
+        print(f"{name}, {loss_name}: flat at {100 * flat:.1f} % of {len(x)} images")
+        for epsilon in args.epsilons:
+            changed = sign_attack(gradient, x, y, epsilon, args.steps, first)
+            (outputs,) = predict(model, [changed], args)
+            accuracy = float(np.mean(outputs.argmax(1) == y.argmax(1)))
+            rows.append(
+                {
+                    "network": name,
+                    "loss": loss_name,
+                    "epsilon": epsilon,
+                    "steps": args.steps,
+                    "images": len(x),
+                    "flat": round(flat, 4),
+                    "accuracy": round(accuracy, 4),
+                }
+            )
+            print(f"{name}, {loss_name}: epsilon {epsilon:g}, accuracy {accuracy:.4f}")
+    path = os.path.join(args.save_dir, f"{args.attack}.png")
+    title = "Fast gradient sign method"
+    if args.attack == "iterative":
+        title = f"Basic iterative method, {args.steps} steps"
+    with saving.replace_file(path) as temporary:
+        plot_curves(rows, f"{title}, {len(x)} test images", temporary)
+    print("Wrote", path)
+    path = os.path.join(args.save_dir, f"{args.attack}.csv")
+    saving.write_csv(path, rows)
+    print("Wrote", path)
+
+
+def plot_curves(rows: list[dict], title: str, path: str) -> None:
+    """Draws the accuracy over epsilon, a curve for each network and loss.
+
+    Args:
+        rows: Of the CSV.
+        title: Title of the picture.
+        path: The picture to write.
+    """
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    styles = {"margin loss": "C0--", "gap": "C0-", "cross-entropy": "C1-"}
+    for loss, style in styles.items():
+        part = [row for row in rows if row["loss"] == loss]
+        if part:
+            epsilons = [row["epsilon"] for row in part]
+            accuracies = [100 * row["accuracy"] for row in part]
+            label = f"{part[0]['network']}, {loss}"
+            axes.plot(epsilons, accuracies, style, marker=".", label=label)
+    axes.set(xlabel="epsilon, the largest change of a pixel", ylabel="accuracy (%)")
+    axes.set(ylim=(0, 102), title=title)
+    axes.grid(alpha=0.3)
+    axes.legend(title="network, loss that is followed")
+    figure.savefig(path, dpi=utils.DPI)
+
+
+def load_baseline(data: datasets.Dataset, path: str) -> keras.Model:
+    """Builds the baseline CNN for the data, with the weights of a file."""
+    x, y = data.test
+    model = Baseline(x.shape[1:], y.shape[1])
+    saving.load_weights(model, path)
+    return model
+
+
+def settle_flags(args: argparse.Namespace) -> None:
+    """Fills in the defaults of the attack's flags.
+
+    Raises:
+        UsageError: If there are flags of another attack, or one class without another.
+    """
+    flags = FLAGS[args.attack]
+    for name in sorted({name for others in FLAGS.values() for name in others}):
+        if name not in flags and getattr(args, name) is not None:
+            raise UsageError(f"--{name} has no effect with --attack {args.attack}")
+    for name, default in flags.items():
+        if getattr(args, name) is None:
+            setattr(args, name, default)
+    if args.attack == "walk":
+        if (args.source is None) != (args.target is None):
+            raise UsageError("expected --source and --target, or neither of them")
+        return
+    args.epsilons = sorted({*(args.epsilons or EPSILONS)})
+    args.steps = args.steps or 1
+
+
+def settle_classes(names: list[str], args: argparse.Namespace) -> None:
+    """Makes indices of the classes of a walk.
+
+    Raises:
+        UsageError: If there is no such class, or there are too many for a grid.
+    """
+    if args.source is None:
+        if len(names) > MAX_CLASSES:
+            raise UsageError(
+                f"expected --source and --target, as all pairs of {len(names)} classes "
+                f"are too many for a picture (more than {MAX_CLASSES} classes)"
+            )
+        return
+    args.source = command_line.find_class(args.source, names, "--source")
+    args.target = command_line.find_class(args.target, names, "--target")
+    if args.source == args.target:
+        raise UsageError(
+            f"--target: expected another class than --source, received {args.target}"
+        )
+
+
+def run(args: argparse.Namespace) -> None:
+    """Does what the command line says."""
+    settle_flags(args)
+    capsulenet.prepare_backend(args)
+    data = capsulenet.load_data(args)
+    if args.attack == "walk":
+        settle_classes(data.class_names, args)
+    train_model, eval_model, _ = capsulenet.load_models(data, args)
+    network = keras.Model(eval_model.input, eval_model.outputs[0])  # no decoder
+    baseline = load_baseline(data, args.baseline) if args.baseline else None
+    name = f"CapsNet, routings {args.routings}"
+    with command_line.begin(name, train_model, data, args):
+        if args.attack == "walk":
+            run_walk(network, data, args)
+        else:
+            run_signs(network, data, baseline, args)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = capsulenet.build_study_parser(__doc__, FOLDER)
+    parser.add_argument(
+        "--attack",
+        choices=tuple(FLAGS),
+        default="walk",
+        help="walk: to a target class, one pair or all; fgsm, iterative: accuracy over "
+        "the largest change of a pixel. On 2 CPU cores, all pairs take two or "
+        "three, fgsm about 5 and iterative about 10; each several times as long with a "
+        "baseline, whose gradients cost ten times as much",
+    )
+    group = parser.add_argument_group("--attack walk")
+    group.add_argument(
+        "--source", metavar="CLASS", help="name or index of the class to start from"
+    )
+    group.add_argument(
+        "--target", metavar="CLASS", help="that of the class to arrive at"
+    )
+    group.add_argument(
+        "--step_size",
+        type=command_line.number(0.0001),
+        metavar="X",
+        help=f"Euclidean norm of a step (default: {FLAGS['walk']['step_size']})",
+    )
+    group.add_argument(
+        "--max_steps",
+        type=command_line.integer(1),
+        metavar="N",
+        help=f"where a walk is given up (default: {FLAGS['walk']['max_steps']})",
+    )
+    group = parser.add_argument_group("--attack fgsm, --attack iterative")
+    group.add_argument(
+        "--epsilons",
+        type=command_line.number(0, 1),
+        nargs="+",
+        metavar="X",
+        help=f"largest changes of a pixel (default: {' '.join(map(str, EPSILONS))})",
+    )
+    group.add_argument(
+        "--count",
+        type=command_line.integer(1),
+        metavar="N",
+        help="attack the first N test images (default: 10000 with fgsm, 1000 with "
+        "iterative)",
+    )
+    group.add_argument(
+        "--steps",
+        type=command_line.integer(1),
+        metavar="N",
+        help="steps of iterative (default: 10)",
+    )
+    group.add_argument(
+        "--baseline",
+        metavar="FILE",
+        help="weights of the baseline CNN, to compare with (default: CapsNet alone)",
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(command_line.main(None, build_parser, run))

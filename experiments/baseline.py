@@ -1,0 +1,139 @@
+"""Trains and tests the paper's baseline, a convolutional network of 35.4 M weights.
+
+    python -m experiments.baseline --epochs 1 --train_size 2000   # to see how it works
+    python -m experiments.baseline                                # 50 epochs
+    python -m experiments.baseline -t                             # test it
+
+Data, augmentation, optimizer, log and --resume are those of capsulenet.py. It has nine
+times the multiplications of a CapsNet, and no faster way to compute them.
+"""
+
+import argparse
+import os
+import sys
+
+import numpy as np
+
+import capsulenet  # first, since it silences the backend's start
+
+# isort: split
+import keras
+from keras import layers
+
+import command_line
+import datasets
+import saving
+import training
+
+
+def Baseline(  # noqa: N802, as CapsNet
+    input_shape: tuple[int, int, int], n_class: int, activation: str = "softmax"
+) -> keras.Model:
+    """Builds the baseline of section 5 of the paper.
+
+    Three 5x5 convolutions of stride 1 with 256, 256 and 128 channels, two fully
+    connected layers of 328 and 192, dropout, softmax. Nothing is pooled.
+
+    Args:
+        input_shape: Height, width and channels of the images.
+        n_class: Number of classes.
+        activation: Of the last layer; "sigmoid" where several classes may be there.
+
+    Returns:
+        A model: images -> probabilities of the classes, shape (batch, n_class).
+    """
+    same = {"kernel_size": 5, "padding": "same", "activation": "relu"}
+    return keras.Sequential(
+        [
+            keras.Input(input_shape, name="image"),
+            layers.Conv2D(256, name="conv1", **same),
+            layers.Conv2D(256, name="conv2", **same),
+            layers.Conv2D(128, name="conv3", **same),
+            layers.Flatten(),
+            layers.Dense(328, activation="relu", name="dense1"),
+            layers.Dense(192, activation="relu", name="dense2"),
+            layers.Dropout(0.5),
+            layers.Dense(n_class, name="dense3"),
+            layers.Activation(activation, dtype="float32"),
+        ],
+        name="baseline",
+    )
+
+
+class Batches(datasets.ShiftedBatches):
+    """The batches of CapsNet, without what a decoder has to reconstruct."""
+
+    def __getitem__(self, index: int):
+        (x, y), _ = super().__getitem__(index)
+        return x, y
+
+
+def evaluate(probabilities, y) -> dict[str, float]:
+    """Cross-entropy and accuracy of outputs for images with one-hot labels y."""
+    likelihood = np.sum(probabilities * y, axis=1)
+    right = probabilities.argmax(axis=1) == y.argmax(axis=1)
+    return {
+        "loss": float(-np.mean(np.log(np.maximum(likelihood, 1e-7)))),
+        "accuracy": float(np.mean(right)),
+    }
+
+
+def train(
+    model: keras.Model, data: datasets.Dataset, args: argparse.Namespace
+) -> keras.Model:
+    """Trains the baseline as `capsulenet.train` trains a CapsNet."""
+    batches, held_out = training.make_batches(Batches, data, args)
+    model.compile(
+        optimizer=training.make_optimizer(args),
+        loss="categorical_crossentropy",
+        metrics=["accuracy"],
+    )
+    log = training.EpochLog(
+        batches,
+        {name: ([x], (y,)) for name, (x, y) in held_out.items()},
+        evaluate,
+        {"accuracy": "accuracy"},
+        {**capsulenet.model_info(data, args), "network": "baseline"},
+        data.digest(),
+        args,
+    )
+    training.fit(model, batches, log, args)
+    return model
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = command_line.new_parser(__doc__)
+    group, _ = command_line.add_modes(parser)
+    group.add_argument(
+        "-w",
+        "--weights",
+        metavar="FILE",
+        help="weights to use, or to start training from (default of -t: "
+        "trained_model.h5 in --save_dir)",
+    )
+    command_line.add_training_flags(parser)
+    command_line.add_data_flags(parser, os.path.join("result", "baseline"))
+    command_line.remember_run(parser)
+    # What only a CapsNet has.
+    parser.set_defaults(predict=None, export=None, digit=None)
+    parser.set_defaults(routings=1, lam_recon=0.0)
+    return parser
+
+
+def run(args: argparse.Namespace) -> None:
+    """Does what the command line says."""
+    capsulenet.prepare_backend(args)
+    data = capsulenet.load_data(args)
+    x, y = data.test
+    model = Baseline(x.shape[1:], y.shape[1])
+    if args.weights is not None and not args.resume:
+        saving.load_weights(model, args.weights)
+    with command_line.begin("baseline CNN", model, data, args):
+        if not args.testing:
+            train(model, data, args)
+        result = evaluate(*training.predict(model, [x], args), y)
+        print(f"Test error: {100 * (1 - result['accuracy']):.2f} %")
+
+
+if __name__ == "__main__":
+    sys.exit(command_line.main(None, build_parser, run))

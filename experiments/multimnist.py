@@ -1,0 +1,408 @@
+"""Two overlapping digits in one image, told apart (section 6 of the paper).
+
+    python -m experiments.multimnist --epochs 1 --train_size 6000   # a first look
+    python -m experiments.multimnist                     # CapsNet
+    python -m experiments.multimnist --network baseline --save_dir result/pairs_cnn
+    python -m experiments.multimnist -t --pairs 1000     # all of the 10 million pairs
+
+A pair is two digits of different classes, each shifted by up to 4 pixels in both
+directions, added and cut at 1, 36 x 36. Training pairs are made of training digits,
+test pairs of test digits. They are made while they are needed: each epoch pairs every
+digit once, as (seed, epoch) says. The error is the paper's: both classes have to be the
+two with the longest capsules (or the largest outputs of the baseline).
+"""
+
+import argparse
+import dataclasses
+import os
+import sys
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+
+import capsulenet  # first, since it silences the backend's start
+
+# isort: split
+import keras
+from keras import ops
+from matplotlib.figure import Figure
+
+import command_line
+import datasets
+import saving
+import training
+from capsulenet import margin_loss
+from experiments.baseline import Baseline
+
+MARGIN = 4  # pixels around a digit, and the largest shift
+TEST_SEED = 0  # of the pairs that are tested, whatever the seed of the run
+SHEET = 12  # columns of a sheet
+
+
+class Pairs(datasets.ShiftedBatches):
+    """Batches of overlapping digits, and each digit alone.
+
+    Item `i` is `((images, y_1, y_2), (y_1 + y_2, alone))`, where `alone` holds both
+    digits of an image, (batch, 2, height, width, channels). Each digit of the set is
+    the first of a pair once an epoch. Order, partners and shifts depend on
+    `(seed, epoch)` and on nothing else.
+
+    Args: those of `datasets.ShiftedBatches`.
+    """
+
+    def set_epoch(self, epoch: int, logs: dict | None = None) -> None:
+        super().set_epoch(epoch)
+        rng = np.random.default_rng([self.seed, epoch, 2])
+        order, offsets = self._order_and_offsets
+        partners = draw_partners(self.y.argmax(axis=1), order, rng)
+        low, high = np.negative(self.largest_shift), self.largest_shift
+        others = rng.integers(low, high, size=(len(order), 2), endpoint=True)
+        # (2, samples) and (2, samples, 2)
+        self._pairs = np.stack([order, partners]), np.stack([offsets, others])
+
+    def __getitem__(self, index: int):
+        order, offsets = self._pairs
+        size = self.batch_size // self.num_shards
+        start = index * self.batch_size + self.shard * size
+        batch = slice(start, start + size)
+        alone = [
+            datasets.shift(self.x[order[i, batch]], offsets[i, batch]) for i in (0, 1)
+        ]
+        first, second = (self.y[order[i, batch]] for i in (0, 1))
+        images = np.minimum(alone[0] + alone[1], 1)
+        return (images, first, second), (first + second, np.stack(alone, axis=1))
+
+
+def draw_partners(
+    labels: np.ndarray, order: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
+    """For each sample of an order, another one of a different class, at random.
+
+    Args:
+        labels: Classes of all samples; at least two are different.
+        order: Indices of samples.
+        rng: Draws the partners, all of other classes equally likely.
+    """
+    partners = rng.integers(len(labels), size=len(order))
+    while (same := labels[partners] == labels[order]).any():
+        partners[same] = rng.integers(len(labels), size=same.sum())
+    return partners
+
+
+def both_right(y_true, y_pred):
+    """Whether the two classes that are there have the two largest outputs.
+
+    Args:
+        y_true: Two-hot labels, shape (batch, n_class).
+        y_pred: Outputs, at least 0, the same shape.
+
+    Returns:
+        0 or 1 for each image, shape (batch,).
+    """
+    present = ops.min(ops.where(y_true > 0, y_pred, np.inf), axis=-1)
+    absent = ops.max(ops.where(y_true > 0, -1.0, y_pred), axis=-1)
+    return ops.cast(present > absent, "float32")
+
+
+def one_right(y_true, y_pred):
+    """Whether at least one of the two largest outputs is of a class that is there.
+
+    Arguments and return are those of `both_right`.
+    """
+    best = ops.max(ops.where(y_true > 0, y_pred, -1.0), axis=-1, keepdims=True)
+    ahead = ops.logical_and(ops.equal(y_true, 0), ops.greater_equal(y_pred, best))
+    ahead = ops.sum(ops.cast(ahead, "int32"), axis=-1)
+    return ops.cast(ahead < 2, "float32")
+
+
+class BaselinePairs(Pairs):
+    """The pairs for a network that reconstructs nothing."""
+
+    def __getitem__(self, index: int):
+        (images, _, _), (labels, _) = super().__getitem__(index)
+        return images, labels
+
+
+def scores(y, outputs) -> dict[str, float]:
+    """The shares of images with both classes right, and with one at least."""
+    right = {"accuracy": both_right, "one_right": one_right}
+    return {
+        name: float(np.mean(ops.convert_to_numpy(function(y, outputs))))
+        for name, function in right.items()
+    }
+
+
+def evaluate(lengths, decoded, y, alone, lam_recon: float) -> dict[str, float]:
+    """Losses and scores of a CapsNet; the error of both digits is summed."""
+    margin = float(np.mean(ops.convert_to_numpy(margin_loss(y, lengths))))
+    reconstruction = float(np.mean(np.square(decoded - alone)))
+    return {
+        "loss": margin + 2 * lam_recon * reconstruction,
+        "margin_loss": margin,
+        "reconstruction_loss": reconstruction,
+        **scores(y, lengths),
+    }
+
+
+def evaluate_baseline(outputs, y) -> dict[str, float]:
+    """Cross-entropy of each class, and scores, of a baseline."""
+    p = np.clip(outputs, 1e-7, 1 - 1e-7)
+    loss = -np.mean(y * np.log(p) + (1 - y) * np.log(1 - p))
+    return {"loss": float(loss), **scores(y, outputs)}
+
+
+@dataclasses.dataclass
+class Study:
+    """One of the two networks: what it is, sees and is measured by.
+
+    Attributes:
+        title: For the header.
+        model: Images (and labels) -> outputs.
+        batches: The class of its batches.
+        losses: Of the outputs, and their weights.
+        loss_weights: See there.
+        evaluate: A function of outputs and targets that returns columns of the log.
+        metrics: Columns of the log, by Keras's names.
+    """
+
+    title: str
+    model: keras.Model
+    batches: type[Pairs]
+    losses: list
+    loss_weights: list[float]
+    evaluate: Callable[..., dict[str, float]]
+    metrics: dict[str, str]
+
+
+def make_study(input_shape, n_class: int, args: argparse.Namespace) -> Study:
+    """Builds the network that the arguments name."""
+    if args.network == "baseline":
+        return Study(
+            "baseline CNN",
+            Baseline(input_shape, n_class, activation="sigmoid"),
+            BaselinePairs,
+            ["binary_crossentropy"],
+            [1.0],
+            evaluate_baseline,
+            {"both_right": "accuracy", "one_right": "one_right"},
+        )
+    model = capsulenet.CapsNet(
+        input_shape, n_class, args.routings, args.recipe, objects=2
+    )[0]
+    return Study(
+        f"CapsNet, routings {args.routings}",
+        model,
+        Pairs,
+        [margin_loss, "mse"],
+        [1.0, 2 * args.lam_recon],
+        partial(evaluate, lam_recon=args.lam_recon),
+        {
+            "capsnet_loss": "margin_loss",
+            "decoded_loss": "reconstruction_loss",
+            "capsnet_both_right": "accuracy",
+            "capsnet_one_right": "one_right",
+        },
+    )
+
+
+def make_test(kind: type[Pairs], data: datasets.Dataset, repetition: int) -> tuple:
+    """Inputs and targets of one pair for each test digit, the same for every run."""
+    x, y = data.test
+    fraction = MARGIN / x.shape[1]
+    inputs, targets = kind(x, y, len(x), fraction, TEST_SEED, repetition)[0]
+    return tuple(
+        list(part) if isinstance(part, tuple) else [part] for part in (inputs, targets)
+    )
+
+
+def train(
+    study: Study, data: datasets.Dataset, info: dict, args: argparse.Namespace
+) -> None:
+    """Trains a network; after each epoch, one pair for each test digit is tested.
+
+    Args:
+        study: The network.
+        data: The padded data.
+        info: What the model file says about itself.
+        args: The parsed command line.
+    """
+    batches, held_out = training.make_batches(study.batches, data, args)
+    sets = {"test": make_test(study.batches, data, 0)}
+    if "val" in held_out:
+        x, y = held_out["val"]
+        part = datasets.Dataset(data.train, (x, y), data.class_names, data.name)
+        sets = {"val": make_test(study.batches, part, 0), **sets}
+    several = len(study.losses) > 1
+    metrics = [both_right, one_right]
+    study.model.compile(
+        optimizer=training.make_optimizer(args),
+        loss=study.losses,
+        loss_weights=study.loss_weights,
+        metrics=[metrics, []] if several else metrics,
+    )
+    log = training.EpochLog(
+        batches, sets, study.evaluate, study.metrics, info, data.digest(), args
+    )
+    training.fit(study.model, batches, log, args)
+
+
+def test(study: Study, data: datasets.Dataset, args: argparse.Namespace) -> None:
+    """Prints the error over `args.pairs` pairs for each test digit; writes test.csv."""
+    results = []
+    for repetition in range(args.pairs):
+        inputs, targets = make_test(study.batches, data, repetition)
+        outputs = training.predict(study.model, inputs, args)
+        results.append(scores(targets[0], outputs[0]))
+    n = args.pairs * len(data.test[0])
+    both, one = (np.mean([r[k] for r in results]) for k in ("accuracy", "one_right"))
+    print(f"Test error: {100 * (1 - both):.2f} % of {n} pairs")
+    print(f"At least one right: {100 * one:.2f} %")
+    path = os.path.join(args.save_dir, "test.csv")
+    row = {"network": args.network, "pairs": n, "error": round(100 * (1 - both), 4)}
+    saving.write_csv(path, [{**row, "one_right": round(100 * one, 4)}])
+    print("Wrote", path)
+
+
+def draw_sheets(study: Study, data: datasets.Dataset, args: argparse.Namespace) -> None:
+    """Draws figure 5 of the paper: right ones, wrong ones, and classes not there."""
+    (images, first, second), (y, _) = make_test(Pairs, data, 0)
+    (lengths, _) = training.predict(study.model, [images, first, second], args)
+    said = np.argsort(lengths, axis=1)[:, -2:]
+    right = ops.convert_to_numpy(both_right(y, lengths)) > 0
+    truth = np.stack([first.argmax(axis=1), second.argmax(axis=1)], axis=1)
+    absent = np.argsort(lengths, axis=1)[:, 0]
+    forced = np.stack([truth[:, 0], absent], axis=1)
+    chosen = {
+        "right": (np.flatnonzero(right), truth),
+        "wrong": (np.flatnonzero(~right), said),
+        "forced": (np.flatnonzero(right), forced),
+    }
+    titles = {
+        "right": "Both right: reconstructions of the two digits",
+        "wrong": "Wrong: reconstructions of the two classes that were said",
+        "forced": "Reconstructions of the first digit and of a class that is not there",
+    }
+    identity = np.eye(y.shape[1], dtype="float32")
+    for name, (index, classes) in chosen.items():
+        index = index[:SHEET]
+        if not len(index):
+            continue
+        labels = [identity[classes[index, i]] for i in (0, 1)]
+        _, decoded = training.predict(study.model, [images[index], *labels], args)
+        path = os.path.join(args.save_dir, f"{name}.png")
+        named = [[data.class_names[c] for c in pair] for pair in truth[index]]
+        drawn = [[data.class_names[c] for c in pair] for pair in classes[index]]
+        with saving.replace_file(path) as temporary:
+            plot_sheet(images[index], decoded, named, drawn, titles[name], temporary)
+        print("Wrote", path)
+
+
+def plot_sheet(images, decoded, truth, drawn, title: str, path: str) -> None:
+    """Draws images over the reconstructions of two capsules, together and apart.
+
+    Args:
+        images: Shape (n, height, width, 1).
+        decoded: Shape (n, 2, height, width, 1).
+        truth: The names of the two classes of each.
+        drawn: The names of the two classes that were reconstructed.
+        title: Of the sheet.
+        path: The picture to write.
+    """
+    n = len(images)
+    figure = Figure(figsize=(1.05 * max(n, 6), 5.6), layout="constrained")
+    figure.suptitle(title, fontsize=10)
+    grid = figure.subplots(4, n, squeeze=False)
+    red, green = ((1.0, 0.25, 0.2), (0.2, 0.9, 0.35))
+    for column, image, pair, names, said in zip(grid.T, images, decoded, truth, drawn):
+        tinted = [pair[i] * np.array(c) for i, c in enumerate((red, green))]
+        parts = [image.repeat(3, axis=2), tinted[0] + tinted[1], *tinted]
+        labels = (" + ".join(names), " + ".join(said), *said)
+        for axes, part, label in zip(column, parts, labels):
+            axes.imshow(np.clip(part, 0, 1))
+            axes.set_title(label, fontsize=8)
+            axes.set_xticks([])
+            axes.set_yticks([])
+    for axes, label in zip(grid[:, 0], ("input", "together", "first", "second")):
+        axes.set_ylabel(label, fontsize=8)
+    figure.savefig(path, dpi=150)
+
+
+def pad(data: datasets.Dataset) -> datasets.Dataset:
+    """The data with room for the shifts around each image."""
+    width = ((0, 0), (MARGIN, MARGIN), (MARGIN, MARGIN), (0, 0))
+    sets = [(np.pad(x, width), y) for x, y in data]
+    return dataclasses.replace(data, train=sets[0], test=sets[1])
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = command_line.new_parser(__doc__)
+    group, _ = command_line.add_modes(parser)
+    group.add_argument(
+        "-w",
+        "--weights",
+        metavar="FILE",
+        help="weights to use, or to start training from (default of -t: "
+        "trained_model.h5 in --save_dir)",
+    )
+    group.add_argument(
+        "--network",
+        choices=("capsnet", "baseline"),
+        default="capsnet",
+        help="what to train or test",
+    )
+    group.add_argument(
+        "-r",
+        "--routings",
+        type=command_line.integer(1, 100),
+        metavar="N",
+        help="rounds of dynamic routing (default: the model file's, else 3)",
+    )
+    group.add_argument(
+        "--lam_recon",
+        type=command_line.number(0),
+        metavar="X",
+        help="weight of the mean squared error of each reconstruction (default: "
+        "0.0005 x height x width, 0.648)",
+    )
+    group.add_argument(
+        "--pairs",
+        type=command_line.integer(1),
+        default=1,
+        metavar="N",
+        help="pairs for each test digit in the test at the end; the paper's 10 million "
+        "are 1000",
+    )
+    command_line.add_training_flags(parser)
+    command_line.add_data_flags(parser, os.path.join("result", "multimnist"))
+    parser.set_defaults(shift_fraction=MARGIN / (28 + 2 * MARGIN))
+    command_line.remember_run(parser)
+    parser.set_defaults(predict=None, export=None, digit=None)
+    return parser
+
+
+def run(args: argparse.Namespace) -> None:
+    """Does what the command line says."""
+    capsulenet.prepare_backend(args)
+    lam_recon = args.lam_recon
+    data = capsulenet.load_data(args)
+    info = capsulenet.model_info(data, args)
+    info |= {"network": args.network, "objects": 2}
+    data = pad(data)
+    x, y = data.test
+    if lam_recon is None:  # then it was settled for images without a margin
+        pixels = np.prod(x.shape[1:])
+        args.lam_recon = float(training.RECIPES[args.recipe].lam_recon * pixels)
+    study = make_study(x.shape[1:], y.shape[1], args)
+    if args.weights is not None and not args.resume:
+        saving.load_weights(study.model, args.weights)
+    with command_line.begin(f"{study.title}, two digits", study.model, data, args):
+        if not args.testing:
+            train(study, data, info, args)
+        test(study, data, args)
+        if args.network == "capsnet":
+            draw_sheets(study, data, args)
+
+
+if __name__ == "__main__":
+    sys.exit(command_line.main(None, build_parser, run))

@@ -1,0 +1,367 @@
+"""experiments/adversarial.py: gradients of images, and what the attacks keep to."""
+
+import os
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import keras
+import numpy as np
+import pytest
+from conftest import ROOT, assert_picture, finite_differences, read_rows, run
+from keras import ops
+
+import capsulenet
+import command_line
+import saving
+from capsulenet import margin_loss
+from experiments import adversarial
+
+RNG = np.random.default_rng(0)
+IMAGES = RNG.random((5, 4, 3, 1), dtype="float32")
+LABELS = np.eye(3, dtype="float32")[[0, 1, 2, 0, 1]]
+KERNEL = RNG.normal(size=(12, 3)).astype("float32")
+
+
+def dense(images):
+    return ops.sigmoid(ops.matmul(ops.reshape(images, (-1, 12)), KERNEL))
+
+
+def main(*arguments):
+    argv = [str(argument) for argument in arguments]
+    return command_line.main(argv, adversarial.build_parser, adversarial.run)
+
+
+# Gradients.
+
+
+def test_gradients_of_images_are_those_of_finite_differences():
+    gradient = adversarial.input_gradient(dense, adversarial.target_length, 2)
+
+    def summed(images):
+        outputs = 1 / (1 + np.exp(-images.reshape(-1, 12) @ KERNEL))
+        return (LABELS * outputs).sum()
+
+    outputs, g = gradient(IMAGES, LABELS)  # in batches of 2, 2 and 1
+    assert outputs.shape == (5, 3) and g.shape == IMAGES.shape
+    np.testing.assert_allclose(g, finite_differences(summed, IMAGES)[0], atol=1e-6)
+    expected = 1 / (1 + np.exp(-IMAGES.reshape(-1, 12) @ KERNEL))
+    np.testing.assert_allclose(outputs, expected, atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def network(trained):
+    models = capsulenet.CapsNet((28, 28, 1), 10)
+    saving.load_weights(models[0], trained[0] / "trained_model.h5")
+    return keras.Model(models[1].input, models[1].outputs[0])
+
+
+@pytest.mark.parametrize("loss", [adversarial.target_length, adversarial.gap])
+def test_gradients_of_capsnet(network, mnist, loss):
+    # In the direction of the gradient a function grows by the gradient's norm.
+    x, y = (a[:4] for a in mnist.test)
+    gradient = adversarial.input_gradient(network, loss, 4)
+    _, g = gradient(x, y)
+    norm = np.sqrt(np.square(g).sum(axis=(1, 2, 3), keepdims=True))
+    assert norm.min() > 0
+    step = 0.003 * g / norm
+    above, below = (
+        ops.convert_to_numpy(loss(y, gradient(x + sign * step, y)[0]))
+        for sign in (1, -1)
+    )
+    np.testing.assert_allclose((above - below) / 0.006, norm.ravel(), rtol=0.03)
+
+
+@pytest.mark.slow
+def test_backends_agree_on_the_gradients_of_images(trained, digits, tmp_path):
+    program = (
+        "import sys, numpy as np, capsulenet, keras, saving, datasets\n"
+        "from experiments import adversarial\n"
+        "models = capsulenet.CapsNet((28, 28, 1), 10)\n"
+        "saving.load_weights(models[0], sys.argv[1])\n"
+        "network = keras.Model(models[1].input, models[1].outputs[0])\n"
+        "x, y = (a[:20] for a in datasets.load_dataset(sys.argv[2]).test)\n"
+        "gradient = adversarial.input_gradient(network, adversarial.gap)\n"
+        "np.save(sys.argv[3], gradient(x, y)[1])\n"
+    )
+    results = []
+    for backend in ("tensorflow", "jax", "torch"):
+        pytest.importorskip(backend)
+        path = tmp_path / f"{backend}.npy"
+        arguments = (trained[0] / "trained_model.h5", digits, path)
+        environment = os.environ | {"KERAS_BACKEND": backend}
+        command = [sys.executable, "-c", program, *map(str, arguments)]
+        subprocess.run(command, check=True, env=environment, cwd=ROOT, timeout=300)
+        results.append(np.load(path))
+    most = np.abs(results[0]).max()
+    for result in results[1:]:
+        np.testing.assert_allclose(result, results[0], atol=1e-4 * most)
+
+
+# Losses.
+
+
+def test_the_gap_is_to_the_longest_wrong_capsule():
+    y, lengths = LABELS[:2], np.array([[0.9, 0.2, 0.3], [0.8, 0.5, 0.1]], "float32")
+    gap = ops.convert_to_numpy(adversarial.gap(y, lengths))
+    np.testing.assert_allclose(gap, [0.3 - 0.9, 0.8 - 0.5], rtol=1e-6)
+
+
+def test_the_gap_has_a_gradient_where_the_margin_loss_is_flat():
+    def sure(images):  # right capsule above 0.9, others below 0.1
+        return LABELS * 0.92 + 0.01 + 0.01 * dense(images)
+
+    for loss, flat in ((margin_loss, True), (adversarial.gap, False)):
+        _, g = adversarial.input_gradient(sure, loss)(IMAGES, LABELS)
+        assert (~g.any(axis=(1, 2, 3)) == flat).all()
+
+
+def test_log_odds_have_the_signs_of_the_cross_entropy():
+    def softmax(images, scale=1.0):
+        outputs = ops.matmul(ops.reshape(images, (-1, 12)), KERNEL)
+        return ops.softmax(scale * outputs + 40 * (scale > 1) * LABELS)
+
+    def cross_entropy(y, p):
+        return -ops.log(ops.sum(y * p, axis=-1))
+
+    losses = (cross_entropy, adversarial.log_odds)
+    pair = [adversarial.input_gradient(softmax, loss) for loss in losses]
+    first, second = (gradient(IMAGES, LABELS)[1] for gradient in pair)
+    np.testing.assert_array_equal(np.sign(first), np.sign(second))
+    # where the probability is rounded to 1, the cross-entropy has no gradient
+    pair = [adversarial.input_gradient(lambda x: softmax(x, 2.0), f) for f in losses]
+    first, second = (gradient(IMAGES, LABELS)[1] for gradient in pair)
+    assert np.abs(first).max() < 1e-12 and np.abs(second).min() > 1e-3
+
+
+# The walk.
+
+
+def two_halves(images):
+    """Lengths of two capsules: how bright an image is on the left and on the right."""
+    return ops.mean(images, axis=(1, 3)) ** 2
+
+
+def recorded(model):
+    """A gradient of the target's length, and the images that it was asked for."""
+    gradient = adversarial.input_gradient(model, adversarial.target_length)
+    seen = []
+
+    def record(images, labels):
+        seen.append(images.copy())
+        return gradient(images, labels)
+
+    return record, seen
+
+
+def test_the_walk_takes_steps_of_a_size_until_the_network_says_so():
+    images = np.zeros((3, 4, 2, 1), "float32")
+    images[:, :, 0] = [[[0.5]], [[0.99]], [[0.1]]]
+    images[:, :, 1] = 0.2
+    labels = np.array([[0, 1], [0, 1], [0, 1]], "float32")
+    gradient, seen = recorded(two_halves)
+    before = images.copy()
+    changed, steps, outputs = adversarial.walk(gradient, images, labels, 0.1, 100)
+    np.testing.assert_array_equal(images, before)  # the test set stays as it is
+    # four pixels on the right grow by 0.05 a step, from 0.2
+    assert steps.tolist() == [7, 16, 0]
+    assert (outputs.argmax(1) == 1).all()
+    np.testing.assert_array_equal(changed[2], images[2])
+    np.testing.assert_array_equal(changed[:, :, 0], images[:, :, 0])
+    np.testing.assert_array_equal(changed, seen[-1])
+    for a, b in zip(seen, seen[1:]):
+        norms = np.sqrt(np.square(b - a).sum(axis=(1, 2, 3)))
+        assert norms.max() < 0.1 * 1.00001
+        assert b.min() >= 0 and b.max() <= 1
+
+
+def test_a_walk_that_does_not_arrive_ends():
+    images = np.ones((1, 4, 2, 1), "float32")
+    images[0, :, 1] = 0.5
+    labels = np.array([[0, 1]], "float32")  # at best they are equal: not reached
+    gradient, seen = recorded(two_halves)
+    changed, steps, outputs = adversarial.walk(gradient, images, labels, 0.3, 12)
+    assert steps.tolist() == [12] and len(seen) == 13
+    assert outputs.argmax(1).tolist() == [0]
+    assert changed.max() == 1
+
+
+def test_a_walk_without_a_gradient_stays_where_it_is():
+    images = IMAGES[:1]
+    gradient, _ = recorded(lambda images: 0 * two_halves(images) + LABELS[:1])
+    changed, steps, _ = adversarial.walk(
+        gradient, images, [[0, 1]] * LABELS[:1, :2], 1, 3
+    )
+    np.testing.assert_array_equal(changed, images)
+    assert steps.tolist() == [3]
+
+
+def test_capsnet_walks_from_class_to_class(network, mnist):
+    x, y = (a[:6] for a in mnist.test)
+    labels = np.roll(y, 1, axis=1)
+    gradient, seen = recorded(network)
+    changed, steps, lengths = adversarial.walk(gradient, x, labels, 0.5, 8)
+    reached = lengths.argmax(1) == labels.argmax(1)
+    assert (steps[~reached] == 8).all() and (steps[reached] < 9).all()
+    assert changed.min() >= 0 and changed.max() <= 1
+    for a, b in zip(seen, seen[1:]):
+        assert np.sqrt(np.square(b - a).sum(axis=(1, 2, 3))).max() < 0.5 * 1.0001
+    said = network.predict(changed, verbose=0).argmax(1)
+    np.testing.assert_array_equal(said, lengths.argmax(1))
+
+
+# Sign attacks.
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+def test_sign_attacks_stay_within_epsilon(steps):
+    gradient = adversarial.input_gradient(dense, adversarial.gap)
+    first = gradient(IMAGES, LABELS)[1]
+    attack = (gradient, IMAGES, LABELS)
+    for epsilon in (0.0, 0.05, 0.3):
+        changed = adversarial.sign_attack(*attack, epsilon, steps, first)
+        assert changed.dtype == np.float32
+        assert np.abs(changed - IMAGES).max() <= epsilon + 1e-7
+        assert changed.min() >= 0 and changed.max() <= 1
+        if epsilon == 0:
+            np.testing.assert_array_equal(changed, IMAGES)
+        elif steps == 1:
+            fgsm = np.clip(IMAGES + epsilon * np.sign(first), 0, 1)
+            np.testing.assert_allclose(changed, fgsm, atol=1e-6)
+        else:
+            before, after = (gradient(x, LABELS)[0] for x in (IMAGES, changed))
+            gaps = [ops.convert_to_numpy(adversarial.gap(LABELS, o))
+                    for o in (before, after)]  # fmt: skip
+            assert (gaps[1] > gaps[0]).all()
+
+
+# Pictures.
+
+
+@pytest.mark.parametrize("reached", [0, 1])
+def test_walks_of_colour_images_are_drawn(reached, tmp_path):
+    n, names = 3, ["cat", "a dog with a $\\long name", "3"]
+    images = RNG.random((n * n, 20, 30, 3), dtype="float32")
+    row = {"source": names[0], "target": names[1], "steps": 12, "summed_change": 3.25}
+    row["reached"] = reached
+    lengths = np.array([0.2, 0.9, 0.1])
+    path = tmp_path / "pair.png"
+    adversarial.plot_pair(images[0], images[1], lengths, row, names, path)
+    assert_picture(path)
+    path = tmp_path / "grid.png"
+    adversarial.plot_grid(images[:n], images[n:], [row] * 6, names, path)
+    assert_picture(path)
+
+
+# Runs.
+
+
+@pytest.fixture
+def arguments(trained, digits):
+    return ["-w", trained[0] / "trained_model.h5", "--data_dir", digits]
+
+
+def test_a_pair(arguments, tmp_path):
+    process = run(
+        *(*arguments, "--save_dir", tmp_path, "--source", 3, "--target", 8),
+        *("--max_steps", 2),
+        program=("-m", "experiments.adversarial"),
+        cwd=ROOT,
+    )
+    assert process.returncode == 0 and process.stderr == ""
+    lines = process.stdout.splitlines()
+    (row,) = read_rows(tmp_path / "walk-3-8.csv")
+    assert (row["source"], row["target"]) == ("3", "8")
+    outcome = "reached" if row["reached"] == "1" else "not reached"
+    assert lines[-3].startswith(f"3 to 8: {outcome} in {row['steps']} steps")
+    assert 0 < float(row["l2"]) <= 2 * 0.2 + 1e-4
+    assert float(row["linf"]) <= float(row["l2"]) <= float(row["summed_change"])
+    paths = [tmp_path / name for name in ("walk-3-8.png", "walk-3-8.csv")]
+    assert lines[-2:] == [f"Wrote {path}" for path in paths]
+    assert_picture(paths[0])
+
+
+def test_all_pairs(arguments, tmp_path, capsys):
+    assert main(*arguments, "--save_dir", tmp_path, "--max_steps", 1) == 0
+    rows = read_rows(tmp_path / "walk.csv")
+    pairs = [(row["source"], row["target"]) for row in rows]
+    assert pairs == [(str(a), str(b)) for a in range(10) for b in range(10) if a != b]
+    assert all(row["steps"] in "01" for row in rows)
+    assert_picture(tmp_path / "walk.png")
+    assert capsys.readouterr().out.count(" to ") >= 90
+
+
+def tiny_baseline(input_shape, n_class):
+    image = keras.Input(input_shape)
+    x = keras.layers.Flatten()(image)
+    return keras.Model(image, keras.layers.Dense(n_class, activation="softmax")(x))
+
+
+@pytest.mark.parametrize("attack", ["fgsm", "iterative"])
+def test_sign_attacks_beside_a_baseline(
+    attack, arguments, tmp_path, capsys, monkeypatch
+):
+    # The real one takes seconds a batch; it is tested on its own.
+    monkeypatch.setattr(adversarial, "Baseline", tiny_baseline)
+    saving.save_model(tiny_baseline((28, 28, 1), 10), tmp_path / "baseline.h5", {})
+    options = ["--attack", attack, "--epsilons", 0.2, 0, "--count", 20]
+    options += ["--steps", 2] if attack == "iterative" else []
+    files = ["--baseline", tmp_path / "baseline.h5", "--save_dir", tmp_path]
+    assert main(*arguments, *options, *files) == 0
+    out = capsys.readouterr().out
+    rows = read_rows(tmp_path / f"{attack}.csv")
+    kinds = ["margin loss", "gap", "cross-entropy"]
+    assert [row["loss"] for row in rows] == [k for k in kinds for _ in range(2)]
+    assert [row["epsilon"] for row in rows] == ["0.0", "0.2"] * 3
+    assert {row["images"] for row in rows} == {"20"}
+    clean = [row["accuracy"] for row in rows[::2]]
+    assert clean[0] == clean[1]
+    for before, after in zip(rows[::2], rows[1::2]):
+        assert float(before["accuracy"]) >= float(after["accuracy"])
+        line = f"{after['loss']}: epsilon 0.2, accuracy {float(after['accuracy']):.4f}"
+        assert line in out
+    assert_picture(tmp_path / f"{attack}.png")
+
+
+def test_accuracy_at_epsilon_zero_is_the_accuracy(arguments, network, mnist, tmp_path):
+    options = ["--attack", "fgsm", "--epsilons", 0, "--count", 100]
+    assert main(*arguments, *options, "--save_dir", tmp_path) == 0
+    x, y = (a[:100] for a in mnist.test)
+    said = network.predict(x, verbose=0).argmax(1)
+    for row in read_rows(tmp_path / "fgsm.csv"):
+        assert float(row["accuracy"]) == pytest.approx(np.mean(said == y.argmax(1)))
+
+
+# What is refused.
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ("--source 3", "expected --source and --target, or neither of them"),
+        ("--source 3 --target 10", "--target: expected 0 to 9, received 10"),
+        ("--source x --target 1", "--source: expected 0 to 9, received x"),
+        ("--source 3 --target 3", "--target: expected another class than --source"),
+        ("--step_size 0", "--step_size: expected at least 0.0001"),
+        ("--max_steps 0", "--max_steps: expected 1 to "),
+        ("--count 5", "--count has no effect with --attack walk"),
+        ("--attack fgsm --source 3", "--source has no effect with --attack fgsm"),
+        ("--attack fgsm --steps 3", "--steps has no effect with --attack fgsm"),
+        ("--attack fgsm --epsilons 2", "--epsilons: expected at least 0 and less than"),
+        ("--attack fgsm --epsilons nan", "less than 1, received nan"),
+        ("--attack deepfool", "--attack: invalid choice: 'deepfool'"),
+    ],
+)
+def test_bad_arguments(options, complaint, arguments, tmp_path, capsys):
+    folder = tmp_path / "out"
+    assert main(*arguments, "--save_dir", folder, *options.split()) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1
+    assert complaint in err
+    assert not folder.exists()
+
+
+def test_a_grid_of_too_many_classes():
+    args = SimpleNamespace(source=None, target=None)
+    with pytest.raises(command_line.UsageError, match="all pairs of 100 classes"):
+        adversarial.settle_classes([str(i) for i in range(100)], args)

@@ -1,0 +1,139 @@
+"""experiments/mnist_table.py: what is run, what goes on, and what the table says."""
+
+import csv
+
+import pytest
+
+import command_line
+from experiments import mnist_table
+
+
+def write_log(folder, *errors):
+    """The log of a run with these test errors in %."""
+    folder.mkdir(parents=True)
+    lines = [f"{i},{1 - error / 100}\n" for i, error in enumerate(errors, start=1)]
+    (folder / "log.csv").write_text("epoch,test_accuracy\n" + "".join(lines))
+
+
+def read_table(folder):
+    with open(folder / "table.csv", newline="") as file:
+        return {(r["recipe"], r["network"]): r for r in csv.DictReader(file)}
+
+
+def make_table(folder, epochs):
+    flags = ["--trials", "0", "--epochs", str(epochs), "--save_dir", str(folder)]
+    assert mnist_table.main(flags) == 0
+    return read_table(folder), (folder / "table.md").read_text()
+
+
+def test_means_and_deviations_of_what_was_run(tmp_path):
+    for trial, error in enumerate((0.30, 0.36, 0.42)):
+        write_log(tmp_path / "seed" / "v4" / str(trial), 1.5, error)
+    write_log(tmp_path / "seed" / "v1" / "0", 2, 0.5)
+    write_log(tmp_path / "paper" / "v4-ema0.999" / "0", 1, 0.25)
+    rows, text = make_table(tmp_path, epochs=2)
+    row = rows["seed", "v4"]
+    assert (row["trials"], row["mean"], row["std"]) == ("3", "0.36", "0.06")
+    assert row["errors"] == "0.30 0.36 0.42"
+    assert "| seed | 2 | v4 | 3 | yes | 0.360 (0.060) | 3 | 0.25 (0.005) |" in text
+    # One trial has no deviation, and an average of the weights a row of its own.
+    assert "| seed | 2 | v1 | 1 | no | 0.500 | 1 | 0.34 (0.032) |" in text
+    assert "| paper | 2 | v4-ema0.999 | 3 | yes | 0.250 | 1 |" in text
+    for name in ("errors_seed.png", "errors_paper.png"):
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_was_not_run_is_an_empty_cell(tmp_path):
+    rows, text = make_table(tmp_path, epochs=50)
+    assert {row["trials"] for row in rows.values()} == {"0"}
+    assert {row["mean"] for row in rows.values()} == {""}
+    assert text.count("not run") == 10  # five networks, two recipes
+    assert not list(tmp_path.glob("*.png"))
+
+
+def test_longer_runs_count_with_the_epoch_that_is_asked_for(tmp_path):
+    write_log(tmp_path / "seed" / "v4" / "0", 3, 2, 1)
+    write_log(tmp_path / "seed" / "v4" / "1", 4)  # not so far yet
+    for epochs, errors in ((1, "3.00 4.00"), (2, "2.00"), (3, "1.00"), (4, "")):
+        rows, _ = make_table(tmp_path, epochs)
+        assert rows["seed", "v4"]["errors"] == errors
+
+
+def commands(monkeypatch):
+    """The command lines that would be run; they leave a log of two epochs."""
+    called = []
+
+    def main(argv, build_parser, run):
+        called.append((run.__module__, argv))
+        return 0
+
+    monkeypatch.setattr(command_line, "main", main)
+    return called
+
+
+def test_each_trial_is_a_run_of_the_scripts(monkeypatch, tmp_path):
+    called = commands(monkeypatch)
+    flags = ["--epochs", "2", "--trials", "2", "--save_dir", str(tmp_path)]
+    assert mnist_table.main([*flags, "--recipe", "paper", "--ema", "0.99"]) == 0
+    assert len(called) == 10
+    lines = {
+        (module, argv[argv.index("--save_dir") + 1].removeprefix(str(tmp_path))): argv
+        for module, argv in called
+    }
+    v1 = lines["capsulenet", "/paper/v1-ema0.99/1"]
+    assert v1[v1.index("--routings") + 1] == "1"
+    assert v1[v1.index("--lam_recon") + 1] == "0"
+    assert v1[v1.index("--seed") + 1] == "1"
+    assert v1[v1.index("--recipe") + 1] == "paper"
+    v4 = lines["capsulenet", "/paper/v4-ema0.99/0"]
+    assert v4[v4.index("--routings") + 1] == "3"
+    assert "--lam_recon" not in v4 and "--resume" not in v4
+    assert "--overwrite" in v4  # a published log may lie there
+    assert (
+        "--routings" not in lines["experiments.baseline", "/paper/baseline-ema0.99/0"]
+    )
+
+
+def test_only_what_is_missing_is_run(monkeypatch, tmp_path):
+    called = commands(monkeypatch)
+    write_log(tmp_path / "seed" / "v4" / "0", 1, 1)  # finished
+    write_log(tmp_path / "seed" / "v3" / "0", 1)  # interrupted
+    (tmp_path / "seed" / "v3" / "0" / "run_state.h5").write_text("")
+    flags = ["--epochs", "2", "--trials", "1", "--cells", "v4", "v3"]
+    assert mnist_table.main([*flags, "--save_dir", str(tmp_path)]) == 0
+    ((_, argv),) = called
+    folder = str(tmp_path / "seed" / "v3" / "0")
+    assert argv == ["--epochs", "2", "--save_dir", folder, "--resume"]
+
+
+def test_a_run_that_ends_badly_ends_the_table(monkeypatch, tmp_path):
+    monkeypatch.setattr(command_line, "main", lambda *arguments: 130)
+    assert mnist_table.main(["--save_dir", str(tmp_path)]) == 130
+    assert (tmp_path / "table.md").exists()  # of what there is
+
+
+@pytest.mark.parametrize(
+    ("flags", "complaint"),
+    [
+        (["--cells", "v5"], "invalid choice: 'v5'"),
+        (["--trials", "-1"], "expected 0 to"),
+        (["--recipe", "mine"], "invalid choice: 'mine'"),
+    ],
+)
+def test_bad_values(flags, complaint, tmp_path, capsys):
+    assert mnist_table.main([*flags, "--save_dir", str(tmp_path / "new")]) == 2
+    error = capsys.readouterr().err
+    assert complaint in error and error.count("\n") == 1
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_real_run(digits, tmp_path, capsys):
+    flags = ["--epochs", "1", "--trials", "1", "--cells", "v2", "--train_size", "40"]
+    flags += ["--data_dir", str(digits), "--save_dir", str(tmp_path)]
+    assert mnist_table.main(flags) == 0
+    assert f"Wrote {tmp_path / 'table.md'}" in capsys.readouterr().out
+    errors = mnist_table.read_errors(str(tmp_path / "seed" / "v2" / "0"))
+    assert len(errors) == 1
+    assert read_table(tmp_path)["seed", "v2"]["mean"] == f"{errors[0]:.4f}".rstrip("0")
+    assert mnist_table.main(flags) == 0  # nothing is left to run
+    assert "Epoch 1/1" not in capsys.readouterr().out

@@ -1,0 +1,791 @@
+"""Runs that end before their time, and go on.
+
+`tests/long/kills.py` does at hundreds of moments what is done here at a few.
+"""
+
+import contextlib
+import errno
+import io
+import json
+import os
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import h5py
+import keras
+import numpy as np
+import pytest
+from conftest import (
+    assert_same_run,
+    read_log,
+    read_weights,
+    without_times,
+    write_digits,
+)
+
+import capsulenet
+import datasets
+import saving
+import training
+
+SCRIPT = Path(capsulenet.__file__).resolve()
+# The learning rate is right in epoch 1 and far too large in those that follow: the
+# first is the best one, and whatever differs by a bit soon differs by much.
+OPTIONS = ["--batch_size", 10, "--validation_size", 20, "--lr_decay", 30]
+SMALL = ["--image_size", 17, 17]  # where it does not matter what is learned
+REWRITTEN = (".lock", "log.csv", "log.png")  # whenever a run goes on
+PATIENCE = 300  # seconds, for a machine that is very busy
+
+
+def main(*arguments):
+    return capsulenet.main([str(argument) for argument in arguments])
+
+
+def quiet_main(*arguments):
+    """For fixtures of a module, whose output is not captured."""
+    with contextlib.redirect_stdout(io.StringIO()) as output:
+        assert main(*arguments) == 0
+    return output.getvalue()
+
+
+def finished_epochs(folder):
+    return len(saving.read_run(str(folder / "run_state.h5"))["rows"])
+
+
+def contents(folder, but=(".lock",)):
+    """The files in a folder, with the times at which they were written."""
+    return {
+        path.name: (path.read_bytes(), path.stat().st_mtime_ns)
+        for path in folder.rglob("*")
+        if path.is_file() and path.name not in but
+    }
+
+
+@pytest.fixture(scope="module")
+def few(mnist, tmp_path_factory):
+    """A --data_dir with few digits."""
+    return write_digits(tmp_path_factory.mktemp("few"), mnist, 120, 30)
+
+
+@pytest.fixture(scope="module")
+def two_epochs(few, tmp_path_factory):
+    """The folder of a run of two epochs that was never interrupted."""
+    folder = tmp_path_factory.mktemp("two")
+    quiet_main(*OPTIONS, "--epochs", 2, "--data_dir", few, "--save_dir", folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def first_epoch(few, tmp_path_factory):
+    """The folder of a run that was to have one epoch only."""
+    folder = tmp_path_factory.mktemp("first")
+    quiet_main(*OPTIONS, "--epochs", 1, "--data_dir", few, "--save_dir", folder)
+    return folder
+
+
+@pytest.fixture
+def finished(first_epoch, tmp_path):
+    """A copy of it, to go on with or to damage."""
+    return Path(shutil.copytree(first_epoch, tmp_path / "result"))
+
+
+@pytest.fixture
+def begun(first_epoch, tmp_path):
+    """A run state without its arrays: what is refused before they are read."""
+    folder = tmp_path / "result"
+    folder.mkdir()
+    with (
+        h5py.File(first_epoch / "run_state.h5") as whole,
+        h5py.File(folder / "run_state.h5", "w") as file,
+    ):
+        file.attrs["capsnet"] = whole.attrs["capsnet"]
+        file["run"] = whole["run"][()]
+    return folder
+
+
+@pytest.fixture
+def fails(capsys, tmp_path):
+    """Runs what ends with one line, and returns the line; nothing is to be touched."""
+
+    def fails(*arguments, status=2):
+        before = contents(tmp_path)
+        assert main(*arguments) == status
+        assert contents(tmp_path) == before
+        return one_line(capsys)
+
+    return fails
+
+
+def one_line(capsys):
+    out, err = capsys.readouterr()
+    assert err.endswith("\n") and err.count("\n") == 1
+    return err.split(": error: ")[1]
+
+
+@pytest.fixture
+def no_pictures(monkeypatch):
+    """Leaves out the test at the end, which takes as long as all the rest."""
+    monkeypatch.setattr(capsulenet, "test", lambda *arguments: None)
+    monkeypatch.setattr(capsulenet, "manipulate_latent", lambda *arguments: None)
+
+
+@pytest.fixture
+def on_step(monkeypatch):
+    """Does something at the end of a training step."""
+
+    def on_step(epoch, step, do):
+        def on_train_batch_end(self, batch, logs=None):
+            if (self.epoch + 1, batch + 1) == (epoch, step):
+                do()
+            check(self, batch, logs)
+
+        check = training.StopOnNaN.on_train_batch_end
+        monkeypatch.setattr(
+            training.StopOnNaN, "on_train_batch_end", on_train_batch_end
+        )
+
+    return on_step
+
+
+# Going on.
+
+
+def kill(tmp_path, *runs):
+    """Starts runs one after the other, each of which kills itself at a point.
+
+    They are forked from a process that has computed nothing so far, as this one may
+    have.
+    """
+    script = (
+        "import json, sys\n"
+        "from tests.long.processes import Forked, Point\n"
+        "for arguments, point in json.loads(sys.argv[1]):\n"
+        "    print(Forked(arguments, sys.argv[2], Point(*point)).wait())\n"
+    )
+    runs = json.dumps([[list(map(str, a)), point] for a, point in runs])
+    process = subprocess.run(
+        [sys.executable, "-c", script, runs, tmp_path / "output.txt"],
+        cwd=SCRIPT.parent,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    return [int(status) for status in process.stdout.split()]
+
+
+def test_a_run_goes_on_as_if_it_had_never_ended(finished, two_epochs, tmp_path, capsys):
+    """A finished run gets another epoch, and is killed twice in it."""
+    more = ["--resume", "--epochs", 2, "--save_dir", finished]
+    statuses = kill(
+        tmp_path,
+        (more, ["run_state.h5", "in the middle of a write", 2]),
+        (more, ["", "after a training step", 2, 5]),
+    )
+    assert statuses == 2 * [-signal.SIGKILL]
+    assert finished_epochs(finished) == 1
+    assert without_times(read_log(finished)) == without_times(read_log(two_epochs)[:1])
+
+    assert main(*more) == 0
+    assert_same_run(finished, two_epochs)
+    files = sorted(os.listdir(two_epochs))
+    assert sorted(os.listdir(finished)) == files
+    for name in files:
+        if name.endswith(".png"):
+            assert (finished / name).read_bytes() == (two_epochs / name).read_bytes()
+
+    # The best epoch was before the kills.
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert out.startswith("Going on after epoch 1 of 2: CapsNet, ")
+    assert "Taking the weights of epoch 1, the best in validation.\n" in out
+    best, last = (
+        read_weights(finished / name)["conv1/conv1/0/kernel"]
+        for name in ("trained_model.h5", "run_state.h5")
+    )
+    assert not np.array_equal(best, last)
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_the_log_is_written_anew(finished, first_epoch):
+    """A run may end between its state and its log, or in the writing of a file."""
+    (finished / "log.csv").unlink()
+    for name in ("run_state.h5", "log.csv", "log.png", "trained_model.h5"):
+        (finished / f".123.{name}").write_text("cut")
+    assert main("--resume", "--save_dir", finished) == 0
+    assert sorted(os.listdir(finished)) == sorted(os.listdir(first_epoch))
+    assert_same_run(finished, first_epoch)
+
+
+class ReachedError(datasets.DataError):
+    pass
+
+
+@pytest.fixture
+def no_data(monkeypatch):
+    """Ends a run where it loads its data."""
+
+    def load_dataset(*arguments):
+        raise ReachedError(f"loading {arguments[1]}")
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+
+
+@pytest.mark.usefixtures("no_data")
+@pytest.mark.parametrize(
+    "flags", ["", "--lr 0.001 --batch_size 10 --lam_recon 0.392 -r 3", "--digit 7"]
+)
+def test_flags_are_those_of_the_run(begun, fails, few, flags):
+    message = fails("--resume", "--save_dir", begun, *flags.split())
+    assert message == f"loading {few}\n"
+
+
+@pytest.mark.usefixtures("no_data")
+@pytest.mark.parametrize(
+    ("flag", "expected", "received"),
+    [
+        ("--lr", "0.001", "0.002"),
+        ("--lr_decay", "30.0", "0.9"),
+        ("--batch_size", "10", "100"),
+        ("--validation_size", "20", "0"),
+        ("--train_size", "None", "50"),
+        ("--seed", "0", "1"),
+        ("--routings", "3", "1"),
+        ("--lam_recon", "0.392", "0.0"),
+        ("--shift_fraction", "0.1", "0.2"),
+        ("--precision", "float32", "mixed_bfloat16"),
+        ("--dataset", "mnist", "fashion_mnist"),
+        ("--weights", "None", "other.h5"),
+    ],
+)
+def test_flags_that_contradict_the_run(begun, fails, flag, expected, received):
+    message = fails("--resume", "--save_dir", begun, flag, received)
+    assert message == (
+        f"{flag}: expected {expected}, with which the run in {begun} was begun, "
+        f"received {received}\n"
+    )
+
+
+@pytest.mark.usefixtures("no_data")
+def test_fewer_epochs_than_are_finished(two_epochs, fails):
+    message = fails("--resume", "--epochs", 1, "--save_dir", two_epochs)
+    expected = "--epochs: expected at least 2, as many are finished, received 1\n"
+    assert message == expected
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_the_same_data_may_lie_elsewhere(finished, few, tmp_path):
+    moved = shutil.copytree(few, tmp_path / "moved")
+    assert main("--resume", "--save_dir", finished, "--data_dir", moved) == 0
+    run = saving.read_run(str(finished / "run_state.h5"))
+    assert finished_epochs(finished) == 1 and run["best_epoch"] == 1
+
+
+def test_other_data(finished, fails, few, tmp_path, capsys):
+    with np.load(few / "mnist.npz") as file:
+        arrays = dict(file)
+    arrays["x_train"][7, 14, 14] ^= 1  # a pixel is enough
+    (tmp_path / "other").mkdir()
+    np.savez(tmp_path / "other" / "mnist.npz", **arrays)
+    message = fails(
+        "--resume", "--save_dir", finished, "--data_dir", tmp_path / "other"
+    )
+    assert "expected the images and labels that the run was begun with" in message
+
+
+# What a folder holds already.
+
+
+@pytest.mark.usefixtures("no_data")
+@pytest.mark.parametrize("name", ["run_state.h5", "log.csv", "trained_model.h5"])
+def test_a_run_is_not_replaced_unasked(fails, tmp_path, name):
+    (tmp_path / name).write_text("of an earlier run")
+    assert fails("--save_dir", tmp_path) == (
+        f"--save_dir: {tmp_path} holds a run already ({name}): --resume goes on with "
+        "it, --overwrite replaces it\n"
+    )
+
+
+def test_overwrite(finished, few, on_step, monkeypatch, capsys):
+    (finished / "manipulate-7.png").write_text("of the earlier run")
+    (finished / "notes.txt").write_text("of the user")
+    earlier = contents(finished)
+    seen = []
+    on_step(1, 2, lambda: seen.append(contents(finished)))
+    # The run ends after the first epoch: a signal comes while the log is written.
+    write_log = training.EpochLog.write_log
+
+    def interrupt(log):
+        os.kill(os.getpid(), signal.SIGTERM)
+        write_log(log)
+
+    monkeypatch.setattr(training.EpochLog, "write_log", interrupt)
+    options = [*SMALL, "--epochs", 2, "--seed", 1, "--data_dir", few]
+    assert main("--overwrite", *options, "--save_dir", finished) == 143
+
+    assert seen == [earlier]  # at the last step of the first epoch
+    files = ["log.csv", "log.png", "notes.txt", "run_state.h5"]
+    assert sorted(contents(finished)) == files
+    run = saving.read_run(str(finished / "run_state.h5"))
+    assert run["arguments"]["seed"] == 1 and len(run["rows"]) == 1
+    assert len(read_log(finished)) == 1
+    _, err = capsys.readouterr()
+    assert "epoch 1 is the last one finished" in err.splitlines()[-1]
+
+
+def end_epoch(model, *arguments, epochs, callbacks, **options):
+    """In the place of `fit`: the end of the last epoch is all that there is of it."""
+    (log,) = [c for c in callbacks if isinstance(c, training.EpochLog)]
+    log.set_model(model)
+    log.on_epoch_begin(epochs - 1)
+    names = ["learning_rate", "loss", *capsulenet.METRICS]
+    log.on_epoch_end(epochs - 1, dict.fromkeys(names, 0.5))
+
+
+def test_overwriting_that_fails_leaves_the_earlier_run(
+    finished, few, monkeypatch, capsys
+):
+    def replace(source, target):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(keras.Model, "fit", end_epoch)
+    monkeypatch.setattr(os, "replace", replace)
+    before = contents(finished)
+    options = ["--overwrite", "--epochs", 1, "--data_dir", few]
+    assert main(*options, "--save_dir", finished) == 2
+    assert one_line(capsys).endswith("cannot be written: Input/output error\n")
+    assert contents(finished) == before
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_going_on_finishes_what_overwrite_began(finished, first_epoch):
+    """A run may end when its first state is there, and the earlier run is, too."""
+    written = (finished / "run_state.h5").stat().st_mtime
+    for name in ("trained_model.h5", "manipulate-7.png"):
+        (finished / name).write_text("of the earlier run")
+        os.utime(finished / name, (written - 60, written - 60))
+    assert main("--resume", "--save_dir", finished) == 0
+    assert sorted(os.listdir(finished)) == sorted(os.listdir(first_epoch))
+    assert_same_run(finished, first_epoch)
+
+
+@pytest.mark.usefixtures("no_data")
+def test_there_is_no_run_to_go_on_with(fails, tmp_path):
+    for folder in (tmp_path, tmp_path / "nowhere"):
+        assert fails("--resume", "--save_dir", folder) == (
+            f"--resume: there is no run to go on with, no {folder}/run_state.h5\n"
+        )
+
+
+# Run states that are not what they should be.
+
+
+def forge(folder, change):
+    """Changes the JSON of a run state."""
+    with h5py.File(folder / "run_state.h5", "r+") as file:
+        run = json.loads(file["run"][()].tobytes())
+        change(run)
+        del file["run"]
+        file["run"] = np.frombuffer(json.dumps(run).encode(), "uint8")
+
+
+def rename_column(run):
+    run["rows"] = [
+        {"error" if k == "test_loss" else k: v for k, v in row.items()}
+        for row in run["rows"]
+    ]
+
+
+def argument(**values):
+    return lambda run: run["arguments"].update(values)
+
+
+@pytest.mark.usefixtures("no_data")
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (argument(drop_remainder="yes"), "damaged run state: other arguments"),
+        (argument(momentum=0.9), "damaged run state: other arguments"),
+        (argument(help=True), "damaged run state: other arguments"),
+        (argument(epoch=3), "damaged run state: other arguments"),  # an abbreviation
+        (lambda run: run["arguments"].pop("lr"), "damaged run state: other arguments"),
+        (argument(lr="fast"), "damaged run state: argument --lr: "),
+        (argument(epochs=None), "damaged run state: other arguments"),
+        (argument(batch_size=0), "damaged run state: argument --batch_size: "),
+        (argument(image_size=[28]), "damaged run state: other arguments"),
+        (argument(image_size=[0, 28]), "damaged run state: argument --image_size: "),
+        (lambda run: run.update(arguments=[]), "damaged run state"),
+        (lambda run: run.update(rows=[]), "damaged run state"),
+        (lambda run: run["rows"][0].update(epoch=2), "damaged run state"),
+        (lambda run: run["rows"][0].update(loss="low"), "damaged run state"),
+        (lambda run: run.update(best_epoch=2), "damaged run state"),
+        (lambda run: run.update(digest=None), "damaged run state"),
+    ],
+)
+def test_forged_run_states(begun, fails, change, complaint):
+    forge(begun, change)
+    message = fails("--resume", "--save_dir", begun)
+    assert message.startswith(f"{begun}/run_state.h5: {complaint}")
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (rename_column, "expected a log with the columns epoch, "),
+        (lambda run: run.update(digest="0" * 64), "expected the images and labels"),
+    ],
+)
+def test_run_states_of_another_run(finished, fails, capsys, change, complaint):
+    forge(finished, change)
+    before = contents(finished)
+    assert main("--resume", "--save_dir", finished) == 2
+    assert contents(finished) == before
+    assert one_line(capsys).startswith(f"{finished}/run_state.h5: {complaint}")
+
+
+@pytest.mark.usefixtures("no_data")
+def test_a_run_state_that_is_cut(finished, fails):
+    path = finished / "run_state.h5"
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    message = fails("--resume", "--save_dir", finished)
+    assert message.startswith(f"{path}: damaged weights file: ")
+
+
+@pytest.mark.usefixtures("no_data")
+def test_a_model_is_no_run_state(finished, fails):
+    shutil.copy(finished / "trained_model.h5", finished / "run_state.h5")
+    message = fails("--resume", "--save_dir", finished)
+    assert "run_state.h5: expected the state of a run, found none" in message
+
+
+def test_a_run_state_is_a_model_file_too(two_epochs):
+    path = str(two_epochs / "run_state.h5")
+    model = capsulenet.CapsNet((28, 28, 1), 10)[0]
+    saving.load_weights(model, path)
+    loaded = model.get_weights()
+    model.set_weights([np.zeros_like(weight) for weight in loaded])
+    model.load_weights(path)  # by Keras
+    for weight, other in zip(loaded, model.get_weights()):
+        np.testing.assert_array_equal(weight, other)
+    expected = read_weights(path)["conv1/conv1/0/kernel"]
+    np.testing.assert_array_equal(model.get_layer("conv1").kernel, expected)
+
+
+# Two runs in one folder.
+
+
+@pytest.mark.parametrize("flags", [[], ["--resume"], ["--overwrite"]])
+def test_a_second_run_is_refused(first_epoch, few, tmp_path, fails, capsys, flags):
+    folder = tmp_path / "result"
+    if flags:
+        shutil.copytree(first_epoch, folder)
+    folder.mkdir(exist_ok=True)
+    with saving.lock_folder(folder):
+        options = [*OPTIONS, "--data_dir", few, "--save_dir", folder]
+        assert fails(*flags, *options) == f"{folder}: another run is at work here\n"
+    with saving.lock_folder(folder):  # it is free again
+        pass
+
+
+def test_locks_on_windows(monkeypatch, tmp_path):
+    """Windows itself is not at hand: which calls are made is all that is seen here."""
+    calls = []
+
+    def locking(descriptor, mode, size):
+        calls.append((os.fstat(descriptor).st_ino, mode, size))
+        if len(calls) > 1:
+            raise PermissionError(13, "Permission denied")
+
+    msvcrt = SimpleNamespace(locking=locking, LK_NBLCK=2)
+    monkeypatch.setitem(sys.modules, "msvcrt", msvcrt)
+    monkeypatch.setattr(saving, "os", SimpleNamespace(name="nt", path=os.path))
+    with saving.lock_folder(tmp_path):
+        assert calls == [((tmp_path / ".lock").stat().st_ino, 2, 1)]
+        with (
+            pytest.raises(OSError, match="another run is at work here"),
+            saving.lock_folder(tmp_path),
+        ):
+            pass
+
+
+# SIGINT (Ctrl-C) and SIGTERM.
+
+
+def start(folder, *arguments):
+    """The script in a process of its own, with its output in files."""
+    output, errors = folder / "output.txt", folder / "errors.txt"
+    with open(output, "wb") as stdout, open(errors, "wb") as stderr:
+        return subprocess.Popen(
+            [sys.executable, SCRIPT, *map(str, arguments)],
+            cwd=folder,
+            env={k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"},
+            stdout=stdout,
+            stderr=stderr,
+        )
+
+
+def wait_until(condition, process):
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert process.poll() is None and time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_sigint_in_a_process_of_its_own(few, tmp_path):
+    options = [*SMALL, "--epochs", 10_000, "--batch_size", 10, "--data_dir", few]
+    process = start(tmp_path, *options, "--save_dir", "result")
+    try:
+        output = tmp_path / "output.txt"
+        wait_until(lambda: "Epoch 2/" in output.read_text(), process)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(PATIENCE) == 130
+    finally:
+        process.kill()
+        process.wait()
+    n = finished_epochs(tmp_path / "result")
+    assert (tmp_path / "errors.txt").read_text() == (
+        "\nStopping after this step; the same again stops at once.\n"
+        f"capsulenet.py: interrupted; epoch {n} is the last one finished, "
+        "--resume --save_dir result goes on from there\n"
+    )
+    files = [".lock", "log.csv", "log.png", "run_state.h5"]
+    assert sorted(os.listdir(tmp_path / "result")) == files
+    assert len(read_log(tmp_path / "result")) == n
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs /proc")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_while_the_libraries_are_loaded(tmp_path, number):
+    process = start(tmp_path, "--save_dir", "result")
+
+    def is_handled():
+        text = Path(f"/proc/{process.pid}/status").read_text()
+        caught = int(re.search(r"SigCgt:\s*(\w+)", text)[1], 16)
+        return caught >> (signal.SIGTERM - 1) & 1
+
+    try:
+        wait_until(is_handled, process)
+        process.send_signal(number)
+        assert process.wait(PATIENCE) == 128 + number
+    finally:
+        process.kill()
+        process.wait()
+    assert sorted(os.listdir(tmp_path)) == ["errors.txt", "output.txt"]
+    # Nothing, or one line if the signal came so late that `main` was there.
+    errors = (tmp_path / "errors.txt").read_text()
+    assert re.fullmatch(r"(capsulenet\.py: interrupted.*\n)?", errors)
+
+
+def test_signals_before_the_training(monkeypatch, capsys, tmp_path):
+    def load_dataset(*arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        pytest.fail("it goes on")
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    before = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
+    assert main("--save_dir", tmp_path / "result") == 143
+    assert capsys.readouterr().err.endswith(": interrupted; no epoch was finished\n")
+    assert not (tmp_path / "result").exists()
+    # Whoever calls `main` has their handlers back.
+    assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_a_signal_in_the_first_epoch(few, on_step, capsys, tmp_path):
+    steps = []
+    on_step(1, 2, lambda: os.kill(os.getpid(), signal.SIGINT))
+    on_step(1, 3, lambda: steps.append(3))
+    options = [*SMALL, "--batch_size", 10, "--data_dir", few, "--save_dir", tmp_path]
+    assert main(*options) == 130
+    assert steps == []
+    assert capsys.readouterr().err.endswith(": interrupted; no epoch was finished\n")
+    assert contents(tmp_path) == {}
+
+
+def test_a_second_signal_stops_at_once(finished, monkeypatch, capsys):
+    def fit(*arguments, **options):
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+        pytest.fail("it goes on")
+
+    monkeypatch.setattr(keras.Model, "fit", fit)
+    before = contents(finished, but=REWRITTEN)
+    assert main("--resume", "--epochs", 2, "--save_dir", finished) == 143
+    assert contents(finished, but=REWRITTEN) == before
+    assert capsys.readouterr().err.endswith(
+        ": interrupted; epoch 1 is the last one finished, "
+        f"--resume --save_dir {finished} goes on from there\n"
+    )
+
+
+def signal_twice(*arguments):
+    os.kill(os.getpid(), signal.SIGINT)
+    os.kill(os.getpid(), signal.SIGINT)
+    pytest.fail("it goes on")
+
+
+def test_a_second_signal_while_the_state_is_written(finished, monkeypatch, capsys):
+    monkeypatch.setattr(keras.Model, "fit", end_epoch)
+    monkeypatch.setattr(saving, "save_run", signal_twice)
+    assert main("--resume", "--epochs", 2, "--save_dir", finished) == 130
+    assert "epoch 1 is the last one finished" in capsys.readouterr().err
+    assert finished_epochs(finished) == 1
+
+
+def test_a_signal_after_the_last_epoch(finished, monkeypatch, capsys):
+    def fit(*arguments, **options):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(keras.Model, "fit", fit)
+    assert main("--resume", "--save_dir", finished) == 143
+    assert "epoch 1 is the last one finished" in capsys.readouterr().err
+
+
+def test_a_signal_in_the_test_at_the_end(finished, monkeypatch, capsys):
+    def test(*arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        pytest.fail("it goes on")
+
+    monkeypatch.setattr(capsulenet, "test", test)
+    assert main("--resume", "--save_dir", finished) == 143
+    assert capsys.readouterr().err.endswith(
+        ": interrupted; epoch 1 is the last one finished, "
+        f"--resume --save_dir {finished} goes on from there\n"
+    )
+
+
+# Losses that are not finite.
+
+
+def test_a_learning_rate_that_is_far_too_large(few, capsys, tmp_path):
+    options = [*SMALL, "--batch_size", 10, "--data_dir", few, "--save_dir", tmp_path]
+    assert main(*options, "--lr", 1e30) == 1
+    message = one_line(capsys)
+    assert re.fullmatch(
+        r"the loss is (nan|inf) in epoch 1, step \d+; try a lower learning rate, "
+        r"--lr 3e\+29; no epoch was finished\n",
+        message,
+    )
+    assert contents(tmp_path) == {}
+
+
+def test_the_last_good_weights_are_kept(few, capsys, tmp_path):
+    options = [*SMALL, "--batch_size", 10, "--data_dir", few, "--save_dir", tmp_path]
+    assert main(*options, "--lr", 1e-30, "--lr_decay", 1e60) == 1
+    path = tmp_path / "run_state.h5"
+    message = one_line(capsys)
+    assert re.match(r"the loss is (nan|inf) in epoch 2, step \d+; ", message)
+    assert message.endswith(f"; the weights of epoch 1 are in {path}\n")
+    assert all(np.isfinite(array).all() for array in read_weights(path).values())
+
+    weights = ["-t", "-w", path, "--data_dir", few, "--save_dir", tmp_path / "test"]
+    assert main(*weights) == 0
+    accuracy = float(read_log(tmp_path)[0]["test_accuracy"])
+    assert f"Test acc: {accuracy:.4f}\n" in capsys.readouterr().out
+
+
+# Disks.
+
+
+@contextlib.contextmanager
+def mounted(folder, options):
+    """A small disk of its own, where the system lets us have one."""
+    command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder]
+    if (
+        not shutil.which("mount")
+        or subprocess.run(command, capture_output=True).returncode
+    ):
+        pytest.skip("needs the permission to mount")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", folder], check=True)
+
+
+@contextlib.contextmanager
+def limited_size(megabytes):
+    """Writing beyond so much of a file fails."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (megabytes * 10**6, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_write_that_fails_leaves_the_files_of_before(finished, capsys):
+    before, log = contents(finished, but=REWRITTEN), read_log(finished)
+    with limited_size(megabytes=20):
+        assert main("--resume", "--epochs", 2, "--save_dir", finished) == 2
+    path = finished / "run_state.h5"
+    assert one_line(capsys) == f"{path}: cannot be written: File too large\n"
+    assert contents(finished, but=REWRITTEN) == before
+    assert read_log(finished) == log
+
+
+def test_a_disk_that_is_full(first_epoch, monkeypatch, capsys, tmp_path):
+    check_space = training.EpochLog.check_space
+
+    def fill(log, model):
+        check_space(log, model)  # there was room enough before
+        free = shutil.disk_usage(tmp_path).free
+        (tmp_path / "filler").write_bytes(bytes(free - 10_000_000))
+
+    monkeypatch.setattr(training.EpochLog, "check_space", fill)
+    with mounted(tmp_path, "size=400m"):
+        folder = tmp_path / "result"
+        shutil.copytree(first_epoch, folder)
+        before = contents(folder, but=REWRITTEN)
+        assert main("--resume", "--save_dir", folder) == 2
+        path = folder / "trained_model.h5"
+        message = f"{path}: cannot be written: No space left on device\n"
+        assert one_line(capsys) == message
+        assert contents(folder, but=REWRITTEN) == before
+
+
+def test_too_little_space_is_said_before_the_first_epoch(
+    few, monkeypatch, capsys, tmp_path
+):
+    usage = SimpleNamespace(free=200_000_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
+    assert main(*OPTIONS, "--data_dir", few, "--save_dir", tmp_path) == 2
+    assert re.fullmatch(
+        rf"{tmp_path}: expected 2\d\d MB of free disk space, found 200 MB\n",
+        one_line(capsys),
+    )
+    assert contents(tmp_path) == {}
+
+
+def test_a_folder_that_is_read_only(finished, capsys, tmp_path):
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    with mounted(folder, "size=1m,ro"):
+        assert main("--save_dir", folder) == 2
+    message = f"--save_dir: cannot write to {folder}: Read-only file system\n"
+    assert one_line(capsys) == message
+
+
+def test_a_file_is_safe_before_it_takes_its_name(monkeypatch, tmp_path):
+    """What a power cut asks for; a kill does not lose what was written."""
+    calls = []
+    fsync, replace = os.fsync, os.replace
+
+    def noted_fsync(descriptor):
+        what = "folder" if os.path.isdir(f"/proc/self/fd/{descriptor}") else "file"
+        calls.append(f"fsync {what}")
+        fsync(descriptor)
+
+    def noted_replace(source, target):
+        calls.append(f"{os.path.basename(target)}")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", noted_fsync)
+    monkeypatch.setattr(os, "replace", noted_replace)
+    saving.write_csv(str(tmp_path / "log.csv"), [{"epoch": 1}])
+    assert calls == ["fsync file", "log.csv", "fsync folder"]
