@@ -1,6 +1,7 @@
 """Some of the damaged and forged files of `tests/long/mutated_inputs.py`."""
 
 import csv
+import os
 import re
 import subprocess
 import sys
@@ -15,8 +16,15 @@ ROOT = Path(__file__).parent.parent
 
 def python(*args):
     # In a process of its own: this one may have started threads, which do not fork.
+    # Without what Keras sets here: it would let TensorFlow print.
+    environment = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}
     return subprocess.run(
-        [sys.executable, *args], cwd=ROOT, capture_output=True, text=True, timeout=300
+        [sys.executable, *args],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
 
 
@@ -36,7 +44,7 @@ def test_damaged_and_forged_files_load_or_end_in_one_line(kinds, n):
     assert [kind for kind, _ in said] == kinds
     for _, outcomes in said:
         assert re.fullmatch(
-            r"\d+ clear error(, \d+ library crash)?(, \d+ loaded)?", outcomes
+            r"\d+ clear error(, \d+ library crash)?, \d+ loaded", outcomes
         )
 
 
@@ -79,8 +87,8 @@ case.refused = True
 assert m.run_case(case, lambda args: None).name == "wrong load"
 assert m.run_case(case, lambda args: fail(DataError("bad"))).name == "clear error"
 
-for kind in m.KINDS:
-    for i in range(2 if kind in ("weights", "run_state") else 8):
+for kind in ("idx", "npz", "image", "mnist_pickle"):  # case 0 of the others is valid
+    for i in range(8):
         outcome = m.run_case(m.KINDS[kind].valid(random.Random(i)), m.KINDS[kind].run)
         assert outcome.name == "loaded", (kind, i, outcome)
     first, again = (m.make_case(kind, 3, 5)[1] for _ in range(2))

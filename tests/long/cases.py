@@ -267,6 +267,5 @@ def load_dataset(args) -> None:
         args.test_fraction,
         args.split_seed,
     )
-    args.batch_size = args.batch_size or 100  # as `capsulenet.run` settles it
     command_line.check_data(data, args)
     check_dataset(data)

@@ -264,6 +264,7 @@ def no_file(rng):
 RUN_STATE = RunStateKind(
     valid,
     [
+        valid,
         *(argument_names, rows, run_value, argument_value, optimizer, run_text, large),
         *(partial(forgery, f) for f in forged.FORGERIES),
         *(rows, argument_names, digest, argument_value, no_run, no_file),

@@ -421,6 +421,7 @@ def no_file(rng):
 WEIGHTS = WeightsKind(
     valid,
     [
+        valid,
         *(partial(forgery, f) for f in forged.FORGERIES),
         *(info_text, info_value, info_type, names, numbered, zip_headers, zip_bomb),
         *(zip_directory, info_value, names, other_file, other_network, no_file),
