@@ -172,10 +172,11 @@ def averaged(model: keras.Model):
         yield
         return
     variables = model.trainable_variables
-    weights = [ops.convert_to_numpy(variable) for variable in variables]
+    # Copies: JAX gives the memory of a model's arrays away while it predicts.
+    weights = [np.array(ops.convert_to_numpy(variable)) for variable in variables]
     averages = model.optimizer._model_variables_moving_average
     for variable, average in zip(variables, averages):
-        variable.assign(average)
+        variable.assign(np.array(ops.convert_to_numpy(average)))
     try:
         yield
     finally:
