@@ -33,11 +33,10 @@ def test_the_recipe_of_the_paper_has_its_weights():
         np.testing.assert_array_equal(bias, np.full(bias.shape, np.float32(0.1)))
     kernels = [w for path, w in by_name.items() if not path.endswith("bias")]
     # Cut at two standard deviations, a normal distribution keeps 0.88 of its own. With
-    # PyTorch, Keras 3.15 cuts at the number two instead, that is, not at all.
-    cut = keras.backend.backend() != "torch"
+    # PyTorch, Keras draws four times at most, and a few numbers stay outside.
     for kernel, stddev in zip(kernels, (0.05, 0.1, 0.1, 0.1, 0.1, 0.1), strict=True):
-        assert kernel.std() == pytest.approx((0.88 if cut else 1) * stddev, rel=0.02)
-        assert np.abs(kernel).max() <= (2 * stddev if cut else 2) + 1e-6
+        assert kernel.std() == pytest.approx(0.88 * stddev, rel=0.02)
+        assert np.mean(np.abs(kernel) > 2 * stddev + 1e-6) < 2e-5
     assert model.get_layer("primarycaps").scale == 1 / 32
 
 
