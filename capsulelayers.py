@@ -159,11 +159,9 @@ class PrimaryCap(keras.layers.Layer):
         self.bias = self.add_weight(
             name="bias", shape=(filters,), initializer=self.bias_initializer
         )
-        fft, direct = fft_conv.cost(
-            (height, width), kernel_size, self.strides, channels, filters
-        )
+        shape = (height, width), kernel_size, self.strides, channels, filters
         self.use_fft = self.method == "fft" or (
-            self.method == "auto" and runs_on_cpu() and 2 * fft < direct
+            self.method == "auto" and _fft_pays(*shape)
         )
 
     def call(self, inputs):
@@ -190,6 +188,46 @@ class PrimaryCap(keras.layers.Layer):
             "bias_initializer": keras.initializers.serialize(self.bias_initializer),
             "method": self.method,
         }
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class FastConv2D(keras.layers.Conv2D):
+    """Keras's `Conv2D` of stride 1, by `fft_conv.conv2d` on a CPU where that pays.
+
+    Args: those of `Conv2D`, but for strides, dilation and groups, which are 1, and
+        channels, which come last.
+
+    Input shape:
+        (batch, height, width, channels)
+
+    Output shape:
+        (batch, rows, columns, filters)
+    """
+
+    def build(self, input_shape):
+        super().build(input_shape)
+        height, width, channels = input_shape[1:]
+        if self.padding == "same":
+            height, width = (
+                n + k - 1 for n, k in zip((height, width), self.kernel_size)
+            )
+        self.use_fft = _fft_pays(
+            (height, width), self.kernel_size, 1, channels, self.filters
+        )
+
+    def convolution_op(self, inputs, kernel):
+        if not self.use_fft:
+            return super().convolution_op(inputs, kernel)
+        if self.padding == "same":
+            margins = [((k - 1) // 2, k // 2) for k in self.kernel_size]
+            inputs = ops.pad(inputs, [(0, 0), *margins, (0, 0)])
+        return fft_conv.conv2d(inputs, kernel)
+
+
+def _fft_pays(size, kernel_size, strides, channels, filters) -> bool:
+    """Whether `fft_conv.conv2d` is faster; see `fft_conv.cost` for the arguments."""
+    fft, direct = fft_conv.cost(size, kernel_size, strides, channels, filters)
+    return runs_on_cpu() and 2 * fft < direct
 
 
 @keras.saving.register_keras_serializable(PACKAGE)

@@ -238,7 +238,10 @@ def compile_model(model: keras.Model, optimizer, lam_recon: float) -> None:
 
 
 def train(
-    model: keras.Model, data: datasets.Dataset, args: argparse.Namespace
+    model: keras.Model,
+    data: datasets.Dataset,
+    args: argparse.Namespace,
+    stop_at: float | None = None,
 ) -> keras.Model:
     """Trains a network and writes its log and its weights to `args.save_dir`.
 
@@ -250,6 +253,7 @@ def train(
         data: A `datasets.Dataset`. The test images are evaluated after each epoch for
             the log and used by nothing.
         args: The parsed command line.
+        stop_at: Accuracy on the validation images at which the training ends.
 
     Returns:
         The model, with the last epoch's weights or, with `args.validation_size`, those
@@ -267,6 +271,7 @@ def train(
         model_info(data, args),
         data.digest(),
         args,
+        stop_at,
     )
     training.fit(model, batches, log, args)
     return model
@@ -475,8 +480,13 @@ def prepare_backend(args: argparse.Namespace) -> None:
         args.batch_size = training.RECIPES[args.recipe].batch_size
 
 
-def load_data(args: argparse.Namespace) -> datasets.Dataset:
-    """Loads the data that the arguments name, and checks that all fits together."""
+def load_data(args: argparse.Namespace, margin: int = 0) -> datasets.Dataset:
+    """Loads the data that the arguments name, and checks that all fits together.
+
+    Args:
+        args: The parsed command line.
+        margin: Pixels of zeros to put around each image.
+    """
     data = datasets.load_dataset(
         args.dataset,
         args.data_dir,
@@ -485,6 +495,7 @@ def load_data(args: argparse.Namespace) -> datasets.Dataset:
         args.test_fraction,
         args.split_seed,
     )
+    data = datasets.pad(data, margin)
     command_line.check_data(data, args)
     return data
 

@@ -43,6 +43,7 @@ class Dataset:
         name: What it was loaded by.
         split: For a folder that was split here: seed, fraction and a digest of the
             list of files; else `None`.
+        more_tests: Further sets to evaluate, by name.
     """
 
     train: Pair
@@ -50,6 +51,7 @@ class Dataset:
     class_names: list[str]
     name: str
     split: dict | None = None
+    more_tests: dict[str, Pair] = dataclasses.field(default_factory=dict)
 
     def __iter__(self):
         return iter((self.train, self.test))
@@ -57,8 +59,9 @@ class Dataset:
     def digest(self) -> str:
         """A SHA-256 sum of all images and labels."""
         sha = hashlib.sha256()
-        for array in (*self.train, *self.test):
-            sha.update(np.ascontiguousarray(array))
+        for pair in (self.train, self.test, *self.more_tests.values()):
+            for array in pair:
+                sha.update(np.ascontiguousarray(array))
         return sha.hexdigest()
 
 
@@ -409,6 +412,15 @@ def split(
         )
     validation = (x[rest:], y[rest:]) if validation_size else None
     return (x[:train_size], y[:train_size]), validation
+
+
+def pad(data: Dataset, margin: int) -> Dataset:
+    """Puts a margin of zeros around each image, in pixels."""
+    if not margin:
+        return data
+    width = ((0, 0), (margin, margin), (margin, margin), (0, 0))
+    train, test = ((np.pad(x, width), y) for x, y in data)
+    return dataclasses.replace(data, train=train, test=test)
 
 
 def shift(images: np.ndarray, offsets: np.ndarray) -> np.ndarray:

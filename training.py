@@ -197,8 +197,8 @@ def make_batches(
         args: The parsed command line.
 
     Returns:
-        The batches, and images and labels by the name of their set: "test" and, with
-        `args.validation_size`, "val".
+        The batches, and images and labels by the name of their set: "test", with
+        `args.validation_size` "val", and the data's further tests.
     """
     train_set, validation = datasets.split(
         *data.train, args.train_size, args.validation_size
@@ -213,7 +213,7 @@ def make_batches(
         shard=args.host_id,
     )
     held_out = {"val": validation} if validation else {}
-    return batches, {**held_out, "test": data.test}
+    return batches, {**held_out, "test": data.test, **data.more_tests}
 
 
 def fit(
@@ -263,7 +263,7 @@ def fit(
         model.fit(
             batches,
             initial_epoch=len(log.rows),
-            epochs=args.epochs,
+            epochs=len(log.rows) if log.reached_goal() else args.epochs,
             shuffle=False,
             callbacks=[*callbacks, stop],
             # A bar that moves on a terminal, a line an epoch in a file.
@@ -296,6 +296,7 @@ class EpochLog(keras.callbacks.Callback):
         info: What the model file says about itself.
         digest: Of the data, so that a run goes on with what it was begun with.
         args: The parsed command line.
+        stop_at: Accuracy of "val" at which the training ends; None for all epochs.
     """
 
     def __init__(
@@ -307,6 +308,7 @@ class EpochLog(keras.callbacks.Callback):
         info: dict,
         digest: str,
         args: argparse.Namespace,
+        stop_at: float | None = None,
     ):
         super().__init__()
         self.batches = batches
@@ -316,6 +318,7 @@ class EpochLog(keras.callbacks.Callback):
         self.info = info
         self.digest = digest
         self.args = args
+        self.stop_at = stop_at
         self.path = os.path.join(args.save_dir, RUN_STATE)
         self.rows = []
         self.best_weights = self.best_epoch = None
@@ -401,6 +404,14 @@ class EpochLog(keras.callbacks.Callback):
         print(f"epoch {epoch + 1}: {seconds:.0f} s, test error {error:.2f} %")
         if len(self.rows) == 2 and all_alike(outputs[0]):
             print(f"All images get the same outputs. Try {self.lower_rate()}.")
+        if self.reached_goal():
+            self.model.stop_training = True
+
+    def reached_goal(self) -> bool:
+        """Whether the last finished epoch has the accuracy to stop at."""
+        if self.stop_at is None or not self.rows:
+            return False
+        return self.rows[-1]["val_accuracy"] >= self.stop_at
 
     def write_state(self) -> None:
         """Replaces the run state; this is what finishes an epoch."""

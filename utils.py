@@ -24,15 +24,14 @@ def plot_log(rows: list[dict], path: str) -> None:
     figure = Figure(figsize=(9, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
     epochs = [row["epoch"] for row in rows]
-    lines = [
-        (prefix, label, color)
-        for prefix, label, color in (
-            ("", "training", "C0"),
-            ("val_", "validation", "C2"),
-            ("test_", "test", "C1"),
-        )
-        if f"{prefix}loss" in rows[0]
-    ]
+    known = {
+        "": ("training", "C0"),
+        "val_": ("validation", "C2"),
+        "test_": ("test", "C1"),
+    }
+    names = [name for name in rows[0] if name.endswith("accuracy")]
+    prefixes = [name.removesuffix("accuracy") for name in names]
+    lines = [(p, *known.get(p, (p.removesuffix("_"), "C3"))) for p in prefixes]
     # Of a loss in two parts, the parts; their names end the same.
     parts = ("margin_loss", "reconstruction_loss")
     losses = [name for name in parts if name in rows[0]] or ["loss"]

@@ -328,13 +328,6 @@ def plot_sheet(images, decoded, truth, drawn, title: str, path: str) -> None:
     figure.savefig(path, dpi=150)
 
 
-def pad(data: datasets.Dataset) -> datasets.Dataset:
-    """The data with room for the shifts around each image."""
-    width = ((0, 0), (MARGIN, MARGIN), (MARGIN, MARGIN), (0, 0))
-    sets = [(np.pad(x, width), y) for x, y in data]
-    return dataclasses.replace(data, train=sets[0], test=sets[1])
-
-
 def build_parser() -> argparse.ArgumentParser:
     parser = command_line.new_parser(__doc__)
     group, _ = command_line.add_modes(parser)
@@ -384,15 +377,10 @@ def build_parser() -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> None:
     """Does what the command line says."""
     capsulenet.prepare_backend(args)
-    lam_recon = args.lam_recon
-    data = capsulenet.load_data(args)
+    data = capsulenet.load_data(args, MARGIN)
     info = capsulenet.model_info(data, args)
     info |= {"network": args.network, "objects": 2}
-    data = pad(data)
     x, y = data.test
-    if lam_recon is None:  # then it was settled for images without a margin
-        pixels = np.prod(x.shape[1:])
-        args.lam_recon = float(training.RECIPES[args.recipe].lam_recon * pixels)
     study = make_study(x.shape[1:], y.shape[1], args)
     if args.weights is not None and not args.resume:
         saving.load_weights(study.model, args.weights)

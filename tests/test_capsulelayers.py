@@ -217,6 +217,7 @@ def test_primary_capsules_with_a_scale(method):
     options = {"scale": 0.25, "bias_initializer": keras.initializers.Constant(0.1)}
     layer = PrimaryCap(4, 2, kernel_size=3, strides=2, method=method, **options)
     x = normal(2, 7, 7, 3)
+    layer.build(x.shape)
     outputs = evaluate(layer, x)
     kernel, bias = (w.astype("float64") for w in layer.get_weights())
     np.testing.assert_array_equal(bias, np.full(8, np.float32(0.1)))

@@ -110,7 +110,7 @@ def test_no_test_digit_is_trained_on_and_no_training_digit_tested(mnist):
         mnist.class_names,
         "mnist",
     )
-    padded = multimnist.pad(small)
+    padded = capsulenet.datasets.pad(small, multimnist.MARGIN)
     (_, _, _), (_, alone) = Pairs(*padded.train, 20, 4 / 36)[0]
     assert alone.max() == 0.25
     inputs, (_, alone) = multimnist.make_test(Pairs, padded, 0)
