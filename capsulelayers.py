@@ -159,10 +159,8 @@ class PrimaryCap(keras.layers.Layer):
         self.bias = self.add_weight(
             name="bias", shape=(filters,), initializer=self.bias_initializer
         )
-        shape = (height, width), kernel_size, self.strides, channels, filters
-        self.use_fft = self.method == "fft" or (
-            self.method == "auto" and _fft_pays(*shape)
-        )
+        pays = _fft_pays((height, width), kernel_size, self.strides, channels, filters)
+        self.use_fft = self.method == "fft" or (self.method == "auto" and pays)
 
     def call(self, inputs):
         if self.use_fft:

@@ -247,7 +247,15 @@ def load_data(
     Returns:
         The data, of which the further test "affnist" is what `iterate_affnist` yields
         first, and the test digits without a margin.
+
+    Raises:
+        command_line.UsageError, datasets.DataError: If it is something else.
     """
+    if (args.dataset, args.image_size, args.grayscale) != ("mnist", None, False):
+        raise command_line.UsageError(
+            "expected MNIST's digits as they are, without --dataset, --image_size and "
+            "--grayscale"
+        )
     folder = args.data_dir
     if find_files(args) and not mnist.is_in_folder(Path(folder)):
         folder = None

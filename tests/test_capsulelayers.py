@@ -7,7 +7,7 @@ from conftest import evaluate, finite_differences, gradients
 from keras import ops
 
 import capsulelayers
-from capsulelayers import CapsuleLayer, Length, Mask, PrimaryCap, squash
+from capsulelayers import CapsuleLayer, FastConv2D, Length, Mask, PrimaryCap, squash
 
 # float32 rounds by 6e-8 of a number; a few dozen operations on numbers of size 1.
 TOLERANCE = {"rtol": 3e-6, "atol": 3e-6}
@@ -280,6 +280,56 @@ def test_images_smaller_than_the_kernel_are_refused(method):
         PrimaryCap(8, 32, 9, method=method).build((None, 8, 8, 3))
 
 
+# FastConv2D
+
+
+CONV_SHAPES = [(9, 8, 3, 5, "same"), (10, 13, 4, 4, "same"), (11, 9, 2, 3, "valid")]
+
+
+@pytest.mark.parametrize("fft", [True, False])
+@pytest.mark.parametrize("shape", CONV_SHAPES)
+def test_fast_convolution_is_that_of_keras(shape, fft):
+    height, width, channels, size, padding = shape
+    options = {
+        "padding": padding,
+        "activation": "relu",
+        "bias_initializer": "random_normal",
+    }
+    keras_layer = keras.layers.Conv2D(6, size, **options)
+    layer = FastConv2D(6, size, **options)
+    x = normal(2, height, width, channels)
+    for one in (layer, keras_layer):
+        one.build(x.shape)
+    layer.set_weights(keras_layer.get_weights())
+    layer.use_fft = fft
+    expected = evaluate(keras_layer, x)
+    assert layer.compute_output_shape(x.shape) == expected.shape
+    np.testing.assert_allclose(evaluate(layer, x), expected, **FFT_TOLERANCE)
+
+    factor = normal(*expected.shape, seed=3)
+    ours, theirs = (
+        gradients(weighted_sum(one, factor), x, *one.get_weights())
+        for one in (layer, keras_layer)
+    )
+    for one, other in zip(ours, theirs):
+        largest = np.abs(other).max()
+        np.testing.assert_allclose(one / largest, other / largest, **FFT_TOLERANCE)
+
+
+def test_fast_convolution_is_chosen_where_it_pays(monkeypatch):
+    monkeypatch.setattr(capsulelayers, "runs_on_cpu", lambda: True)
+
+    def uses_fft(side, channels, filters):
+        layer = FastConv2D(filters, 5, padding="same")
+        layer.build((None, side, side, channels))
+        return layer.use_fft
+
+    assert uses_fft(28, 256, 256)
+    assert not uses_fft(28, 1, 256)  # transforms would cost more than they spare
+    monkeypatch.setattr(capsulelayers, "runs_on_cpu", lambda: False)
+    assert not uses_fft(28, 256, 256)
+
+
 # CapsuleLayer
 
 
@@ -427,6 +477,11 @@ LAYERS = {
         PrimaryCap,
         {"dim_capsule": 4, "n_channels": 2, "kernel_size": 3, "scale": 0.5},
         (5, 5, 3),
+    ),
+    "fast convolution": (
+        FastConv2D,
+        {"filters": 4, "kernel_size": (3, 3), "padding": "same"},
+        (7, 6, 3),
     ),
     "capsules": (
         CapsuleLayer,

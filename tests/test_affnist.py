@@ -1,0 +1,260 @@
+"""experiments/affnist.py: places, transformations, affNIST's files, and a run."""
+
+import csv
+import sys
+
+import numpy as np
+import pytest
+from conftest import assert_picture, assert_same_run, read_log, write_digits
+from scipy.io import savemat
+
+import command_line
+import datasets
+from experiments import affnist
+
+
+def main(*arguments):
+    flags = [str(argument) for argument in arguments]
+    return command_line.main(flags, affnist.build_parser, affnist.run)
+
+
+def place_of(image):
+    """Row and column of the only bright pixel."""
+    ((row, column),) = np.argwhere(image > 0)
+    return row, column
+
+
+# The digits that are trained on, and the same for the test
+
+
+def test_digits_are_placed_up_to_six_pixels_either_way():
+    x = np.zeros((2000, 40, 40, 1), "float32")
+    x[:, 20, 20] = 1
+    places = np.array([place_of(image[..., 0]) for image in affnist.place(x, 0)]) - 20
+    for axis in (0, 1):
+        values, counts = np.unique(places[:, axis], return_counts=True)
+        assert values.tolist() == list(range(-6, 7))
+        assert counts.min() > 100 and counts.max() < 210  # 154 on average
+    assert abs(np.corrcoef(places.T)[0, 1]) < 0.1
+    args = affnist.build_parser().parse_args([])
+    batches = datasets.ShiftedBatches(x[:10], x[:10, 0, 0], 5, args.shift_fraction)
+    assert batches.largest_shift == [6, 6]
+
+
+def test_what_is_tested_is_placed_once_and_what_is_trained_on_is_not():
+    rng = np.random.default_rng(0)
+    sets = [(rng.random((8, 40, 40, 1), "float32"), np.eye(8)) for _ in range(2)]
+    data = datasets.Dataset(*sets, list("abcdefgh"), "mnist")
+    original = data.train[0].copy()
+    placed = affnist.place_held_out(data, 3)
+    np.testing.assert_array_equal(data.train[0], original)
+    np.testing.assert_array_equal(placed.train[0][:5], original[:5])
+    assert (placed.train[0][5:] != original[5:]).any(axis=(1, 2, 3)).all()
+    assert (placed.test[0] != data.test[0]).any(axis=(1, 2, 3)).all()
+    again = affnist.place_held_out(data, 3)
+    np.testing.assert_array_equal(again.test[0], placed.test[0])
+    np.testing.assert_array_equal(again.train[0], placed.train[0])
+
+
+# The synthetic set
+
+
+def test_matrices_keep_within_the_published_ranges():
+    matrices = affnist.draw_matrices(5000, np.random.default_rng(0))
+    # QR undoes it: a rotation times (scale and shear, an upper triangle).
+    rotations, triangles = np.linalg.qr(matrices)
+    signs = np.sign(np.diagonal(triangles, axis1=1, axis2=2))
+    rotations, triangles = rotations * signs[:, None], triangles * signs[..., None]
+    angles = np.rad2deg(np.arctan2(rotations[:, 1, 0], rotations[:, 0, 0]))
+    scales = np.diagonal(triangles, axis1=1, axis2=2)
+    shears = triangles[:, 0, 1] / triangles[:, 1, 1]
+    for values, low, high in (
+        (angles, -20, 20),
+        (shears, -0.2, 0.2),
+        (scales[:, 0], 0.8, 1.2),
+        (scales[:, 1], 0.8, 1.2),
+    ):
+        width = high - low
+        assert low <= values.min() < low + 0.01 * width
+        assert high - 0.01 * width < values.max() <= high
+        histogram, _ = np.histogram(values, bins=10, range=(low, high))
+        assert histogram.min() > 400 and histogram.max() < 600  # uniform: 500
+
+
+def test_a_transformation_takes_places_to_places():
+    rng = np.random.default_rng(1)
+    for matrix in affnist.draw_matrices(20, rng):
+        image = np.zeros((41, 41))
+        place = rng.integers(-9, 10, 2)  # right and down, from the centre
+        image[20 + place[1], 20 + place[0]] = 1
+        moved = affnist.transform(image, matrix)
+        rows, columns = np.indices(moved.shape) - 20
+        weights = moved / moved.sum()
+        centroid = np.array([(columns * weights).sum(), (rows * weights).sum()])
+        np.testing.assert_allclose(centroid, matrix @ place, atol=0.25)
+
+
+def test_the_identity_changes_nothing_and_turns_are_exact():
+    image = np.random.default_rng(0).random((6, 6)).astype("float32")
+    np.testing.assert_allclose(affnist.transform(image, np.eye(2)), image, atol=1e-6)
+    quarter = np.array([[0.0, -1.0], [1.0, 0.0]])  # right becomes down
+    turned = affnist.transform(image, quarter)
+    np.testing.assert_allclose(turned, np.rot90(image, -1), atol=1e-5)
+    wide = affnist.transform(np.pad(np.ones((4, 4)), 8), np.diag([2.0, 1.0]))
+    assert wide.sum() == pytest.approx(32)
+
+
+def test_a_digit_is_put_anywhere_inside():
+    image = np.zeros((60, 60), "float32")
+    image[20:23, 31:36] = np.arange(1, 16).reshape(3, 5)
+    rng = np.random.default_rng(0)
+    seen = set()
+    for _ in range(500):
+        square = affnist.put_inside(image, 8, rng)
+        assert square.shape == (8, 8)
+        assert square.sum() == image.sum()  # nothing is cut off
+        seen.add(tuple(np.argwhere(square == 1)[0]))
+    assert seen == {(row, column) for row in range(6) for column in range(4)}
+
+
+def test_digits_that_are_empty_or_too_large():
+    rng = np.random.default_rng(0)
+    assert not affnist.put_inside(np.zeros((20, 20)), 8, rng).any()
+    large = np.zeros((30, 30))
+    large[5:25, 10] = 1
+    assert affnist.put_inside(large, 8, rng).sum() == 8
+
+
+def test_the_set_is_the_same_for_everyone_and_another_at_each_repetition(mnist):
+    x = mnist.test[0][:50]
+    images = affnist.synthesize(x, 0)
+    assert images.shape == (50, 40, 40, 1) and images.dtype == "float32"
+    assert images.min() >= 0 and images.max() <= 1
+    np.testing.assert_array_equal(affnist.synthesize(x, 0), images)
+    assert (affnist.synthesize(x, 1) != images).any(axis=(1, 2, 3)).all()
+    # Scales of 0.8 to 1.2 in both directions change the ink by their product.
+    ratios = images.sum(axis=(1, 2, 3)) / x.sum(axis=(1, 2, 3))
+    assert ratios.min() > 0.6 and ratios.max() < 1.5
+    border = np.concatenate([images[:, (0, -1)].ravel(), images[:, :, (0, -1)].ravel()])
+    assert border.mean() < 0.02  # digits touch the border, and are not cut
+
+
+# affNIST's own files
+
+
+def write_affnist(path, images, labels):
+    """Writes what affNIST's files hold of use: a struct of MATLAB."""
+    columns = images.reshape(len(images), -1).T
+    savemat(path, {"affNISTdata": {"image": columns, "label_int": labels}})
+
+
+@pytest.fixture
+def affnist_images(mnist):
+    images = (255 * affnist.synthesize(mnist.test[0][:40], 5)).astype("uint8")
+    return images, mnist.test[1][:40].argmax(axis=1)
+
+
+def test_files_are_read_in_their_order(tmp_path, affnist_images):
+    images, labels = affnist_images
+    for name, part in (("1", slice(15)), ("2", slice(15, 30)), ("10", slice(30, 40))):
+        write_affnist(tmp_path / f"{name}.mat", images[part], labels[part])
+    args = affnist.build_parser().parse_args(["--data_dir", str(tmp_path)])
+    digits = np.zeros((9, 28, 28, 1)), np.eye(10)[:9]
+    parts = list(affnist.iterate_affnist(digits, args))
+    assert max(len(x) for x, _ in parts) == 9  # as many at a time as MNIST's test has
+    read, one_hot = (np.concatenate(arrays) for arrays in zip(*parts))
+    np.testing.assert_allclose(read, images / 255, atol=1e-7)
+    np.testing.assert_array_equal(one_hot.argmax(axis=1), labels)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"no MATLAB", "expected a file of affNIST"),
+        ({"other": 1}, "expected a file of affNIST"),
+        ({"affNISTdata": {"image": 1}}, "expected a file of affNIST"),
+        ((np.zeros((2, 28, 28), "uint8"), [1, 2]), "of 40 x 40 pixels"),
+        ((np.zeros((2, 40, 40)), [1, 2]), "uint8"),
+        ((np.zeros((2, 40, 40), "uint8"), [1, 10]), "labels 0 to 9"),
+        ((np.zeros((2, 40, 40), "uint8"), [1, 2, 3]), "labels 0 to 9"),
+    ],
+)
+def test_other_files_are_refused(content, message, tmp_path, capsys):
+    path = tmp_path / "1.mat"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif isinstance(content, dict):
+        savemat(path, content)
+    else:
+        write_affnist(path, *content)
+    assert main("--data_dir", tmp_path, "--save_dir", tmp_path / "run") == 2
+    error = capsys.readouterr().err
+    assert str(path) in error and error.count("\n") == 1
+    assert message in error
+
+
+def test_without_scipy(tmp_path, monkeypatch, capsys, affnist_images):
+    write_affnist(tmp_path / "1.mat", *affnist_images)
+    monkeypatch.setitem(sys.modules, "scipy.io", None)  # import fails from here on
+    assert main("--data_dir", tmp_path, "--save_dir", tmp_path / "run") == 2
+    assert "pip install scipy" in capsys.readouterr().err
+
+
+def test_other_data_is_refused(tmp_path, capsys):
+    for flags in (("--dataset", "cifar10"), ("--image_size", 32, 32)):
+        assert main(*flags, "--save_dir", tmp_path) == 2
+        assert "expected MNIST's digits as they are" in capsys.readouterr().err
+
+
+# Both networks
+
+
+def test_the_cnn_has_about_the_weights_of_a_capsnet():
+    ours = affnist.TraditionalCNN((40, 40, 1), 10).count_params()
+    theirs = affnist.capsulenet.CapsNet((40, 40, 1), 10)[0].count_params()
+    assert 0.9 < ours / theirs < 1
+
+
+@pytest.mark.slow
+def test_a_run_stops_at_its_goal_and_does_not_go_on(mnist, tmp_path, capsys):
+    digits = write_digits(tmp_path / "digits", mnist, n_train=60, n_test=30)
+    flags = ("--network", "cnn", "--batch_size", 20, "--data_dir", digits)
+    flags += ("--validation_size", 20, "--epochs", 3)
+    stop = (*flags, "--stop_at", 0, "--save_dir", tmp_path / "stop")
+    assert main(*stop) == 0
+    output = capsys.readouterr().out
+    assert "Training: CNN with pooling, placed digits, 12.4 M weights" in output
+    assert "40 of 60 training images" in output
+    assert " % of 30 placed digits" in output
+    assert " % of 30 images of affNIST's place, a synthetic set" in output
+    (row,) = read_log(tmp_path / "stop")
+    assert {"val_accuracy", "test_accuracy", "affnist_accuracy"} <= set(row)
+    assert_picture(tmp_path / "stop" / "affnist.png")
+    assert main("--resume", "--save_dir", tmp_path / "stop") == 0
+    assert len(read_log(tmp_path / "stop")) == 1
+
+    # Without a goal in reach, a run goes on, and is the same in parts.
+    flags = (*flags, "--stop_at", 2)
+    assert main(*flags, "--epochs", 2, "--save_dir", tmp_path / "whole") == 0
+    assert main(*flags, "--epochs", 1, "--save_dir", tmp_path / "parts") == 0
+    assert main("--resume", "--epochs", 2, "--save_dir", tmp_path / "parts") == 0
+    assert_same_run(tmp_path / "parts", tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_a_capsnet_is_tested_on_affnist_itself(mnist, affnist_images, tmp_path, capsys):
+    folder = write_digits(tmp_path / "both", mnist, n_train=20, n_test=10)
+    write_affnist(folder / "1.mat", *affnist_images)
+    flags = ("--data_dir", folder, "--batch_size", 5)
+    trained = ("--epochs", 1, "--validation_size", 10, "--save_dir", tmp_path / "run")
+    assert main(*flags, *trained) == 0
+    row = read_log(tmp_path / "run")[-1]
+    capsys.readouterr()
+    model = ("-w", tmp_path / "run" / "trained_model.h5")
+    assert main("-t", *model, *flags, "--save_dir", tmp_path / "test") == 0
+    output = capsys.readouterr().out
+    assert f"{100 * float(row['test_accuracy']):.2f} % of 10 placed digits" in output
+    assert " % of 40 images of affNIST\n" in output
+    with open(tmp_path / "test" / "test.csv", newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert (row["set"], row["images"]) == ("affNIST", "40")
