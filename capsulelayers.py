@@ -190,10 +190,11 @@ class PrimaryCap(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class FastConv2D(keras.layers.Conv2D):
-    """Keras's `Conv2D` of stride 1, by `fft_conv.conv2d` on a CPU where that pays.
+    """Keras's `Conv2D`, computed by `fft_conv.conv2d` on a CPU where that pays.
 
-    Args: those of `Conv2D`, but for strides, dilation and groups, which are 1, and
-        channels, which come last.
+    It may pay for stride 1, without dilation and groups, and with the channels last.
+
+    Args: those of `Conv2D`.
 
     Input shape:
         (batch, height, width, channels)
@@ -204,14 +205,13 @@ class FastConv2D(keras.layers.Conv2D):
 
     def build(self, input_shape):
         super().build(input_shape)
-        height, width, channels = input_shape[1:]
-        if self.padding == "same":
-            height, width = (
-                n + k - 1 for n, k in zip((height, width), self.kernel_size)
-            )
-        self.use_fft = _fft_pays(
-            (height, width), self.kernel_size, 1, channels, self.filters
-        )
+        plain = self.strides == self.dilation_rate == (1, 1) and self.groups == 1
+        self.use_fft = False
+        if plain and self.data_format == "channels_last":
+            *size, channels = input_shape[1:]
+            if self.padding == "same":
+                size = [n + k - 1 for n, k in zip(size, self.kernel_size)]
+            self.use_fft = _fft_pays(size, self.kernel_size, 1, channels, self.filters)
 
     def convolution_op(self, inputs, kernel):
         if not self.use_fft:

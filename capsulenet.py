@@ -480,13 +480,8 @@ def prepare_backend(args: argparse.Namespace) -> None:
         args.batch_size = training.RECIPES[args.recipe].batch_size
 
 
-def load_data(args: argparse.Namespace, margin: int = 0) -> datasets.Dataset:
-    """Loads the data that the arguments name, and checks that all fits together.
-
-    Args:
-        args: The parsed command line.
-        margin: Pixels of zeros to put around each image.
-    """
+def load_data(args: argparse.Namespace) -> datasets.Dataset:
+    """Loads the data that the arguments name, and checks that all fits together."""
     data = datasets.load_dataset(
         args.dataset,
         args.data_dir,
@@ -495,7 +490,6 @@ def load_data(args: argparse.Namespace, margin: int = 0) -> datasets.Dataset:
         args.test_fraction,
         args.split_seed,
     )
-    data = datasets.pad(data, margin)
     command_line.check_data(data, args)
     return data
 

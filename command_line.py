@@ -19,7 +19,7 @@ from capsulelayers import runs_on_cpu
 # Flags that are not of a run, and those of it that may change when it goes on.
 NOT_OF_RUN = {"testing", "predict", "export", "resume", "overwrite", "digit", "invert"}
 NOT_OF_RUN |= {"debug", "save_dir", "devices", "num_hosts", "host_id"}
-MAY_CHANGE = {"epochs", "data_dir"}
+MAY_CHANGE = {"epochs", "stop_at", "data_dir"}
 
 
 class UsageError(ValueError):
@@ -82,7 +82,13 @@ def add_modes(parser: argparse.ArgumentParser):
     return group, modes
 
 
-def add_training_flags(parser: argparse.ArgumentParser) -> None:
+def add_training_flags(parser: argparse.ArgumentParser, shift: bool = True) -> None:
+    """Flags of a training.
+
+    Args:
+        parser: The script's parser.
+        shift: Whether the largest shift is one of them.
+    """
     group = parser.add_argument_group("training")
     group.add_argument(
         "--recipe",
@@ -139,13 +145,14 @@ def add_training_flags(parser: argparse.ArgumentParser) -> None:
         help="hold out the last N training images and keep the epoch that does best "
         "on them, instead of the last",
     )
-    group.add_argument(
-        "--shift_fraction",
-        type=number(0, 1),
-        default=0.1,
-        metavar="X",
-        help="largest random shift, as a fraction of the side, in whole pixels",
-    )
+    if shift:
+        group.add_argument(
+            "--shift_fraction",
+            type=number(0, 1),
+            default=0.1,
+            metavar="X",
+            help="largest random shift, as a fraction of the side, in whole pixels",
+        )
     group.add_argument(
         "--seed",
         type=integer(0),
@@ -166,7 +173,7 @@ def add_training_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def add_data_flags(parser: argparse.ArgumentParser, save_dir: str = "./result") -> None:
-    group = parser.add_argument_group("data and files")
+    group = parser.add_argument_group("data")
     group.add_argument(
         "--dataset",
         metavar="NAME_OR_PATH",
@@ -196,6 +203,11 @@ def add_data_flags(parser: argparse.ArgumentParser, save_dir: str = "./result") 
         default=None,
         help="make colour images grey",
     )
+    add_file_flags(parser, save_dir)
+
+
+def add_file_flags(parser: argparse.ArgumentParser, save_dir: str) -> None:
+    group = parser.add_argument_group("files")
     group.add_argument(
         "--data_dir",
         metavar="DIR",
@@ -210,9 +222,14 @@ def add_data_flags(parser: argparse.ArgumentParser, save_dir: str = "./result") 
     )
 
 
-def remember_run(parser: argparse.ArgumentParser) -> None:
-    """Notes which of the flags, all that there are now, make up a run."""
-    names = vars(parser.parse_args([])).keys() - NOT_OF_RUN
+def remember_run(parser: argparse.ArgumentParser, *others: str) -> None:
+    """Notes which of the flags, all that there are now, make up a run.
+
+    Args:
+        parser: The script's parser.
+        others: Names of flags that do not.
+    """
+    names = vars(parser.parse_args([])).keys() - NOT_OF_RUN - {*others}
     parser.set_defaults(of_run=sorted(names))
 
 

@@ -414,15 +414,6 @@ def split(
     return (x[:train_size], y[:train_size]), validation
 
 
-def pad(data: Dataset, margin: int) -> Dataset:
-    """Puts a margin of zeros around each image, in pixels."""
-    if not margin:
-        return data
-    width = ((0, 0), (margin, margin), (margin, margin), (0, 0))
-    train, test = ((np.pad(x, width), y) for x, y in data)
-    return dataclasses.replace(data, train=train, test=test)
-
-
 def shift(images: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     """Moves each image by whole pixels; zeros come in from outside.
 

@@ -331,7 +331,7 @@ def _find_idx(folder: Path, name: str) -> Path:
 def _read_idx(path: Path) -> np.ndarray:
     # 0, 0, 8 for unsigned bytes, the rank; the sizes, big-endian; the data.
     magic = bytes([0, 0, 8, 3 if "idx3" in path.name else 1])
-    _check_is_file(path)
+    check_is_file(path)
     try:
         with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
             header = file.read(4 + 4 * magic[3])
@@ -367,7 +367,7 @@ def _read_at_most(file: BinaryIO, size: int) -> bytearray:
 _DEFLATE_RATIO = 1032
 
 
-def _check_is_file(path: Path) -> None:
+def check_is_file(path: Path) -> None:
     if path.exists() and not path.is_file():  # a pipe may never end
         raise DataError(f"{path}: expected a file, got a folder, a pipe or a device")
 
@@ -380,7 +380,7 @@ def read_npz(path: Path) -> Arrays:
     Raises:
         DataError: If one is missing or cannot be read; pickled objects are not read.
     """
-    _check_is_file(path)
+    check_is_file(path)
     try:
         with open(path, "rb") as file:
             if not zipfile.is_zipfile(file):

@@ -55,7 +55,8 @@ LEAST_RATE = 1e-6  # of a learning rate that falls continuously
 RUN_STATE = "run_state.h5"
 # What tells that a folder holds a run, and what else a run writes.
 RUN_FILES = (RUN_STATE, "log.csv", "trained_model.h5")
-_PICTURES = ("log.png", "real_and_recon.png", "manipulate-*.png")
+_RESULTS = ("log.png", "real_and_recon.png", "manipulate-*.png")
+_RESULTS += ("test.csv", "right.png", "wrong.png", "forced.png", "affnist.png")
 
 
 class DivergedError(RuntimeError):
@@ -270,6 +271,10 @@ def fit(
             verbose=1 if sys.stdout.isatty() else 2,
         )
         stop.check()  # a signal may have come after the last epoch
+    if log.stop_at is not None:
+        how = "" if log.reached_goal() else "not "
+        n = len(log.rows)
+        print(f"Validation accuracy of {log.stop_at:g} {how}reached after epoch {n}.")
     if log.best_weights is not None:
         model.set_weights(log.best_weights)
         print(f"Taking the weights of epoch {log.best_epoch}, the best in validation.")
@@ -452,7 +457,7 @@ def remove_run(folder: str, written: float) -> None:
         folder: Its name.
         written: When the state of the new run was; what is younger is its own.
     """
-    for pattern in (*RUN_FILES[1:], *_PICTURES):
+    for pattern in (*RUN_FILES[1:], *_RESULTS):
         for path in glob.glob(os.path.join(glob.escape(folder), pattern)):
             if os.path.getmtime(path) < written:
                 os.remove(path)

@@ -1,9 +1,9 @@
 """Two overlapping digits in one image, told apart (section 6 of the paper).
 
     python -m experiments.multimnist --epochs 1 --train_size 6000   # a first look
-    python -m experiments.multimnist                     # CapsNet
-    python -m experiments.multimnist --network baseline --save_dir result/pairs_cnn
-    python -m experiments.multimnist -t --pairs 1000     # all of the 10 million pairs
+    python -m experiments.multimnist --save_dir result/multimnist/capsnet
+    python -m experiments.multimnist --network baseline --save_dir result/multimnist/cnn
+    python -m experiments.multimnist -t --save_dir result/multimnist/capsnet --pairs 10
 
 A pair is two digits of different classes, each shifted by up to 4 pixels in both
 directions, added and cut at 1, 36 x 36. Training pairs are made of training digits,
@@ -25,15 +25,16 @@ import capsulenet  # first, since it silences the backend's start
 
 # isort: split
 import keras
-from keras import ops
+from keras import layers, ops
 from matplotlib.figure import Figure
 
 import command_line
 import datasets
 import saving
 import training
+from capsulelayers import FastConv2D
 from capsulenet import margin_loss
-from experiments.baseline import Baseline
+from experiments import digits
 
 MARGIN = 4  # pixels around a digit, and the largest shift
 TEST_SEED = 0  # of the pairs that are tested, whatever the seed of the run
@@ -88,6 +89,40 @@ def draw_partners(
     while (same := labels[partners] == labels[order]).any():
         partners[same] = rng.integers(len(labels), size=same.sum())
     return partners
+
+
+def Baseline(  # noqa: N802, as CapsNet
+    input_shape: tuple[int, int, int], n_class: int
+) -> keras.Model:
+    """Builds the baseline of section 6.1 of the paper, of 24.56 M weights.
+
+    Two convolutions, 512 channels of 9x9 and 256 of 5x5, each with pooling; fully
+    connected layers of 1024 and of the classes, whose outputs are sigmoids. The paper
+    does not say how the convolutions are padded; with "same" it has the paper's number
+    of weights.
+
+    Args:
+        input_shape: Height, width and channels of the images.
+        n_class: Number of classes.
+
+    Returns:
+        A model: images -> probability that each class is there, shape (batch, n_class).
+    """
+    same = {"padding": "same", "activation": "relu"}
+    return keras.Sequential(
+        [
+            keras.Input(input_shape, name="image"),
+            FastConv2D(512, 9, name="conv1", **same),
+            layers.MaxPooling2D(),
+            FastConv2D(256, 5, name="conv2", **same),
+            layers.MaxPooling2D(),
+            layers.Flatten(),
+            layers.Dense(1024, activation="relu", name="dense1"),
+            layers.Dense(n_class, name="dense2"),
+            layers.Activation("sigmoid", dtype="float32"),
+        ],
+        name="baseline",
+    )
 
 
 def both_right(y_true, y_pred):
@@ -160,8 +195,8 @@ class Study:
         title: For the header.
         model: Images (and labels) -> outputs.
         batches: The class of its batches.
-        losses: Of the outputs, and their weights.
-        loss_weights: See there.
+        losses: One for each output.
+        loss_weights: Their factors.
         evaluate: A function of outputs and targets that returns columns of the log.
         metrics: Columns of the log, by Keras's names.
     """
@@ -180,7 +215,7 @@ def make_study(input_shape, n_class: int, args: argparse.Namespace) -> Study:
     if args.network == "baseline":
         return Study(
             "baseline CNN",
-            Baseline(input_shape, n_class, activation="sigmoid"),
+            Baseline(input_shape, n_class),
             BaselinePairs,
             ["binary_crossentropy"],
             [1.0],
@@ -216,15 +251,12 @@ def make_test(kind: type[Pairs], data: datasets.Dataset, repetition: int) -> tup
     )
 
 
-def train(
-    study: Study, data: datasets.Dataset, info: dict, args: argparse.Namespace
-) -> None:
+def train(study: Study, data: datasets.Dataset, args: argparse.Namespace) -> None:
     """Trains a network; after each epoch, one pair for each test digit is tested.
 
     Args:
         study: The network.
         data: The padded data.
-        info: What the model file says about itself.
         args: The parsed command line.
     """
     batches, held_out = training.make_batches(study.batches, data, args)
@@ -242,7 +274,13 @@ def train(
         metrics=[metrics, []] if several else metrics,
     )
     log = training.EpochLog(
-        batches, sets, study.evaluate, study.metrics, info, data.digest(), args
+        batches,
+        sets,
+        study.evaluate,
+        study.metrics,
+        capsulenet.model_info(data, args),
+        data.digest(),
+        args,
     )
     training.fit(study.model, batches, log, args)
 
@@ -328,37 +366,32 @@ def plot_sheet(images, decoded, truth, drawn, title: str, path: str) -> None:
     figure.savefig(path, dpi=150)
 
 
+def check_classes(data: datasets.Dataset, args: argparse.Namespace) -> None:
+    """Finds out whether there are digits of different classes to pair.
+
+    Raises:
+        datasets.DataError: If a set has one class alone.
+    """
+    sets = {"test": data.test}
+    if not args.testing:
+        sets["training"], validation = datasets.split(
+            *data.train, args.train_size, args.validation_size
+        )
+        if validation:
+            sets["validation"] = validation
+    for name, (_, y) in sets.items():
+        if np.count_nonzero(y.any(axis=0)) < 2:
+            raise datasets.DataError(
+                f"expected {name} digits of at least 2 classes, to pair them, got "
+                f"{len(y)} of one class"
+            )
+
+
 def build_parser() -> argparse.ArgumentParser:
-    parser = command_line.new_parser(__doc__)
-    group, _ = command_line.add_modes(parser)
-    group.add_argument(
-        "-w",
-        "--weights",
-        metavar="FILE",
-        help="weights to use, or to start training from (default of -t: "
-        "trained_model.h5 in --save_dir)",
-    )
-    group.add_argument(
-        "--network",
-        choices=("capsnet", "baseline"),
-        default="capsnet",
-        help="what to train or test",
-    )
-    group.add_argument(
-        "-r",
-        "--routings",
-        type=command_line.integer(1, 100),
-        metavar="N",
-        help="rounds of dynamic routing (default: the model file's, else 3)",
-    )
-    group.add_argument(
-        "--lam_recon",
-        type=command_line.number(0),
-        metavar="X",
-        help="weight of the mean squared error of each reconstruction (default: "
-        "0.0005 x height x width, 0.648)",
-    )
-    group.add_argument(
+    """The command line."""
+    folder = os.path.join("result", "multimnist")
+    parser = digits.build_parser(__doc__, ("capsnet", "baseline"), folder)
+    parser.add_argument_group("MultiMNIST").add_argument(
         "--pairs",
         type=command_line.integer(1),
         default=1,
@@ -366,27 +399,24 @@ def build_parser() -> argparse.ArgumentParser:
         help="pairs for each test digit in the test at the end; the paper's 10 million "
         "are 1000",
     )
-    command_line.add_training_flags(parser)
-    command_line.add_data_flags(parser, os.path.join("result", "multimnist"))
-    parser.set_defaults(shift_fraction=MARGIN / (28 + 2 * MARGIN))
-    command_line.remember_run(parser)
-    parser.set_defaults(predict=None, export=None, digit=None)
+    command_line.remember_run(parser, "pairs")
+    digits.settle(parser, MARGIN)
     return parser
 
 
 def run(args: argparse.Namespace) -> None:
     """Does what the command line says."""
     capsulenet.prepare_backend(args)
-    data = capsulenet.load_data(args, MARGIN)
-    info = capsulenet.model_info(data, args)
-    info |= {"network": args.network, "objects": 2}
+    data = digits.pad(digits.load_digits(args.data_dir), MARGIN)
+    command_line.check_data(data, args)
+    check_classes(data, args)
     x, y = data.test
     study = make_study(x.shape[1:], y.shape[1], args)
     if args.weights is not None and not args.resume:
         saving.load_weights(study.model, args.weights)
     with command_line.begin(f"{study.title}, two digits", study.model, data, args):
         if not args.testing:
-            train(study, data, info, args)
+            train(study, data, args)
         test(study, data, args)
         if args.network == "capsnet":
             draw_sheets(study, data, args)

@@ -144,7 +144,7 @@ def test_the_set_is_the_same_for_everyone_and_another_at_each_repetition(mnist):
 
 def write_affnist(path, images, labels):
     """Writes what affNIST's files hold of use: a struct of MATLAB."""
-    columns = images.reshape(len(images), -1).T
+    columns = images.reshape(len(images), np.prod(images.shape[1:])).T
     savemat(path, {"affNISTdata": {"image": columns, "label_int": labels}})
 
 
@@ -177,6 +177,7 @@ def test_files_are_read_in_their_order(tmp_path, affnist_images):
         ((np.zeros((2, 40, 40)), [1, 2]), "uint8"),
         ((np.zeros((2, 40, 40), "uint8"), [1, 10]), "labels 0 to 9"),
         ((np.zeros((2, 40, 40), "uint8"), [1, 2, 3]), "labels 0 to 9"),
+        ((np.zeros((0, 40, 40), "uint8"), []), "labels 0 to 9"),
     ],
 )
 def test_other_files_are_refused(content, message, tmp_path, capsys):
@@ -193,6 +194,18 @@ def test_other_files_are_refused(content, message, tmp_path, capsys):
     assert message in error
 
 
+def test_a_damaged_last_file_is_found_before_the_training(
+    mnist, affnist_images, tmp_path, capsys
+):
+    write_digits(tmp_path, mnist, n_train=20, n_test=10)
+    write_affnist(tmp_path / "1.mat", *affnist_images)
+    (tmp_path / "2.mat").write_bytes(b"no MATLAB")
+    flags = ("--data_dir", tmp_path, "--validation_size", 5)
+    assert main(*flags, "--save_dir", tmp_path / "run") == 2
+    assert "2.mat: expected a file of affNIST" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 def test_without_scipy(tmp_path, monkeypatch, capsys, affnist_images):
     write_affnist(tmp_path / "1.mat", *affnist_images)
     monkeypatch.setitem(sys.modules, "scipy.io", None)  # import fails from here on
@@ -200,10 +213,19 @@ def test_without_scipy(tmp_path, monkeypatch, capsys, affnist_images):
     assert "pip install scipy" in capsys.readouterr().err
 
 
-def test_other_data_is_refused(tmp_path, capsys):
-    for flags in (("--dataset", "cifar10"), ("--image_size", 32, 32)):
-        assert main(*flags, "--save_dir", tmp_path) == 2
-        assert "expected MNIST's digits as they are" in capsys.readouterr().err
+def test_images_that_are_not_digits_are_refused(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    images = rng.integers(256, size=(20, 32, 32), dtype="uint8")
+    arrays = {"x_train": images, "x_test": images}
+    labels = {"y_train": np.arange(20) % 10, "y_test": np.arange(20) % 10}
+    np.savez(tmp_path / "mnist.npz", **arrays, **labels)
+    for folder, message in (
+        (tmp_path, "expected grey images of 28 x 28 pixels, got 32 x 32 x 1"),
+        (tmp_path / "nothing", "expected affNIST's test, *.mat, or MNIST's files"),
+    ):
+        assert main("--data_dir", folder, "--save_dir", tmp_path / "run") == 2
+        error = capsys.readouterr().err
+        assert message in error and error.count("\n") == 1
 
 
 # Both networks
@@ -223,18 +245,19 @@ def test_a_run_stops_at_its_goal_and_does_not_go_on(mnist, tmp_path, capsys):
     stop = (*flags, "--stop_at", 0, "--save_dir", tmp_path / "stop")
     assert main(*stop) == 0
     output = capsys.readouterr().out
+    assert "Validation accuracy of 0 reached after epoch 1." in output
     assert "Training: CNN with pooling, placed digits, 12.4 M weights" in output
     assert "40 of 60 training images" in output
     assert " % of 30 placed digits" in output
-    assert " % of 30 images of affNIST's place, a synthetic set" in output
+    assert " % of 30 images of our synthetic set, which is not affNIST" in output
     (row,) = read_log(tmp_path / "stop")
-    assert {"val_accuracy", "test_accuracy", "affnist_accuracy"} <= set(row)
+    assert {"val_accuracy", "test_accuracy", "synthetic_accuracy"} <= set(row)
     assert_picture(tmp_path / "stop" / "affnist.png")
     assert main("--resume", "--save_dir", tmp_path / "stop") == 0
     assert len(read_log(tmp_path / "stop")) == 1
 
     # Without a goal in reach, a run goes on, and is the same in parts.
-    flags = (*flags, "--stop_at", 2)
+    flags = (*flags, "--stop_at", 0.99)
     assert main(*flags, "--epochs", 2, "--save_dir", tmp_path / "whole") == 0
     assert main(*flags, "--epochs", 1, "--save_dir", tmp_path / "parts") == 0
     assert main("--resume", "--epochs", 2, "--save_dir", tmp_path / "parts") == 0
@@ -249,7 +272,9 @@ def test_a_capsnet_is_tested_on_affnist_itself(mnist, affnist_images, tmp_path, 
     trained = ("--epochs", 1, "--validation_size", 10, "--save_dir", tmp_path / "run")
     assert main(*flags, *trained) == 0
     row = read_log(tmp_path / "run")[-1]
-    capsys.readouterr()
+    assert "affnist_accuracy" in row
+    said = "Validation accuracy of 0.992 not reached after epoch 1."
+    assert said in capsys.readouterr().out
     model = ("-w", tmp_path / "run" / "trained_model.h5")
     assert main("-t", *model, *flags, "--save_dir", tmp_path / "test") == 0
     output = capsys.readouterr().out

@@ -330,6 +330,15 @@ def test_fast_convolution_is_chosen_where_it_pays(monkeypatch):
     assert not uses_fft(28, 256, 256)
 
 
+@pytest.mark.parametrize("options", [{"strides": 2}, {"dilation_rate": 2}])
+def test_other_convolutions_are_left_to_keras(monkeypatch, options):
+    monkeypatch.setattr(capsulelayers, "_fft_pays", lambda *shape: True)
+    layer = FastConv2D(4, 3, **options)
+    x = normal(2, 12, 12, 3)
+    assert layer(x).shape == layer.compute_output_shape(x.shape)
+    assert not layer.use_fft
+
+
 # CapsuleLayer
 
 

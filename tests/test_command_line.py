@@ -348,7 +348,8 @@ def test_help_groups_the_flags_and_says_their_defaults(capsys, flag):
         "what to do (default: train)",
         "network and loss",
         "training",
-        "data and files",
+        "data",
+        "files",
         "examples",
     ]
     places = [out.index(f"\n{group}:\n") for group in groups]

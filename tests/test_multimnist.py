@@ -1,14 +1,20 @@
 """experiments/multimnist.py: pairs of digits, what they are measured by, and a run."""
 
+import contextlib
+import types
+
 import numpy as np
 import pytest
-from conftest import assert_same_run, read_log, write_digits
+from conftest import assert_picture, assert_same_run, read_log, write_digits
 from keras import ops
+from PIL import Image
 
 import capsulenet
 import command_line
-from experiments import multimnist
-from experiments.multimnist import Pairs, both_right, one_right
+import datasets
+import training
+from experiments import digits, multimnist
+from experiments.multimnist import BaselinePairs, Pairs, both_right, one_right
 
 N_CLASS = 4
 
@@ -47,8 +53,11 @@ def test_pairs_are_of_different_classes_and_use_each_digit_once(marked):
     brightest = alone[:, 0].max(axis=(1, 2, 3))
     np.testing.assert_array_equal(np.sort(brightest), np.sort(x.max(axis=(1, 2, 3))))
     # The labels are those of the digits that were drawn.
-    index = [int(np.argmin(np.abs(x.max(axis=(1, 2, 3)) - b))) for b in brightest]
-    np.testing.assert_array_equal(first, y[index])
+    known = x.max(axis=(1, 2, 3))
+    for i, labels in enumerate((first, second)):
+        brightest = alone[:, i].max(axis=(1, 2, 3))
+        index = [int(np.argmin(np.abs(known - b))) for b in brightest]
+        np.testing.assert_array_equal(labels, y[index])
 
 
 def test_shifts_go_up_to_four_pixels_both_ways(marked):
@@ -103,22 +112,82 @@ def test_partners_of_all_other_classes_are_as_likely():
     assert counts[10:].min() > 350 and counts[10:].max() < 650  # 500 on average
 
 
-def test_no_test_digit_is_trained_on_and_no_training_digit_tested(mnist):
-    small = capsulenet.datasets.Dataset(
-        (np.full((20, 28, 28, 1), 0.25, "float32"), mnist.train[1][:20]),
-        (np.full((20, 28, 28, 1), 0.5, "float32"), mnist.test[1][:20]),
-        mnist.class_names,
-        "mnist",
+def test_no_test_digit_is_trained_on_and_no_training_digit_tested(
+    mnist, monkeypatch, tmp_path
+):
+    # All pixels of a set have one value, so that a pair says what it is made of.
+    def digits_of(value, n):
+        return np.full((n, 28, 28, 1), value, "float32"), np.eye(10)[np.arange(n) % 10]
+
+    (x_train, y_train), (x_val, y_val) = digits_of(0.25, 20), digits_of(0.375, 10)
+    train = np.concatenate([x_train, x_val]), np.concatenate([y_train, y_val])
+    data = datasets.Dataset(train, digits_of(0.5, 20), mnist.class_names, "mnist")
+    seen = {}
+    monkeypatch.setattr(
+        training, "fit", lambda model, batches, log, args: seen.update(b=batches, l=log)
     )
-    padded = capsulenet.datasets.pad(small, multimnist.MARGIN)
-    (_, _, _), (_, alone) = Pairs(*padded.train, 20, 4 / 36)[0]
-    assert alone.max() == 0.25
-    inputs, (_, alone) = multimnist.make_test(Pairs, padded, 0)
-    assert alone.max() == 0.5 and inputs[0].shape == (20, 36, 36, 1)
-    again, _ = multimnist.make_test(Pairs, padded, 0)
-    other, _ = multimnist.make_test(Pairs, padded, 1)
-    np.testing.assert_array_equal(inputs[0], again[0])
-    assert (inputs[1] != other[1]).any()
+    argv = ["--network", "baseline", "--validation_size", "10", "--batch_size", "10"]
+    args = multimnist.build_parser().parse_args([*argv, "--save_dir", str(tmp_path)])
+    args.recipe, args.lr_decay, args.routings, args.split_seed = "seed", 1, 1, 0
+    data = digits.pad(data, multimnist.MARGIN)
+    study = multimnist.make_study((36, 36, 1), 10, args)
+    multimnist.train(study, data, args)
+
+    def values(images):
+        return set(np.unique(images).tolist())
+
+    assert values(seen["b"].x) == {0, 0.25}
+    images = np.concatenate([seen["b"][i][0] for i in range(len(seen["b"]))])
+    assert values(images) == {0, 0.25, 0.5} and len(images) == 20
+    sets = {name: inputs[0] for name, (inputs, _) in seen["l"].held_out.items()}
+    assert values(sets["val"]) == {0, 0.375, 0.75}
+    assert values(sets["test"]) == {0, 0.5, 1}
+
+
+def test_the_test_is_the_same_for_every_run_and_for_both_networks(mnist):
+    part = datasets.Dataset(
+        *[(x[:20], y[:20]) for x, y in mnist], mnist.class_names, "mnist"
+    )
+    data = digits.pad(part, multimnist.MARGIN)
+    inputs, (labels, alone) = multimnist.make_test(Pairs, data, 0)
+    assert inputs[0].shape == (20, 36, 36, 1) and alone.shape == (20, 2, 36, 36, 1)
+    for again in (
+        multimnist.make_test(Pairs, data, 0),
+        multimnist.make_test(BaselinePairs, data, 0),
+    ):
+        np.testing.assert_array_equal(again[0][0], inputs[0])
+        np.testing.assert_array_equal(again[1][0], labels)
+    other, _ = multimnist.make_test(Pairs, data, 1)
+    assert (inputs[0] != other[0]).any()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--train_size", 1), "training digits of at least 2 classes"),
+        (("--validation_size", 1), "validation digits of at least 2 classes"),
+        (("--data_dir", "one_class"), "test digits of at least 2 classes"),
+        (("--data_dir", "colour"), "grey images of 28 x 28 pixels, got 28 x 28 x 3"),
+    ],
+)
+def test_digits_that_make_no_pairs(flags, message, mnist, tmp_path, capsys):
+    write_digits(tmp_path / "digits", mnist, n_train=20, n_test=10)
+    for name in ("one_class", "colour"):
+        arrays = dict(np.load(tmp_path / "digits" / "mnist.npz"))
+        if name == "one_class":
+            arrays["y_test"][:] = 3
+        else:
+            for part in ("x_train", "x_test"):
+                arrays[part] = np.repeat(arrays[part][..., np.newaxis], 3, axis=3)
+        (tmp_path / name).mkdir()
+        np.savez(tmp_path / name / "mnist.npz", **arrays)
+    folder = tmp_path / "digits"
+    if flags[0] == "--data_dir":
+        folder, flags = tmp_path / flags[1], ()
+    status = main(*flags, "--data_dir", folder, "--save_dir", tmp_path / "run")
+    error = capsys.readouterr().err
+    assert (status, error.count("\n")) == (2, 1) and message in error
+    assert not (tmp_path / "run").exists()
 
 
 # What is measured
@@ -173,13 +242,81 @@ def test_the_decoder_is_shared_and_draws_each_digit_from_its_own_capsule():
         np.testing.assert_allclose(decoded[:, i], expected[1], rtol=1e-5, atol=1e-6)
 
 
+def test_the_baseline_has_the_weights_of_the_paper():
+    model = multimnist.Baseline((36, 36, 1), 10)
+    assert round(model.count_params() / 1e6, 2) == 24.56
+    capsnet = capsulenet.CapsNet((36, 36, 1), 10, objects=2)[0]
+    assert round(capsnet.count_params() / 1e6, 2) == 11.36
+
+
+# Pictures
+
+
+def test_sheets_show_what_was_said_and_what_is_not_there(mnist, monkeypatch, tmp_path):
+    part = datasets.Dataset(
+        *[(x[:40], y[:40]) for x, y in mnist], mnist.class_names, "mnist"
+    )
+    data = digits.pad(part, multimnist.MARGIN)
+    (_, first, second), (y, _) = multimnist.make_test(Pairs, data, 0)
+    lengths = 0.8 * y + 0.1 * np.random.default_rng(0).random(y.shape)
+    lengths[::2] = 1 - lengths[::2]  # every other image is wrong
+    drawn = []
+
+    def predict(model, inputs, args):
+        images, *labels = inputs
+        drawn.append(np.stack([label.argmax(axis=1) for label in labels], axis=1))
+        n = len(images)
+        return [lengths[:n], np.full((n, 2, 36, 36, 1), 0.5, "float32")]
+
+    monkeypatch.setattr(training, "predict", predict)
+    sheets = {}
+    monkeypatch.setattr(
+        multimnist,
+        "plot_sheet",
+        lambda images, decoded, truth, said, title, path: sheets.update(
+            {title.split(":")[0]: (truth, said)}
+        ),
+    )
+    monkeypatch.setattr(multimnist.saving, "replace_file", contextlib.nullcontext)
+    args = multimnist.build_parser().parse_args(["--save_dir", str(tmp_path)])
+    multimnist.draw_sheets(types.SimpleNamespace(model=None), data, args)
+
+    truth = np.stack([first.argmax(axis=1), second.argmax(axis=1)], axis=1)
+    _, right, wrong, forced = drawn
+    np.testing.assert_array_equal(right, truth[1::2][:12])
+    said = np.argsort(lengths, axis=1)[::2, -2:]
+    np.testing.assert_array_equal(wrong, said[:12])
+    assert not (wrong[:, :, None] == truth[::2][:12, None]).any()
+    np.testing.assert_array_equal(forced[:, 0], truth[1::2][:12, 0])
+    assert not (forced[:, 1:] == truth[1::2][:12]).any()
+    assert sheets["Both right"][0] == [[str(c) for c in pair] for pair in right]
+    assert sheets["Wrong"][0] == [[str(c) for c in pair] for pair in truth[::2][:12]]
+    assert sheets["Wrong"][1] == [[str(c) for c in pair] for pair in said[:12]]
+
+
+def test_a_sheet_is_red_and_green_where_they_overlap_yellow(tmp_path):
+    images = np.ones((3, 36, 36, 1), "float32")
+    decoded = np.zeros((3, 2, 36, 36, 1), "float32")
+    decoded[:, 0, :, :24] = 1  # the left two thirds
+    decoded[:, 1, :, 12:] = 1  # the right two thirds
+    names = [["1", "2"]] * 3
+    path = str(tmp_path / "sheet.png")
+    multimnist.plot_sheet(images, decoded, names, names, "Title", path)
+    assert_picture(path)
+    with Image.open(path) as picture:
+        pixels = np.asarray(picture.convert("RGB")).reshape(-1, 3) / 255
+    for red, green, blue in ((1, 0.25, 0.2), (0.2, 0.9, 0.35), (1, 1, 0.55)):
+        close = np.abs(pixels - (red, green, blue)).max(axis=1) < 0.02
+        assert close.mean() > 0.01
+
+
 # Real runs
 
 
 @pytest.mark.slow
 def test_a_run_its_resumption_and_its_test(mnist, tmp_path, capsys):
-    digits = write_digits(tmp_path / "digits", mnist, n_train=40, n_test=30)
-    sizes = ("--batch_size", 20, "--data_dir", digits)
+    folder = write_digits(tmp_path / "digits", mnist, n_train=40, n_test=30)
+    sizes = ("--batch_size", 20, "--data_dir", folder)
     assert main(*sizes, "--epochs", 1, "--save_dir", tmp_path / "parts") == 0
     output = capsys.readouterr().out
     assert "Training: CapsNet, routings 3, two digits" in output
@@ -194,15 +331,18 @@ def test_a_run_its_resumption_and_its_test(mnist, tmp_path, capsys):
 
     capsys.readouterr()
     model = ("-w", tmp_path / "whole" / "trained_model.h5")
-    flags = ("--data_dir", digits, "--save_dir", tmp_path / "test", "--pairs", 2)
+    flags = ("--data_dir", folder, "--save_dir", tmp_path / "test")
     assert main("-t", *model, *flags) == 0
+    error = 100 * (1 - float(row["test_accuracy"]))
+    assert f"Test error: {error:.2f} % of 30 pairs" in capsys.readouterr().out
+    assert main("-t", *model, *flags, "--pairs", 2) == 0
     assert " % of 60 pairs" in capsys.readouterr().out
 
 
 @pytest.mark.slow
 def test_the_baseline_sees_the_same_pairs(mnist, tmp_path, capsys):
-    digits = write_digits(tmp_path / "digits", mnist, n_train=8, n_test=8)
-    flags = ("--batch_size", 4, "--data_dir", digits)
+    folder = write_digits(tmp_path / "digits", mnist, n_train=8, n_test=8)
+    flags = ("--batch_size", 4, "--data_dir", folder)
     flags += ("--epochs", 1, "--save_dir", tmp_path, "--network", "baseline")
     assert main(*flags) == 0
     output = capsys.readouterr().out

@@ -139,3 +139,16 @@ def test_without_a_moving_average_nothing_changes():
     with training.averaged(model):
         for weight, value in zip(weights_of(model), before):
             np.testing.assert_array_equal(weight, value)
+
+
+def test_the_goal_is_one_of_the_validation_set():
+    def reached(stop_at, accuracy):
+        log = training.EpochLog.__new__(training.EpochLog)
+        log.stop_at = stop_at
+        others = {"accuracy": 1 - accuracy, "test_accuracy": 1 - accuracy}
+        log.rows = [{"val_accuracy": accuracy, **others}]
+        return log.reached_goal()
+
+    assert reached(0.9, 0.9) and reached(0.9, 0.95)
+    assert not reached(0.9, 0.8999) and not reached(0.9, 0.05)
+    assert not reached(None, 1.0)

@@ -117,15 +117,19 @@ def rows_of_log(epochs, prefixes=("", "test_"), accuracy=0.9):
     ]
 
 
-@pytest.mark.parametrize("prefixes", [("", "test_"), ("", "val_", "test_")])
+@pytest.mark.parametrize(
+    "prefixes",
+    [("", "test_"), ("", "val_", "test_"), ("", "val_", "test_", "synthetic_")],
+)
 @pytest.mark.parametrize("epochs", [1, 50])
 def test_plot_log(tmp_path, epochs, prefixes):
     utils.plot_log(rows_of_log(epochs, prefixes), str(tmp_path / "p.png"))
     colors = {tuple(color) for color in opened(tmp_path / "p.png").reshape(-1, 3)}
-    # Blue for training, green for validation, orange for the test.
+    # Blue for training, green for validation, orange for the test, red for another.
     assert (0x1F, 0x77, 0xB4) in colors
     assert ((0x2C, 0xA0, 0x2C) in colors) == ("val_" in prefixes)
     assert (0xFF, 0x7F, 0x0E) in colors
+    assert ((0xD6, 0x27, 0x28) in colors) == ("synthetic_" in prefixes)
 
 
 def test_plot_log_without_a_single_error(tmp_path):
