@@ -116,6 +116,7 @@ def test_model_file(trained):
     assert all(np.isfinite(weight).all() for weight in weights.values())
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_log_and_weights(trained, digits, tmp_path):
     save_dir, first = trained
     again = run(*training_of(digits, tmp_path), cwd=tmp_path)
@@ -128,6 +129,7 @@ def test_the_same_seed_gives_the_same_log_and_weights(trained, digits, tmp_path)
     assert results[0] == results[1] and len(results[0]) == 12
 
 
+@pytest.mark.slow
 def test_the_seed_sets_the_first_weights_and_the_shifts(digits, tmp_path):
     # Nothing is learned in this run: the file holds the weights that it started from,
     # and the log their loss on the shifted images. (A fresh network paints all images

@@ -93,7 +93,8 @@ def folders(digits, folder):
 
 
 @needs_devices
-@pytest.mark.parametrize("n", [2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("n", [2, 4])
+@pytest.mark.slow
 def test_n_devices_compute_what_one_computes(n, digits, one_device, tmp_path):
     flags = (*FLAGS, "--gpus", n, *folders(digits, tmp_path))
     status, output, errors = call("capsulenet_multi_gpu.py", *flags)
@@ -124,6 +125,7 @@ def test_one_device_is_the_plain_script(digits, tmp_path):
 
 
 @needs_devices
+@pytest.mark.slow
 def test_any_number_of_devices_tests_a_model(digits, one_device, tmp_path):
     flags = ("-t", "-w", one_device / "trained_model.h5", *folders(digits, tmp_path))
     one = call("capsulenet.py", *flags)

@@ -170,6 +170,7 @@ def test_flags_of_the_data_have_no_effect_on_a_prediction(trained, tmp_path, cap
         assert f"{flag[0]} has no effect with --predict" in message
 
 
+@pytest.mark.slow
 def test_capsules_without_length_are_noticed(shapes, tmp_path, capsys):
     flags = ("--epochs", 2, "--lr", 1e-9, "--batch_size", 24, "--save_dir", tmp_path)
     assert main("--dataset", shapes, *flags) == 0
@@ -258,6 +259,7 @@ def test_an_npz_of_16_bits_with_names(tmp_path, capsys):
     assert re.search(r"Accuracy of class dog: [01]\.\d+ \(2\)", out)
 
 
+@pytest.mark.slow
 def test_a_named_data_set_comes_from_keras(tmp_path, capsys, monkeypatch):
     x = np.zeros((4, 32, 32, 3), "uint8")
     pair = (x, np.array([[0], [1], [2], [9]]))
@@ -338,6 +340,7 @@ def test_faults_of_pictures(spoil, shapes, tmp_path, capsys):
 
 
 @needs_tensorflow
+@pytest.mark.slow
 def test_an_export_runs_without_our_code(trained, tmp_path):
     model = trained[0] / "trained_model.h5"
     process = run("--export", tmp_path / "export", "-w", model, cwd=tmp_path)

@@ -538,6 +538,7 @@ def wait_until(condition, process):
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 def test_sigint_in_a_process_of_its_own(few, tmp_path):
     options = [*SMALL, "--epochs", 10_000, "--batch_size", 10, "--data_dir", few]
     process = start(tmp_path, *options, "--save_dir", "result")
@@ -675,6 +676,7 @@ def test_a_learning_rate_that_is_far_too_large(few, capsys, tmp_path):
     assert contents(tmp_path) == {}
 
 
+@pytest.mark.slow
 def test_the_last_good_weights_are_kept(few, capsys, tmp_path):
     options = [*SMALL, "--batch_size", 10, "--data_dir", few, "--save_dir", tmp_path]
     assert main(*options, "--lr", 1e-30, "--lr_decay", 1e60) == 1
@@ -729,6 +731,7 @@ def test_a_write_that_fails_leaves_the_files_of_before(finished, capsys):
     assert read_log(finished) == log
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full(first_epoch, monkeypatch, capsys, tmp_path):
     check_space = training.EpochLog.check_space
 

@@ -83,6 +83,7 @@ def small_run(folder, digits, *flags):
     return rows, weights_of(model)
 
 
+@pytest.mark.slow
 def test_the_moving_average_is_what_is_saved(digits, tmp_path):
     # With a factor of 0 the average of a step is its weights; with one near to 1 it is
     # the first step's, from which the second one differs.
@@ -94,6 +95,7 @@ def test_the_moving_average_is_what_is_saved(digits, tmp_path):
         assert np.abs(one - three).max() > 1e-5
 
 
+@pytest.mark.slow
 def test_averages_are_what_is_evaluated_and_a_run_goes_on_with_them(digits, tmp_path):
     whole = small_run(tmp_path / "whole", digits, "--epochs", 2, "--ema", 0.9)
     half = small_run(tmp_path / "parts", digits, "--epochs", 1, "--ema", 0.9)
