@@ -279,6 +279,7 @@ def test_a_pair(arguments, tmp_path):
     assert_picture(paths[0])
 
 
+@pytest.mark.slow
 def test_all_pairs(arguments, tmp_path, capsys):
     assert main(*arguments, "--save_dir", tmp_path, "--max_steps", 1) == 0
     rows = read_rows(tmp_path / "walk.csv")

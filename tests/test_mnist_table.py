@@ -127,6 +127,7 @@ def test_bad_values(flags, complaint, tmp_path, capsys):
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.slow
 def test_a_real_run(digits, tmp_path, capsys):
     flags = ["--epochs", "1", "--trials", "1", "--cells", "v2", "--train_size", "40"]
     flags += ["--data_dir", str(digits), "--save_dir", str(tmp_path)]
