@@ -5,6 +5,7 @@ import math
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator
 
 DPI = 150
@@ -38,8 +39,7 @@ def plot_log(rows: list[dict], path: str) -> None:
     for prefix, label, color in lines:
         for name, style in zip(losses, ("-", "--")):
             values = [row[prefix + name] for row in rows]
-            title = f"{name.removesuffix('_loss')}, {label}"
-            left.plot(epochs, values, color, marker=".", ls=style, label=title)
+            left.plot(epochs, values, color, marker=".", ls=style)
         error = [100 * (1 - row[f"{prefix}accuracy"]) for row in rows]
         right.plot(epochs, error, color, marker=".", label=label)
     left.set(xlabel="epoch", ylabel="loss", yscale="log", title="Losses")
@@ -53,9 +53,13 @@ def plot_log(rows: list[dict], path: str) -> None:
         axes.yaxis.set_minor_formatter("")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.grid(alpha=0.3, which="both")
-        # below, since the curves are everywhere
-        below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.17)}
-        axes.legend(fontsize=8, ncols=len(lines), **below)
+    keys, _ = right.get_legend_handles_labels()
+    if len(losses) > 1:
+        for name, style in zip(losses, ("-", "--")):
+            label = f"{name.removesuffix('_loss')} loss"
+            keys.append(Line2D([], [], color="k", ls=style, label=label))
+    # below, since the curves are everywhere
+    figure.legend(handles=keys, loc="outside lower center", ncols=6, fontsize=8)
     figure.savefig(path, dpi=DPI)
 
 
