@@ -109,7 +109,7 @@ def test_the_gap_is_to_the_longest_wrong_capsule():
 
 def test_the_gap_has_a_gradient_where_the_margin_loss_is_flat():
     def sure(images):  # right capsule above 0.9, others below 0.1
-        return LABELS * 0.92 + 0.01 + 0.01 * dense(images)
+        return ops.add(0.01 * dense(images), LABELS * 0.92 + 0.01)
 
     for loss, flat in ((margin_loss, True), (adversarial.gap, False)):
         _, g = adversarial.input_gradient(sure, loss)(IMAGES, LABELS)
@@ -119,7 +119,7 @@ def test_the_gap_has_a_gradient_where_the_margin_loss_is_flat():
 def test_log_odds_have_the_signs_of_the_cross_entropy():
     def softmax(images, scale=1.0):
         outputs = ops.matmul(ops.reshape(images, (-1, 12)), KERNEL)
-        return ops.softmax(scale * outputs + 40 * (scale > 1) * LABELS)
+        return ops.softmax(ops.add(scale * outputs, 40 * (scale > 1) * LABELS))
 
     def cross_entropy(y, p):
         return -ops.log(ops.sum(y * p, axis=-1))
@@ -188,7 +188,7 @@ def test_a_walk_that_does_not_arrive_ends():
 
 def test_a_walk_without_a_gradient_stays_where_it_is():
     images, labels = IMAGES[:1], np.array([[0, 1, 0]], "float32")
-    gradient, _ = recorded(lambda images: 0 * dense(images) + LABELS[:1])
+    gradient, _ = recorded(lambda images: ops.add(0 * dense(images), LABELS[:1]))
     changed, steps, _ = adversarial.walk(gradient, images, labels, 1, 3)
     np.testing.assert_array_equal(changed, images)
     assert steps.tolist() == [3]
