@@ -416,23 +416,7 @@ def build_parser(doc: str = __doc__) -> argparse.ArgumentParser:
         "picture's border with the training set's",
     )
 
-    group = parser.add_argument_group("network and loss")
-    group.add_argument(
-        "-r",
-        "--routings",
-        type=command_line.integer(1, 100),
-        metavar="N",
-        help="rounds of dynamic routing (default: the model file's, else 3)",
-    )
-    group.add_argument(
-        "--lam_recon",
-        type=command_line.number(0),
-        metavar="X",
-        help="weight of the reconstruction's mean squared error (default: the paper's "
-        "0.0005 x height x width x channels, 0.392 for MNIST; 20 times as much with "
-        "--recipe paper)",
-    )
-
+    command_line.add_network_flags(parser)
     command_line.add_training_flags(parser)
     command_line.add_data_flags(parser)
     command_line.remember_run(parser)

@@ -82,6 +82,36 @@ def add_modes(parser: argparse.ArgumentParser):
     return group, modes
 
 
+def add_weights_flag(group) -> None:
+    """-w of a script that trains and tests, for the group of `add_modes`."""
+    group.add_argument(
+        "-w",
+        "--weights",
+        metavar="FILE",
+        help="weights to use, or to start training from (default of -t: "
+        "trained_model.h5 in --save_dir)",
+    )
+
+
+def add_network_flags(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("network and loss")
+    group.add_argument(
+        "-r",
+        "--routings",
+        type=integer(1, 100),
+        metavar="N",
+        help="rounds of dynamic routing (default: the model file's, else 3)",
+    )
+    group.add_argument(
+        "--lam_recon",
+        type=number(0),
+        metavar="X",
+        help="weight of the reconstruction's mean squared error (default: the paper's "
+        "0.0005 x height x width x channels, 0.392 for MNIST; 20 times as much with "
+        "--recipe paper)",
+    )
+
+
 def add_training_flags(parser: argparse.ArgumentParser, shift: bool = True) -> None:
     """Flags of a training.
 

@@ -115,13 +115,7 @@ def train(
 def build_parser() -> argparse.ArgumentParser:
     parser = command_line.new_parser(__doc__)
     group, _ = command_line.add_modes(parser)
-    group.add_argument(
-        "-w",
-        "--weights",
-        metavar="FILE",
-        help="weights to use, or to start training from (default of -t: "
-        "trained_model.h5 in --save_dir)",
-    )
+    command_line.add_weights_flag(group)
     command_line.add_training_flags(parser)
     command_line.add_data_flags(parser, os.path.join("result", "baseline"))
     command_line.remember_run(parser)

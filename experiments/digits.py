@@ -49,33 +49,14 @@ def build_parser(
     """
     parser = command_line.new_parser(doc)
     group, _ = command_line.add_modes(parser)
-    group.add_argument(
-        "-w",
-        "--weights",
-        metavar="FILE",
-        help="weights to use, or to start training from (default of -t: "
-        "trained_model.h5 in --save_dir)",
-    )
+    command_line.add_weights_flag(group)
     group.add_argument(
         "--network",
         choices=networks,
         default=networks[0],
         help="what to train or test",
     )
-    group.add_argument(
-        "-r",
-        "--routings",
-        type=command_line.integer(1, 100),
-        metavar="N",
-        help="rounds of dynamic routing (default: the model file's, else 3)",
-    )
-    group.add_argument(
-        "--lam_recon",
-        type=command_line.number(0),
-        metavar="X",
-        help="weight of the mean squared error of a reconstruction (default: 0.0005 x "
-        "height x width; 20 times as much with --recipe paper)",
-    )
+    command_line.add_network_flags(parser)
     command_line.add_training_flags(parser, shift=False)
     command_line.add_file_flags(parser, save_dir)
     return parser

@@ -285,13 +285,19 @@ def train(study: Study, data: datasets.Dataset, args: argparse.Namespace) -> Non
     training.fit(study.model, batches, log, args)
 
 
-def test(study: Study, data: datasets.Dataset, args: argparse.Namespace) -> None:
-    """Prints the error over `args.pairs` pairs for each test digit; writes test.csv."""
+def test(study: Study, data: datasets.Dataset, args: argparse.Namespace) -> np.ndarray:
+    """Prints the error over `args.pairs` pairs for each test digit; writes test.csv.
+
+    Returns:
+        The lengths, or the baseline's outputs, for the first pair of each digit.
+    """
     results = []
     for repetition in range(args.pairs):
         inputs, targets = make_test(study.batches, data, repetition)
         outputs = training.predict(study.model, inputs, args)
         results.append(scores(targets[0], outputs[0]))
+        if repetition == 0:
+            first = outputs[0]
     n = args.pairs * len(data.test[0])
     both, one = (np.mean([r[k] for r in results]) for k in ("accuracy", "one_right"))
     print(f"Test error: {100 * (1 - both):.2f} % of {n} pairs")
@@ -300,12 +306,21 @@ def test(study: Study, data: datasets.Dataset, args: argparse.Namespace) -> None
     row = {"network": args.network, "pairs": n, "error": round(100 * (1 - both), 4)}
     saving.write_csv(path, [{**row, "one_right": round(100 * one, 4)}])
     print("Wrote", path)
+    return first
 
 
-def draw_sheets(study: Study, data: datasets.Dataset, args: argparse.Namespace) -> None:
-    """Draws figure 5 of the paper: right ones, wrong ones, and classes not there."""
+def draw_sheets(
+    study: Study, data: datasets.Dataset, lengths, args: argparse.Namespace
+) -> None:
+    """Draws figure 5 of the paper: right ones, wrong ones, and classes not there.
+
+    Args:
+        study: That of a CapsNet.
+        data: The padded data.
+        lengths: What `test` returns.
+        args: The parsed command line.
+    """
     (images, first, second), (y, _) = make_test(Pairs, data, 0)
-    (lengths, _) = training.predict(study.model, [images, first, second], args)
     said = np.argsort(lengths, axis=1)[:, -2:]
     right = ops.convert_to_numpy(both_right(y, lengths)) > 0
     truth = np.stack([first.argmax(axis=1), second.argmax(axis=1)], axis=1)
@@ -417,9 +432,9 @@ def run(args: argparse.Namespace) -> None:
     with command_line.begin(f"{study.title}, two digits", study.model, data, args):
         if not args.testing:
             train(study, data, args)
-        test(study, data, args)
+        lengths = test(study, data, args)
         if args.network == "capsnet":
-            draw_sheets(study, data, args)
+            draw_sheets(study, data, lengths, args)
 
 
 if __name__ == "__main__":

@@ -265,8 +265,7 @@ def test_sheets_show_what_was_said_and_what_is_not_there(mnist, monkeypatch, tmp
     def predict(model, inputs, args):
         images, *labels = inputs
         drawn.append(np.stack([label.argmax(axis=1) for label in labels], axis=1))
-        n = len(images)
-        return [lengths[:n], np.full((n, 2, 36, 36, 1), 0.5, "float32")]
+        return [None, np.full((len(images), 2, 36, 36, 1), 0.5, "float32")]
 
     monkeypatch.setattr(training, "predict", predict)
     sheets = {}
@@ -279,10 +278,10 @@ def test_sheets_show_what_was_said_and_what_is_not_there(mnist, monkeypatch, tmp
     )
     monkeypatch.setattr(multimnist.saving, "replace_file", contextlib.nullcontext)
     args = multimnist.build_parser().parse_args(["--save_dir", str(tmp_path)])
-    multimnist.draw_sheets(types.SimpleNamespace(model=None), data, args)
+    multimnist.draw_sheets(types.SimpleNamespace(model=None), data, lengths, args)
 
     truth = np.stack([first.argmax(axis=1), second.argmax(axis=1)], axis=1)
-    _, right, wrong, forced = drawn
+    right, wrong, forced = drawn
     np.testing.assert_array_equal(right, truth[1::2][:12])
     said = np.argsort(lengths, axis=1)[::2, -2:]
     np.testing.assert_array_equal(wrong, said[:12])

@@ -1,7 +1,7 @@
 """Resident memory of a training run on all of MNIST, epoch by epoch.
 
     python -m tests.long.memory --record                 # 5 epochs
-    python -m tests.long.memory --epochs 3 --train_size 6000 --save_dir /tmp/run
+    python -m tests.long.memory --epochs 3 --train_size 6000 --save_dir result
 
 Other flags go to `capsulenet.py`, which runs as a process of its own. Twice a second
 Linux is asked what is resident now (VmRSS) and what was at most (VmHWM, which is set
@@ -97,8 +97,9 @@ def main(argv: list[str] | None = None) -> int:
     if args.record:
         peaks = [(part, "peak resident MB", m["peak"]) for part, m in parts.items()]
         rows = [(part, outcome, round(peak)) for part, outcome, peak in peaks]
-        said = " ".join(["--epochs", str(args.epochs), *flags, "--record"])
-        results.record("memory", rows, f"python -m tests.long.memory {said}")
+        given = arguments if args.save_dir else ["--epochs", str(args.epochs), *flags]
+        said = " ".join(["python -m tests.long.memory", *given, "--record"])
+        results.record("memory", rows, said)
     return 0
 
 
