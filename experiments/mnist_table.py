@@ -11,8 +11,9 @@
 Each trial is a run of capsulenet.py or experiments/baseline.py with all 60 000 training
 images, the trial's number as seed, and the last epoch's weights; the test images choose
 nothing. What was interrupted goes on where it was, and what was run for fewer epochs is
-continued. table.csv, table.md and a figure for each recipe are made from the logs of
-the runs alone: a log that is longer than `--epochs` counts with that row of it.
+continued. table.csv, table.md (table_10_epochs.csv with `--epochs 10`) and a figure for
+each recipe are made from the logs of the runs alone: a log that is longer than
+`--epochs` counts with that row of it.
 """
 
 import argparse
@@ -41,6 +42,7 @@ CELLS = {
     "v1": (1, False),
     "baseline": None,
 }
+EPOCHS = training.RECIPES["seed"].epochs  # of table.csv; others have it in their name
 # Test error in %, mean and standard deviation of 3: Sabour et al., table 1, and
 # XifengGuo/CapsNet-Keras after 50 epochs.
 PAPER = {
@@ -191,7 +193,8 @@ def write_table(args: argparse.Namespace) -> None:
     """Writes table.csv, table.md and the figures from the logs."""
     os.makedirs(args.save_dir, exist_ok=True)
     rows = make_rows(args.save_dir, args.epochs)
-    written = [os.path.join(args.save_dir, name) for name in ("table.csv", "table.md")]
+    name = "table" if args.epochs == EPOCHS else f"table_{args.epochs}_epochs"
+    written = [os.path.join(args.save_dir, name + end) for end in (".csv", ".md")]
     saving.write_csv(written[0], rows)
     with saving.replace_file(written[1]) as path, open(path, "w") as file:
         file.write(to_markdown(rows))
@@ -212,7 +215,7 @@ def build_parser() -> argparse.ArgumentParser:
     add(
         "--epochs",
         type=command_line.integer(1),
-        default=50,
+        default=EPOCHS,
         metavar="N",
         help="of each run, and of the table",
     )

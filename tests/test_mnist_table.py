@@ -15,15 +15,16 @@ def write_log(folder, *errors):
     (folder / "log.csv").write_text("epoch,test_accuracy\n" + "".join(lines))
 
 
-def read_table(folder):
-    with open(folder / "table.csv", newline="") as file:
+def read_table(folder, epochs):
+    with open(folder / f"table_{epochs}_epochs.csv", newline="") as file:
         return {(r["recipe"], r["network"]): r for r in csv.DictReader(file)}
 
 
 def make_table(folder, epochs):
     flags = ["--trials", "0", "--epochs", str(epochs), "--save_dir", str(folder)]
     assert mnist_table.main(flags) == 0
-    return read_table(folder), (folder / "table.md").read_text()
+    text = (folder / f"table_{epochs}_epochs.md").read_text()
+    return read_table(folder, epochs), text
 
 
 def test_means_and_deviations_of_what_was_run(tmp_path):
@@ -44,7 +45,7 @@ def test_means_and_deviations_of_what_was_run(tmp_path):
 
 
 def test_what_was_not_run_is_an_empty_cell(tmp_path):
-    rows, text = make_table(tmp_path, epochs=50)
+    rows, text = make_table(tmp_path, epochs=640)
     assert {row["trials"] for row in rows.values()} == {"0"}
     assert {row["mean"] for row in rows.values()} == {""}
     assert text.count("not run") == 10  # five networks, two recipes
@@ -132,9 +133,11 @@ def test_a_real_run(digits, tmp_path, capsys):
     flags = ["--epochs", "1", "--trials", "1", "--cells", "v2", "--train_size", "40"]
     flags += ["--data_dir", str(digits), "--save_dir", str(tmp_path)]
     assert mnist_table.main(flags) == 0
-    assert f"Wrote {tmp_path / 'table.md'}" in capsys.readouterr().out
+    assert f"Wrote {tmp_path / 'table_1_epochs.md'}" in capsys.readouterr().out
     errors = mnist_table.read_errors(str(tmp_path / "seed" / "v2" / "0"))
     assert len(errors) == 1
-    assert read_table(tmp_path)["seed", "v2"]["mean"] == f"{errors[0]:.4f}".rstrip("0")
+    assert read_table(tmp_path, 1)["seed", "v2"]["mean"] == f"{errors[0]:.4f}".rstrip(
+        "0"
+    )
     assert mnist_table.main(flags) == 0  # nothing is left to run
     assert "Epoch 1/1" not in capsys.readouterr().out
