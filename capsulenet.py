@@ -419,7 +419,8 @@ def build_parser(doc: str = __doc__) -> argparse.ArgumentParser:
     command_line.add_network_flags(parser)
     command_line.add_training_flags(parser)
     command_line.add_data_flags(parser)
-    command_line.remember_run(parser)
+    pictures = ("real_and_recon.png", "manipulate-*.png")
+    command_line.remember_run(parser, results=pictures)
     return parser
 
 

@@ -165,19 +165,34 @@ def meet_hosts(args: argparse.Namespace) -> None:
         f"expected {args.num_hosts} hosts at {args.coordinator} within "
         f"{args.timeout} s (--timeout), not all came up"
     )
-    # JAX's own timeout ends the process too, but with a page of C++ frames.
-    watchdog = threading.Timer(args.timeout, end_process, (message, 1))
-    watchdog.daemon = True
-    watchdog.start()
-    jax.distributed.initialize(
-        args.coordinator,
-        args.num_hosts,
-        args.host_id,
-        initialization_timeout=2 * args.timeout,
-        heartbeat_timeout_seconds=args.timeout,
-        shutdown_timeout_seconds=args.timeout,
-    )
-    watchdog.cancel()
+    failures = []
+
+    def connect():
+        try:
+            jax.distributed.initialize(
+                args.coordinator,
+                args.num_hosts,
+                args.host_id,
+                initialization_timeout=2 * args.timeout,
+                heartbeat_timeout_seconds=args.timeout,
+                shutdown_timeout_seconds=args.timeout,
+            )
+        except Exception as error:
+            failures.append(error)
+
+    # Not in this thread, which is the one that signals come to. JAX's own timeout ends
+    # the process too, but with a page of C++ frames.
+    thread = threading.Thread(target=connect, daemon=True)
+    thread.start()
+    try:
+        thread.join(args.timeout)
+    except training.Interrupted as interrupt:
+        interrupt.explain(args)
+        end_process(str(interrupt), interrupt.status)
+    if thread.is_alive():
+        end_process(message, 1)
+    if failures:
+        raise failures[0]
 
 
 def end_process(message: str, status: int) -> None:
@@ -262,15 +277,22 @@ def one_writer(args: argparse.Namespace):
     if args.host_id == 0:
         yield
         return
+    save_dir = args.save_dir
     with (
         tempfile.TemporaryDirectory() as folder,
         open(os.devnull, "w") as nowhere,
         contextlib.redirect_stdout(nowhere),
     ):
         if args.resume:
-            shutil.copy(os.path.join(args.save_dir, training.RUN_STATE), folder)
+            shutil.copy(os.path.join(save_dir, training.RUN_STATE), folder)
         args.save_dir = folder
-        yield
+        try:
+            yield
+        except training.DivergedError as error:  # it may name what is gone soon
+            message = str(error).replace(folder, save_dir)
+            raise training.DivergedError(message) from error
+        finally:
+            args.save_dir = save_dir  # for messages
 
 
 def run_on_devices(args: argparse.Namespace) -> None:

@@ -252,15 +252,18 @@ def add_file_flags(parser: argparse.ArgumentParser, save_dir: str) -> None:
     )
 
 
-def remember_run(parser: argparse.ArgumentParser, *others: str) -> None:
+def remember_run(
+    parser: argparse.ArgumentParser, *others: str, results: tuple[str, ...] = ()
+) -> None:
     """Notes which of the flags, all that there are now, make up a run.
 
     Args:
         parser: The script's parser.
         others: Names of flags that do not.
+        results: Names, or patterns, of the files that follow a training.
     """
     names = vars(parser.parse_args([])).keys() - NOT_OF_RUN - {*others}
-    parser.set_defaults(of_run=sorted(names))
+    parser.set_defaults(of_run=sorted(names), results=results)
 
 
 def parse_arguments(
@@ -273,6 +276,7 @@ def parse_arguments(
     """
     args = parser.parse_args(argv)
     args.finished = 0
+    args.run = None
     if not args.resume:
         return args
     path = os.path.join(args.save_dir, training.RUN_STATE)
@@ -288,6 +292,7 @@ def parse_arguments(
                 f"--{name}: expected {expected}, with which the run in {args.save_dir} "
                 f"was begun, received {received}"
             )
+    args.run = run
     args.finished = len(run["rows"])
     if args.epochs < args.finished:
         raise UsageError(
@@ -305,13 +310,17 @@ def parse_run(
     Raises:
         saving.ModelFileError: If they could not have been.
     """
-    values = dict(arguments)
-    drop_remainder = values.pop("drop_remainder", None)
     # Before they are parsed, which would obey others: --help prints and ends.
+    differing = sorted(set(arguments) ^ set(parser.get_default("of_run")))
+    if differing:
+        raise saving.ModelFileError(
+            f"{path}: expected a run of this script and version, found one of another: "
+            f"they differ in {shorten([name[:100] for name in differing])}"
+        )
+    values = dict(arguments)
+    drop_remainder = values.pop("drop_remainder")
     if type(drop_remainder) is not bool or (
-        set(arguments) != set(parser.get_default("of_run"))
-        or not all(map(_may_be_typed, values.values()))
-        or values["epochs"] is None
+        not all(map(_may_be_typed, values.values())) or values["epochs"] is None
     ):
         raise saving.ModelFileError(f"{path}: damaged run state: other arguments")
     argv = []
@@ -403,7 +412,8 @@ def check_arguments(args: argparse.Namespace) -> None:
     else:
         settle_data(args)
     folder = os.path.abspath(args.save_dir)
-    while not os.path.lexists(folder):  # it will be created in the first that exists
+    # It will be created in the first that exists; on Windows a drive may be missing.
+    while not os.path.lexists(folder) and folder != os.path.dirname(folder):
         folder = os.path.dirname(folder)
     try:
         with tempfile.TemporaryFile(dir=folder):

@@ -25,6 +25,7 @@ _PIXEL_COST = 30
 # each scan of a JPEG goes over all pixels, even if it has only a few bytes.
 _MAX_RLE_PIXELS = 10_000_000
 _MAX_SCANNED_PIXELS = 10_000_000_000
+_MAX_FILE = 1 << 29  # bytes; no picture of `Image.MAX_IMAGE_PIXELS` pixels needs more
 _JPEG_SEGMENT = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
 
 # One file.
@@ -87,6 +88,9 @@ def _open(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
     try:
         if os.path.exists(path) and not os.path.isfile(path):  # a pipe may never end
             raise DataError("expected a picture, got a folder, a pipe or a device")
+        size = os.stat(path).st_size  # parts of it are read whole, whatever they hold
+        if size > _MAX_FILE:
+            raise DataError(f"expected at most {_MAX_FILE} bytes, got {size}")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)

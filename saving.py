@@ -20,7 +20,7 @@ import limits
 
 FORMAT_VERSION = 1
 _INFO_ATTRIBUTE = "capsnet"
-_RUN, _OPTIMIZER, _BEST = "run", "optimizer", "best"
+_RUN, _OPTIMIZER, _BEST, _TRAINED = "run", "optimizer", "best", "trained"
 _LARGEST_RUN = 1 << 24  # bytes of JSON; an epoch takes about 500
 _LARGEST_MEMBER = 1 << 30  # bytes; a part of a .keras file is read into memory
 _WEIGHTS = "weight_names"
@@ -81,10 +81,10 @@ def remove_leftovers(folder: str, names: tuple[str, ...]) -> None:
 
     Args:
         folder: A folder that is locked.
-        names: Names of files that are written by who holds the lock alone.
+        names: Names of files, or patterns, that are written by who holds the lock.
     """
     for name in names:
-        for path in glob.glob(os.path.join(glob.escape(folder), f".*.{name}")):
+        for path in glob.glob(os.path.join(glob.escape(folder), f".[0-9]*.{name}")):
             os.remove(path)
 
 
@@ -140,7 +140,12 @@ def save_model(model: keras.Model, path: str, info: dict) -> None:
 
 
 def save_run(
-    model: keras.Model, path: str, info: dict, run: dict, best_weights: list | None
+    model: keras.Model,
+    path: str,
+    info: dict,
+    run: dict,
+    best_weights: list | None,
+    weights: list | None = None,
 ) -> None:
     """Writes a model file that holds all that is needed to go on with its training.
 
@@ -148,8 +153,9 @@ def save_run(
         model: A compiled model that was trained.
         path: Name of the file; it is written in place.
         info: As of `save_model`.
-        run: What `load_run` returns: arguments, digest, rows and best_epoch.
+        run: What `load_run` returns: arguments, digest, rows, best_epoch, overwrite.
         best_weights: Of the best epoch, as of `model.get_weights()`, if there is one.
+        weights: Those to go on with, if the model has their moving average just now.
 
     Raises:
         OSError: If it cannot be written.
@@ -158,8 +164,9 @@ def save_run(
         _put_weights(file, model, info)
         for i, variable in enumerate(_optimizer_state(model)):
             file[f"{_OPTIMIZER}/{i}"] = keras.ops.convert_to_numpy(variable)
-        for i, weight in enumerate(best_weights or ()):
-            file[f"{_BEST}/{i}"] = weight
+        for group, arrays in ((_BEST, best_weights), (_TRAINED, weights)):
+            for i, array in enumerate(arrays or ()):
+                file[f"{group}/{i}"] = array
         file[_RUN] = np.frombuffer(json.dumps(run).encode(), "uint8")
 
 
@@ -237,7 +244,10 @@ def load_run(model: keras.Model, path: str) -> tuple[dict, list | None]:
     """
     run = read_run(path)
     with _open(path) as file:
-        pairs = _read_weights(model, file, path)
+        if model.optimizer.use_ema:  # the model part holds the averages
+            pairs = _read_list(model.weights, file, _TRAINED, path)
+        else:
+            pairs = _read_weights(model, file, path)
         pairs += _read_list(_optimizer_state(model), file, _OPTIMIZER, path)
         best = None
         if run["best_epoch"] is not None:
@@ -268,7 +278,7 @@ def _read_list(variables, file, group, path):
 
 
 def read_run(path: str) -> dict:
-    """Reads what `save_run` was given as `run`: arguments, digest, rows, best_epoch.
+    """Reads what `save_run` was given as `run`.
 
     Raises:
         ModelFileError: If the file cannot be read, or is no run state.
@@ -300,6 +310,7 @@ def _is_run(run) -> bool:
     return (
         isinstance(run.get("arguments"), dict)
         and isinstance(run.get("digest"), str)
+        and type(run.get("overwrite")) is bool
         and isinstance(rows, list)
         and len(rows) > 0
         and all(_is_row(row, i + 1, rows[0]) for i, row in enumerate(rows))
@@ -447,6 +458,7 @@ def _open(path):
             raise OSError("expected a file, found a folder, a pipe or a device")
         with open(path, "rb") as file:
             start = file.read(8)
+            size = os.fstat(file.fileno()).st_size
     except OSError as error:
         raise ModelFileError(f"{path}: {error.strerror or error}.") from error
     if start != _HDF5_SIGNATURE and start[:4] != _ZIP_SIGNATURE:
@@ -454,6 +466,7 @@ def _open(path):
             f"{path}: expected a weights file (.h5, .weights.h5 or .keras), "
             "found something else."
         )
+    limits.check_memory(size, f"the weights of {path}")
     try:
         with contextlib.ExitStack() as stack:
             if start == _HDF5_SIGNATURE:
@@ -469,6 +482,7 @@ def _open(path):
         raise
     except Exception as error:  # a damaged file raises nearly anything
         reason = error.args[0] if isinstance(error, KeyError) else error
+        reason = str(reason) or type(error).__name__
         raise ModelFileError(f"{path}: damaged weights file: {reason}.") from error
 
 
@@ -505,6 +519,7 @@ def _check_heaps(content):
         raise ValueError("expected addresses and sizes of 8 bytes")
     signature = b"GCOL\x01\0\0\0"
     start = content.find(signature)
+    left = len(content)
     while start >= 0:
         end = start + int.from_bytes(content[start + 8 : start + 16], "little")
         place = start + 16
@@ -512,7 +527,8 @@ def _check_heaps(content):
             number = int.from_bytes(content[place : place + 2], "little")
             size = int.from_bytes(content[place + 8 : place + 16], "little")
             step = size if number == 0 else 16 + size + -size % 8
-            if step < 16 or place + step > min(end, len(content)):
+            left -= step  # heaps do not overlap
+            if step < 16 or place + step > min(end, len(content)) or left < 0:
                 raise ValueError("expected a heap of texts, found a damaged one")
             place += step
         start = content.find(signature, start + 1)

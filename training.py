@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import csv
 import dataclasses
 import glob
 import math
@@ -53,10 +54,8 @@ RECIPES = {
 LEAST_RATE = 1e-6  # of a learning rate that falls continuously
 
 RUN_STATE = "run_state.h5"
-# What tells that a folder holds a run, and what else a run writes.
+# What tells that a folder holds a run.
 RUN_FILES = (RUN_STATE, "log.csv", "trained_model.h5")
-_RESULTS = ("log.png", "real_and_recon.png", "manipulate-*.png")
-_RESULTS += ("test.csv", "right.png", "wrong.png", "forced.png", "affnist.png")
 
 
 class DivergedError(RuntimeError):
@@ -241,7 +240,7 @@ def fit(
         saving.ModelFileError: If the run state to go on from does not fit.
         OSError: If a file cannot be written.
     """
-    saving.remove_leftovers(args.save_dir, (*RUN_FILES, "log.png"))
+    saving.remove_leftovers(args.save_dir, (*RUN_FILES, "log.png", *args.results))
     if args.resume:
         log.restore(model)
     log.check_space(model)
@@ -251,6 +250,10 @@ def fit(
         StopOnNaN(log),
         log,
     ]
+    for callback in callbacks:
+        # Their work after a step may wait until the step's losses are there, while the
+        # next steps are under way: else a GPU would wait for each of them.
+        callback.async_safe = True
     if RECIPES[args.recipe].decay_steps is None:
         rates = keras.callbacks.LearningRateScheduler(
             lambda epoch: args.lr * args.lr_decay**epoch
@@ -270,7 +273,7 @@ def fit(
             # A bar that moves on a terminal, a line an epoch in a file.
             verbose=1 if sys.stdout.isatty() else 2,
         )
-        stop.check()  # a signal may have come after the last epoch
+    stop.check()  # a signal may have come after the last epoch
     if log.stop_at is not None:
         how = "" if log.reached_goal() else "not "
         n = len(log.rows)
@@ -344,15 +347,21 @@ class EpochLog(keras.callbacks.Callback):
                 f"{self.path}: expected a log with the columns {', '.join(columns)}, "
                 f"found {', '.join(self.rows[0])[:300]}."
             )
+        if run != self.args.run:
+            raise saving.ModelFileError(
+                f"{self.path}: expected the state that was there at the start, another "
+                "run has replaced it"
+            )
         if run["digest"] != self.digest:
             raise saving.ModelFileError(
                 f"{self.path}: expected the images and labels that the run was begun "
                 "with, received others."
             )
         self.args.finished = len(self.rows)
-        if self.args.finished == 1:  # it may have ended before this was done
-            remove_run(self.args.save_dir, os.path.getmtime(self.path))
-        self.write_log()  # the run may have ended between its state and its log
+        # The run may have ended between its state and what follows.
+        if run["overwrite"] and not self.log_is_written():
+            remove_run(self.args)
+        self.write_log()
 
     def check_space(self, model: keras.Model) -> None:
         """Finds out before the first epoch whether there is room for its state.
@@ -361,7 +370,7 @@ class EpochLog(keras.callbacks.Callback):
             OSError: If there is not.
         """
         copies = 3 + ("val" in self.held_out)  # weights, Adam's moments, best weights
-        copies += self.args.ema is not None
+        copies += 2 * (self.args.ema is not None)  # the averages, twice
         files = 1 if self.rows else 2  # the state, and the next one beside it
         needed = files * copies * 4 * model.count_params()
         free = shutil.disk_usage(self.args.save_dir).free
@@ -420,22 +429,36 @@ class EpochLog(keras.callbacks.Callback):
 
     def write_state(self) -> None:
         """Replaces the run state; this is what finishes an epoch."""
+        first = len(self.rows) == 1
         run = {
             "arguments": {name: getattr(self.args, name) for name in self.args.of_run},
             "digest": self.digest,
             "rows": self.rows,
             "best_epoch": self.best_epoch,
+            "overwrite": self.args.overwrite and first,
         }
-        with saving.replace_file(self.path) as temporary:
-            saving.save_run(self.model, temporary, self.info, run, self.best_weights)
+        weights = self.model.get_weights() if self.args.ema is not None else None
+        with saving.replace_file(self.path) as temporary, averaged(self.model):
+            saving.save_run(
+                self.model, temporary, self.info, run, self.best_weights, weights
+            )
         self.args.finished = len(self.rows)
-        if self.args.finished == 1:  # what --overwrite allowed goes when this is safe
-            remove_run(self.args.save_dir, os.path.getmtime(self.path))
+        if run["overwrite"]:  # what this allowed, now that the state is safe
+            remove_run(self.args)
 
     def write_log(self) -> None:
         saving.write_csv(os.path.join(self.args.save_dir, "log.csv"), self.rows)
         with saving.replace_file(os.path.join(self.args.save_dir, "log.png")) as path:
             utils.plot_log(self.rows, path)
+
+    def log_is_written(self) -> bool:
+        """Whether log.csv is that of the run state."""
+        try:
+            with open(os.path.join(self.args.save_dir, "log.csv"), newline="") as file:
+                written = list(csv.DictReader(file))
+        except (OSError, ValueError, csv.Error):  # none, or not ours
+            return False
+        return written == [{k: str(v) for k, v in row.items()} for row in self.rows]
 
     def lower_rate(self) -> str:
         return f"--lr {0.3 * self.args.lr:.1g}"
@@ -450,24 +473,20 @@ class EpochLog(keras.callbacks.Callback):
         )
 
 
-def remove_run(folder: str, written: float) -> None:
-    """Removes what an earlier run left in a folder, but for its state.
-
-    Args:
-        folder: Its name.
-        written: When the state of the new run was; what is younger is its own.
-    """
-    for pattern in (*RUN_FILES[1:], *_RESULTS):
-        for path in glob.glob(os.path.join(glob.escape(folder), pattern)):
-            if os.path.getmtime(path) < written:
-                os.remove(path)
+def remove_run(args: argparse.Namespace) -> None:
+    """Removes what an earlier run of this script left, but for its state."""
+    folder = glob.escape(args.save_dir)
+    # The log at last: without it, `EpochLog.restore` goes on here.
+    for pattern in (*args.results, "log.png", "trained_model.h5", "log.csv"):
+        for path in glob.glob(os.path.join(folder, pattern)):
+            os.remove(path)
 
 
 class StopOnNaN(keras.callbacks.Callback):
     """Ends a run whose loss is not finite any more.
 
-    It looks at a step's loss when the next one is under way: to read the newest loss
-    would make a GPU wait.
+    The losses may be looked at in other threads and late (`async_safe`); what they say
+    is acted on in the next step.
 
     Args:
         log: The `EpochLog` of the run.
@@ -476,25 +495,26 @@ class StopOnNaN(keras.callbacks.Callback):
     def __init__(self, log: EpochLog):
         super().__init__()
         self.log = log
-        self.last = None
+        self.found = {}
 
     def on_epoch_begin(self, epoch, logs=None):
         self.epoch = epoch
 
     def on_train_batch_end(self, batch, logs=None):
+        if not math.isfinite(logs["loss"]):
+            self.found[batch] = logs["loss"]
+
+    def on_train_batch_begin(self, batch, logs=None):
         self.check()
-        self.last = (batch, logs["loss"])
 
     def on_epoch_end(self, epoch, logs=None):
         self.check()
 
     def check(self) -> None:
-        if self.last is None:
-            return
-        batch, loss = self.last
-        if not math.isfinite(float(loss)):
+        if self.found:
+            batch = min(self.found)
             where = f"in epoch {self.epoch + 1}, step {batch + 1}"
-            raise self.log.diverged(where, "the loss", float(loss))
+            raise self.log.diverged(where, "the loss", self.found[batch])
 
 
 class StopOnSignal(keras.callbacks.Callback):
@@ -512,7 +532,7 @@ class StopOnSignal(keras.callbacks.Callback):
         message = "\nStopping after this step; the same again stops at once.\n"
         os.write(2, message.encode())  # print is not made for signal handlers
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_begin(self, batch, logs=None):
         self.check()
 
     def on_epoch_end(self, epoch, logs=None):

@@ -37,7 +37,8 @@ def run(args: argparse.Namespace) -> None:
     command_line.check_data(data, args)
     keras.utils.set_random_seed(args.seed)
     model = capsulenet.CapsNet((28, 28, 1), 10, args.routings)[0]
-    capsulenet.train(rebuild(model, "direct"), data, args)
+    with command_line.begin("CapsNet, direct convolution", model, data, args):
+        capsulenet.train(rebuild(model, "direct"), data, args)
     ours = read_test_errors(os.path.join(ROOT, "result", "mnist"))
     for epoch, (a, b) in enumerate(zip(read_test_errors(FOLDER), ours), start=1):
         print(f"epoch {epoch}: test error {a:.2f} % direct, {b:.2f} % ours")

@@ -30,7 +30,7 @@ class. Writes fgsm.png and fgsm.csv, or iterative.png and iterative.csv, with
       such images stay as they are, which is no merit. So CapsNet is attacked with the
       gap, too: the length of the longest wrong capsule less that of the right one. The
       baseline's cross-entropy is computed as its log-odds: the signs of the gradient
-      are the same, but it is not rounded to zero.
+      are the same, but it is not rounded to zero before all wrong probabilities are.
     - epsilon: largest change of a pixel, where black is 0 and white is 1,
     - steps: 1 for FGSM,
     - images: how many were attacked, the first ones of the test set,
@@ -207,24 +207,38 @@ def sign_attack(gradient: Callable, images, labels, epsilon, steps: int, first):
     return changed
 
 
-def run_walk(network, data: datasets.Dataset, args: argparse.Namespace) -> None:
-    """Walks from one class to another, or from each to each; draws what came out."""
+def choose_starts(
+    network, data: datasets.Dataset, sources: list[int], args: argparse.Namespace
+) -> dict[int, int]:
+    """The first test image of each class that the network recognises, by its index.
+
+    Raises:
+        UsageError: If there is no test image of a class.
+    """
     (x, y), names = data.test, data.class_names
-    pairs = [(args.source, args.target)]
-    if args.source is None:
-        classes = range(len(names))
-        pairs = [(a, b) for a in classes for b in classes if a != b]
-    start = {}
-    for source in sorted({a for a, _ in pairs}):
+    starts = {}
+    for source in sources:
         of_class = np.flatnonzero(y.argmax(1) == source)
         if not len(of_class):
             raise UsageError(f"there is no test image of class {names[source]}")
         (lengths,) = predict(network, [x[of_class]], args)
         right = lengths.argmax(1) == source
         if not right.any():
-            print(f"Class {names[source]}: no test image is recognised; taking another")
-        start[source] = of_class[right.argmax()]  # the first one, if there is none
+            print(
+                f"Class {names[source]}: no test image is recognised; taking the first"
+            )
+        starts[source] = of_class[right.argmax()]  # the first one, if there is none
+    return starts
 
+
+def run_walk(network, data: datasets.Dataset, args: argparse.Namespace) -> None:
+    """Walks from one class to another, or from each to each; draws what came out."""
+    x, names = data.test[0], data.class_names
+    pairs = [(args.source, args.target)]
+    if args.source is None:
+        classes = range(len(names))
+        pairs = [(a, b) for a in classes for b in classes if a != b]
+    start = choose_starts(network, data, sorted({a for a, _ in pairs}), args)
     indices = [start[a] for a, _ in pairs]
     labels = np.eye(len(names), dtype="float32")[[b for _, b in pairs]]
     gradient = input_gradient(network, target_length, args.batch_size)
@@ -506,9 +520,9 @@ def build_parser() -> argparse.ArgumentParser:
         choices=tuple(FLAGS),
         default="walk",
         help="walk: to a target class, one pair or all; fgsm, iterative: accuracy over "
-        "the largest change of a pixel. On 2 CPU cores, all pairs take two or "
-        "three, fgsm about 5 and iterative about 10; each several times as long with a "
-        "baseline, whose gradients cost ten times as much",
+        "the largest change of a pixel. On 2 CPU cores, all pairs take two or three "
+        "minutes, fgsm about 5 and iterative about 10; each several times as long with "
+        "a baseline, whose gradients cost ten times as much",
     )
     group = parser.add_argument_group("--attack walk")
     group.add_argument(

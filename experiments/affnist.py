@@ -401,7 +401,8 @@ def build_parser() -> argparse.ArgumentParser:
         help="folder with affNIST's test, *.mat, with MNIST's files, or with both "
         "(default: the synthetic set; MNIST as in capsulenet.py)",
     )
-    command_line.remember_run(parser, "repetitions")
+    written = ("test.csv", "affnist.png")
+    command_line.remember_run(parser, "repetitions", results=written)
     digits.settle(parser, MARGIN)
     return parser
 

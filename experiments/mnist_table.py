@@ -11,9 +11,9 @@
 Each trial is a run of capsulenet.py or experiments/baseline.py with all 60 000 training
 images, the trial's number as seed, and the last epoch's weights; the test images choose
 nothing. What was interrupted goes on where it was, and what was run for fewer epochs is
-continued. table.csv, table.md (table_10_epochs.csv with `--epochs 10`) and a figure for
-each recipe are made from the logs of the runs alone: a log that is longer than
-`--epochs` counts with that row of it.
+continued. table.csv, table.md and a figure for each recipe are made from the logs of
+the runs alone. With `--epochs 10` it is table_10_epochs.csv, and logs that are longer
+count with their row 10.
 """
 
 import argparse
@@ -32,7 +32,9 @@ from matplotlib.figure import Figure
 import command_line
 import saving
 import training
+import utils
 from experiments import baseline
+from limits import DataError
 
 # Flags of each cell, routing and reconstruction; None is the baseline.
 CELLS = {
@@ -42,7 +44,6 @@ CELLS = {
     "v1": (1, False),
     "baseline": None,
 }
-EPOCHS = training.RECIPES["seed"].epochs  # of table.csv; others have it in their name
 # Test error in %, mean and standard deviation of 3: Sabour et al., table 1, and
 # XifengGuo/CapsNet-Keras after 50 epochs.
 PAPER = {
@@ -61,28 +62,41 @@ KERAS_SEED = {
 
 
 def run_trial(cell: str, trial: int, args: argparse.Namespace) -> int:
-    """Trains a cell of the table, or goes on with it; returns the exit status."""
-    folder = trial_folder(args.save_dir, row_name(cell, args), args.recipe, trial)
-    if len(read_errors(folder)) >= args.epochs:
+    """Trains a cell of the table, or goes on with it; returns the exit status.
+
+    Raises:
+        DataError: If there is a log, but not the run state to go on from.
+    """
+    row = row_name(cell, args)
+    folder = os.path.join(args.save_dir, args.recipe, row, str(trial))
+    epochs = args.epochs or training.RECIPES[args.recipe].epochs
+    state, _, model = (os.path.join(folder, name) for name in training.RUN_FILES)
+    begun, found = os.path.exists(state), len(read_errors(folder))
+    if found >= epochs and (os.path.exists(model) or not begun):
+        print(f"{row}, trial {trial}: {epochs} epochs are in {folder}")
         return 0
-    argv = ["--epochs", str(args.epochs), "--save_dir", folder]
-    if args.data_dir is not None:
-        argv += ["--data_dir", args.data_dir]
-    if os.path.exists(os.path.join(folder, training.RUN_STATE)):
-        argv.append("--resume")
-    else:
-        argv.append("--overwrite")  # a log that was published, without its run state
-        argv += ["--seed", str(trial), "--recipe", args.recipe]
-        argv += ["--precision", args.precision]
-        if args.train_size is not None:
-            argv += ["--train_size", str(args.train_size)]
-        if args.ema is not None:
-            argv += ["--ema", str(args.ema)]
-        if cell != "baseline":
-            routings, reconstruction = CELLS[cell]
-            argv += ["--routings", str(routings)]
-            argv += [] if reconstruction else ["--lam_recon", "0"]
-    print(f"\n{row_name(cell, args)}, trial {trial}: {' '.join(argv)}")
+    if found and not begun:
+        raise DataError(
+            f"{folder}: expected {training.RUN_STATE}, to go on after the {found} "
+            "epochs of log.csv, found none; give another --save_dir"
+        )
+    argv = ["--resume"] if begun else []
+    argv += [
+        "--epochs",
+        str(max(epochs, found)),
+        "--save_dir",
+        folder,
+        "--seed",
+        str(trial),
+    ]
+    argv += ["--recipe", args.recipe, "--precision", args.precision]
+    argv += ["--data_dir", args.data_dir] if args.data_dir is not None else []
+    argv += ["--ema", str(args.ema)] if args.ema is not None else []
+    if cell != "baseline":
+        routings, reconstruction = CELLS[cell]
+        argv += ["--routings", str(routings)]
+        argv += [] if reconstruction else ["--lam_recon", "0"]
+    print(f"\n{row}, trial {trial}: {' '.join(argv)}")
     script = baseline if cell == "baseline" else capsulenet
     keras.backend.clear_session()
     # It takes one run's functions for those of the last one, and warns of many.
@@ -91,22 +105,29 @@ def run_trial(cell: str, trial: int, args: argparse.Namespace) -> int:
 
 
 def row_name(cell: str, args: argparse.Namespace) -> str:
-    """A row of the table: weights and their moving average are apart."""
-    return cell if args.ema is None else f"{cell}-ema{args.ema:g}"
+    """A row of the table: moving averages and other precisions are apart."""
+    parts = [cell]
+    parts += [f"ema{args.ema:g}"] if args.ema is not None else []
+    parts += [args.precision] if args.precision != "float32" else []
+    return "-".join(parts)
 
 
-def trial_folder(save_dir: str, row: str, recipe: str, trial: int) -> str:
-    return os.path.join(save_dir, recipe, row, str(trial))
+def cell_of(row: str) -> str:
+    return row.partition("-")[0]
 
 
 def read_errors(folder: str) -> list[float]:
     """Test error in % after each epoch of a run; empty if there is none."""
+    path = os.path.join(folder, "log.csv")
     try:
-        with open(os.path.join(folder, "log.csv"), newline="") as file:
+        with open(path, newline="") as file:
             rows = list(csv.DictReader(file))
         return [100 * (1 - float(row["test_accuracy"])) for row in rows]
     except FileNotFoundError:
         return []
+    except (KeyError, TypeError, ValueError):
+        message = f"{path}: expected a number in test_accuracy of each row"
+        raise DataError(message) from None
 
 
 def read_runs(save_dir: str, recipe: str) -> dict[str, list[list[float]]]:
@@ -114,28 +135,33 @@ def read_runs(save_dir: str, recipe: str) -> dict[str, list[list[float]]]:
     folder = os.path.join(save_dir, recipe)
     names = os.listdir(folder) if os.path.isdir(folder) else []
     order = {cell: i for i, cell in enumerate(("baseline", *reversed(CELLS)))}
-    names = [n for n in names if n.partition("-")[0] in CELLS]
-    names = {*names, *CELLS}
+    names = {*CELLS, *(name for name in names if cell_of(name) in CELLS)}
     runs = {}
-    for name in sorted(names, key=lambda n: (order[n.partition("-")[0]], n)):
+    for name in sorted(names, key=lambda n: (order[cell_of(n)], n)):
         path = os.path.join(folder, name)
-        trials = sorted(os.listdir(path), key=int) if os.path.isdir(path) else []
+        trials = os.listdir(path) if os.path.isdir(path) else []
+        trials = sorted((t for t in trials if t.isdecimal()), key=int)
         runs[name] = [read_errors(os.path.join(path, trial)) for trial in trials]
     return runs
 
 
-def make_rows(save_dir: str, epochs: int) -> list[dict]:
-    """The rows of table.csv: measured cells, and empty ones for what was not run."""
+def make_rows(save_dir: str, epochs: int | None) -> list[dict]:
+    """The rows of a table: measured cells, and empty ones for what was not run.
+
+    Args:
+        save_dir: The folder of the runs.
+        epochs: After which the error is taken; None for as many as each recipe has.
+    """
     rows = []
-    for recipe in training.RECIPES:
+    for recipe, settings in training.RECIPES.items():
+        n = epochs or settings.epochs
         for name, runs in read_runs(save_dir, recipe).items():
-            cell = name.partition("-")[0]
-            errors = [run[epochs - 1] for run in runs if len(run) >= epochs]
-            routings, reconstruction = CELLS[cell] or ("", "")
+            errors = [run[n - 1] for run in runs if len(run) >= n]
+            routings, reconstruction = CELLS[cell_of(name)] or ("", "")
             rows.append(
                 {
                     "recipe": recipe,
-                    "epochs": epochs,
+                    "epochs": n,
                     "network": name,
                     "routings": routings,
                     "reconstruction": reconstruction,
@@ -148,11 +174,15 @@ def make_rows(save_dir: str, epochs: int) -> list[dict]:
     return rows
 
 
-def to_markdown(rows: list[dict]) -> str:
-    """table.md."""
+def to_markdown(rows: list[dict], epochs: int | None) -> str:
+    """Rows of `make_rows`, for the same epochs, as a table with a line above it."""
     lines = [
         "MNIST test error in %, mean (standard deviation) of the trials. The paper's "
         "and the older Keras implementation's (50 epochs) are of 3 trials each.",
+    ]
+    if epochs:
+        lines[0] += f" This table is of {epochs} epochs and not comparable with theirs."
+    lines += [
         "",
         "| recipe | epochs | network | routing | reconstruction | error | trials "
         "| paper | CapsNet-Keras |",
@@ -163,7 +193,7 @@ def to_markdown(rows: list[dict]) -> str:
         if row["trials"]:
             error = f"{row['mean']:.3f}"
             error += f" ({row['std']:.3f})" if row["trials"] > 1 else ""
-        cell = row["network"].partition("-")[0]
+        cell = cell_of(row["network"])
         reconstruction = {True: "yes", False: "no", "": ""}[row["reconstruction"]]
         values = [row["recipe"], row["epochs"], row["network"], row["routings"]]
         values += [reconstruction, error, row["trials"] or ""]
@@ -186,18 +216,18 @@ def plot_errors(runs: dict[str, list[list[float]]], title: str, path: str) -> No
     axes.yaxis.set_minor_formatter("{x:g}")
     axes.grid(alpha=0.3, which="both")
     axes.legend()
-    figure.savefig(path, dpi=150)
+    figure.savefig(path, dpi=utils.DPI)
 
 
 def write_table(args: argparse.Namespace) -> None:
     """Writes table.csv, table.md and the figures from the logs."""
     os.makedirs(args.save_dir, exist_ok=True)
     rows = make_rows(args.save_dir, args.epochs)
-    name = "table" if args.epochs == EPOCHS else f"table_{args.epochs}_epochs"
+    name = f"table_{args.epochs}_epochs" if args.epochs else "table"
     written = [os.path.join(args.save_dir, name + end) for end in (".csv", ".md")]
     saving.write_csv(written[0], rows)
     with saving.replace_file(written[1]) as path, open(path, "w") as file:
-        file.write(to_markdown(rows))
+        file.write(to_markdown(rows, args.epochs))
     for recipe in training.RECIPES:
         runs = read_runs(args.save_dir, recipe)
         if any(errors for trials in runs.values() for errors in trials):
@@ -215,9 +245,8 @@ def build_parser() -> argparse.ArgumentParser:
     add(
         "--epochs",
         type=command_line.integer(1),
-        default=EPOCHS,
         metavar="N",
-        help="of each run, and of the table",
+        help="of each run, and of the table (default: the recipe's, 50 or 640)",
     )
     add(
         "--trials",
@@ -249,14 +278,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--precision",
         choices=("float32", "mixed_bfloat16"),
         default="float32",
-        help="as of capsulenet.py",
-    )
-    add(
-        "--train_size",
-        type=command_line.integer(1),
-        metavar="N",
-        help="train on the first N images, to see how it works; give another "
-        "--save_dir (default: all)",
+        help="as of capsulenet.py; the other makes rows of its own",
     )
     add(
         "--data_dir",
@@ -278,6 +300,8 @@ def run(args: argparse.Namespace) -> int:
         for cell in args.cells:
             status = run_trial(cell, trial, args)
             write_table(args)
+            if status > 128:  # by a signal
+                print("The same command goes on after the last finished epoch.")
             if status:
                 return status
     if not args.trials:

@@ -414,7 +414,8 @@ def build_parser() -> argparse.ArgumentParser:
         help="pairs for each test digit in the test at the end; the paper's 10 million "
         "are 1000",
     )
-    command_line.remember_run(parser, "pairs")
+    written = ("test.csv", "right.png", "wrong.png", "forced.png")
+    command_line.remember_run(parser, "pairs", results=written)
     digits.settle(parser, MARGIN)
     return parser
 

@@ -16,7 +16,7 @@ Writes to `--save_dir`:
 """
 
 import argparse
-import glob
+import contextlib
 import math
 import os
 import sys
@@ -183,17 +183,29 @@ def study(model: keras.Model, data: datasets.Dataset, args: argparse.Namespace) 
     sheets = misclassified_sheets(wrong)
     for name, title, part in sheets:
         draw(part, title, name)
-    # An earlier model may have needed more.
-    pattern = os.path.join(glob.escape(args.save_dir), "misclassified*.png")
-    for path in glob.glob(pattern):
-        if os.path.basename(path) not in {name for name, _, _ in sheets}:
-            os.remove(path)
+    for number in range(len(sheets), MAX_SHEETS):  # an earlier model may have had more
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(os.path.join(args.save_dir, sheet_name(number)))
 
     matrix = confusion_matrix(truth, predicted, len(names))
     path = os.path.join(args.save_dir, "confusion.png")
     with saving.replace_file(path) as temporary:
         plot_confusion(matrix, names, temporary)
     print("Wrote", path)
+    write_tables(matrix, truth, predicted, longest, names, args.save_dir)
+
+
+def write_tables(matrix, truth, predicted, longest, names, folder: str) -> None:
+    """Writes confusion.csv and predictions.csv.
+
+    Args:
+        matrix: Counts by true and predicted class.
+        truth: Index of the true class of each image.
+        predicted: That of the predicted one.
+        longest: The length of its capsule.
+        names: A name for each class.
+        folder: Where to write.
+    """
     tables = {
         "confusion.csv": [
             {"true": name, **{f"predicted {n}": c for n, c in zip(names, row)}}
@@ -206,11 +218,11 @@ def study(model: keras.Model, data: datasets.Dataset, args: argparse.Namespace) 
                 "predicted": names[predicted[i]],
                 "length": f"{longest[i]:.5f}",
             }
-            for i in range(len(x))
+            for i in range(len(truth))
         ],
     }
     for name, rows in tables.items():
-        path = os.path.join(args.save_dir, name)
+        path = os.path.join(folder, name)
         saving.write_csv(path, rows)
         print("Wrote", path)
 
@@ -224,13 +236,17 @@ def misclassified_sheets(wrong: np.ndarray) -> list[tuple[str, str, np.ndarray]]
     sheets = []
     for start in range(0, min(len(wrong), SHEET * MAX_SHEETS), SHEET):
         part = wrong[start : start + SHEET]
-        number = start // SHEET + 1
-        name = f"misclassified-{number}.png" if start else "misclassified.png"
         which = "all"
         if len(part) < len(wrong):
             which = f"{start + 1} to {start + len(part)} of"
-        sheets.append((name, f"{which} {len(wrong)} misclassified test images", part))
+        title = f"{which} {len(wrong)} misclassified test images"
+        sheets.append((sheet_name(len(sheets)), title, part))
     return sheets
+
+
+def sheet_name(number: int) -> str:
+    """The file of a sheet of misclassified images, counted from 0."""
+    return f"misclassified-{number + 1}.png" if number else "misclassified.png"
 
 
 def run(args: argparse.Namespace) -> None:

@@ -1,6 +1,7 @@
 """experiments/adversarial.py: gradients of images, and what the attacks keep to."""
 
 import os
+import re
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -175,6 +176,16 @@ def test_the_walk_takes_steps_of_a_size_until_the_network_says_so():
         assert b.min() >= 0 and b.max() <= 1
 
 
+def test_pixels_that_cannot_move_do_not_shorten_a_step():
+    images = np.full((1, 4, 2, 1), 0.1, "float32")
+    images[0, :, 0] = [[0], [0], [0.5], [0.5]]  # the black ones are to be darker
+    labels = np.array([[1, 0]], "float32")
+    gradient, _ = recorded(lambda images: -ops.mean(images, axis=(1, 3)))
+    changed, _, _ = adversarial.walk(gradient, images, labels, 0.1, 1)
+    assert np.linalg.norm(changed - images) == pytest.approx(0.1, rel=1e-5)
+    np.testing.assert_array_equal(changed[0, :2, 0], images[0, :2, 0])
+
+
 def test_a_walk_that_does_not_arrive_ends():
     images = np.ones((1, 4, 2, 1), "float32")
     images[0, :, 1] = 0.5
@@ -200,7 +211,9 @@ def test_capsnet_walks_from_class_to_class(network, mnist):
     gradient, seen = recorded(network)
     changed, steps, lengths = adversarial.walk(gradient, x, labels, 0.5, 8)
     reached = lengths.argmax(1) == labels.argmax(1)
-    assert (steps[~reached] == 8).all() and (steps[reached] < 9).all()
+    assert (steps[~reached] == 8).all()
+    before = network.predict(x, verbose=0)
+    assert ((lengths - before)[labels > 0] > 0).all()
     assert changed.min() >= 0 and changed.max() <= 1
     for a, b in zip(seen, seen[1:]):
         assert np.sqrt(np.square(b - a).sum(axis=(1, 2, 3))).max() < 0.5 * 1.0001
@@ -285,9 +298,9 @@ def test_all_pairs(arguments, tmp_path, capsys):
     rows = read_rows(tmp_path / "walk.csv")
     pairs = [(row["source"], row["target"]) for row in rows]
     assert pairs == [(str(a), str(b)) for a in range(10) for b in range(10) if a != b]
-    assert all(row["steps"] in "01" for row in rows)
+    assert {row["steps"] for row in rows} <= {"0", "1"}
     assert_picture(tmp_path / "walk.png")
-    assert capsys.readouterr().out.count(" to ") >= 90
+    assert len(re.findall(r"^\d to \d: ", capsys.readouterr().out, re.M)) == 90
 
 
 def tiny_baseline(input_shape, n_class):
@@ -317,8 +330,8 @@ def test_sign_attacks_beside_a_baseline(
     x, y = (a[:20] for a in mnist.test)
     right = network.predict(x, verbose=0).argmax(1) == y.argmax(1)
     assert float(clean[0]) == float(clean[1]) == pytest.approx(right.mean())
-    for before, after in zip(rows[::2], rows[1::2]):
-        assert float(before["accuracy"]) >= float(after["accuracy"])
+    assert float(rows[2]["accuracy"]) > float(rows[3]["accuracy"])  # the gap's
+    for after in rows[1::2]:
         line = f"{after['loss']}: epsilon 0.2, accuracy {float(after['accuracy']):.4f}"
         assert line in out
     assert_picture(tmp_path / f"{attack}.png")

@@ -1,11 +1,15 @@
 """experiments/mnist_table.py: what is run, what goes on, and what the table says."""
 
 import csv
+import re
 
 import pytest
+from conftest import ROOT, read_rows, write_digits
 
 import command_line
 from experiments import mnist_table
+
+PUBLISHED = ROOT / "result" / "mnist_table"
 
 
 def write_log(folder, *errors):
@@ -16,15 +20,17 @@ def write_log(folder, *errors):
 
 
 def read_table(folder, epochs):
-    with open(folder / f"table_{epochs}_epochs.csv", newline="") as file:
+    name = f"table_{epochs}_epochs.csv" if epochs else "table.csv"
+    with open(folder / name, newline="") as file:
         return {(r["recipe"], r["network"]): r for r in csv.DictReader(file)}
 
 
-def make_table(folder, epochs):
-    flags = ["--trials", "0", "--epochs", str(epochs), "--save_dir", str(folder)]
+def make_table(folder, epochs=None):
+    flags = ["--trials", "0", "--save_dir", str(folder)]
+    flags += ["--epochs", str(epochs)] if epochs else []
     assert mnist_table.main(flags) == 0
-    text = (folder / f"table_{epochs}_epochs.md").read_text()
-    return read_table(folder, epochs), text
+    name = f"table_{epochs}_epochs.md" if epochs else "table.md"
+    return read_table(folder, epochs), (folder / name).read_text()
 
 
 def test_means_and_deviations_of_what_was_run(tmp_path):
@@ -44,6 +50,53 @@ def test_means_and_deviations_of_what_was_run(tmp_path):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
 
 
+def test_the_table_is_of_the_epochs_of_each_recipe(tmp_path):
+    for recipe, epochs in (("seed", 50), ("paper", 640)):
+        errors = [1.0] * (epochs - 1) + [0.5] + [2.0]
+        write_log(tmp_path / recipe / "v4" / "0", *errors)
+    rows, text = make_table(tmp_path)
+    assert rows["seed", "v4"]["errors"] == rows["paper", "v4"]["errors"] == "0.50"
+    assert "| seed | 50 | v4 |" in text and "| paper | 640 | v4 |" in text
+    assert "not comparable" not in text
+    # Another number of epochs has a table of its own, and says so.
+    before = (tmp_path / "table.csv").read_bytes()
+    _, text = make_table(tmp_path, epochs=10)
+    assert "of 10 epochs and not comparable" in text
+    assert (tmp_path / "table.csv").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "path", sorted(PUBLISHED.glob("table*.csv")), ids=lambda p: p.name
+)
+def test_published_tables_are_of_the_published_logs(path):
+    epochs = re.search(r"\d+", path.name)
+    epochs = int(epochs[0]) if epochs else None
+    rows = mnist_table.make_rows(str(PUBLISHED), epochs)
+    assert read_rows(path) == [{k: str(v) for k, v in row.items()} for row in rows]
+    text = path.with_suffix(".md").read_text()
+    assert text == mnist_table.to_markdown(rows, epochs)
+
+
+@pytest.mark.parametrize(
+    "log", ["epoch\n1\n", "epoch,test_accuracy\n1,x\n", "epoch,test_accuracy\n1\n"]
+)
+def test_a_log_that_is_none(log, tmp_path, capsys):
+    folder = tmp_path / "seed" / "v4" / "0"
+    folder.mkdir(parents=True)
+    (folder / "log.csv").write_text(log)
+    assert mnist_table.main(["--trials", "0", "--save_dir", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert "expected a number in test_accuracy" in error and error.count("\n") == 1
+
+
+def test_what_is_no_trial_is_left_alone(tmp_path):
+    write_log(tmp_path / "seed" / "v4" / "0", 1)
+    write_log(tmp_path / "seed" / "v4" / "notes", 5)
+    write_log(tmp_path / "seed" / "mine" / "0", 5)
+    rows, _ = make_table(tmp_path, epochs=1)
+    assert rows["seed", "v4"]["errors"] == "1.00" and len(rows) == 10
+
+
 def test_what_was_not_run_is_an_empty_cell(tmp_path):
     rows, text = make_table(tmp_path, epochs=640)
     assert {row["trials"] for row in rows.values()} == {"0"}
@@ -61,7 +114,7 @@ def test_longer_runs_count_with_the_epoch_that_is_asked_for(tmp_path):
 
 
 def commands(monkeypatch):
-    """The command lines that would be run; they leave a log of two epochs."""
+    """The command lines that would be run."""
     called = []
 
     def main(argv, build_parser, run):
@@ -86,16 +139,17 @@ def test_each_trial_is_a_run_of_the_scripts(monkeypatch, tmp_path):
     assert v1[v1.index("--lam_recon") + 1] == "0"
     assert v1[v1.index("--seed") + 1] == "1"
     assert v1[v1.index("--recipe") + 1] == "paper"
+    assert v1[v1.index("--epochs") + 1] == "2"
+    assert v1[v1.index("--precision") + 1] == "float32"
     v4 = lines["capsulenet", "/paper/v4-ema0.99/0"]
     assert v4[v4.index("--routings") + 1] == "3"
     assert "--lam_recon" not in v4 and "--resume" not in v4
-    assert "--overwrite" in v4  # a published log may lie there
     assert (
         "--routings" not in lines["experiments.baseline", "/paper/baseline-ema0.99/0"]
     )
 
 
-def test_only_what_is_missing_is_run(monkeypatch, tmp_path):
+def test_only_what_is_missing_is_run(monkeypatch, tmp_path, capsys):
     called = commands(monkeypatch)
     write_log(tmp_path / "seed" / "v4" / "0", 1, 1)  # finished
     write_log(tmp_path / "seed" / "v3" / "0", 1)  # interrupted
@@ -104,7 +158,44 @@ def test_only_what_is_missing_is_run(monkeypatch, tmp_path):
     assert mnist_table.main([*flags, "--save_dir", str(tmp_path)]) == 0
     ((_, argv),) = called
     folder = str(tmp_path / "seed" / "v3" / "0")
-    assert argv == ["--epochs", "2", "--save_dir", folder, "--resume"]
+    # With the flags of the cell, so that a run of others is refused.
+    flags = ["--resume", "--epochs", "2", "--save_dir", folder, "--seed", "0"]
+    flags += ["--recipe", "seed", "--precision", "float32"]
+    assert argv == [*flags, "--routings", "3", "--lam_recon", "0"]
+    assert "v4, trial 0: 2 epochs are in" in capsys.readouterr().out
+
+
+def test_a_run_that_ended_before_its_model_was_written_is_finished(
+    monkeypatch, tmp_path
+):
+    called = commands(monkeypatch)
+    write_log(tmp_path / "seed" / "v4" / "0", 1, 1, 1)
+    (tmp_path / "seed" / "v4" / "0" / "run_state.h5").write_text("")
+    flags = ["--epochs", "2", "--trials", "1", "--cells", "v4"]
+    assert mnist_table.main([*flags, "--save_dir", str(tmp_path)]) == 0
+    ((_, argv),) = called
+    assert argv[:3] == ["--resume", "--epochs", "3"]
+
+
+def test_a_log_without_its_state_is_not_replaced(monkeypatch, tmp_path, capsys):
+    called = commands(monkeypatch)
+    write_log(tmp_path / "seed" / "v4" / "0", 1)
+    flags = ["--epochs", "2", "--trials", "1", "--save_dir", str(tmp_path)]
+    assert mnist_table.main(flags) == 2 and not called
+    assert (
+        "expected run_state.h5, to go on after the 1 epochs" in capsys.readouterr().err
+    )
+
+
+def test_other_averages_and_precisions_are_rows_of_their_own(monkeypatch, tmp_path):
+    called = commands(monkeypatch)
+    flags = ["--trials", "1", "--cells", "v4", "--save_dir", str(tmp_path)]
+    options = ["--ema", "0.9", "--precision", "mixed_bfloat16"]
+    for chosen in ([], options[:2], options[2:], options):
+        assert mnist_table.main([*flags, *chosen]) == 0
+    folders = [argv[argv.index("--save_dir") + 1] for _, argv in called]
+    rows = ["v4", "v4-ema0.9", "v4-mixed_bfloat16", "v4-ema0.9-mixed_bfloat16"]
+    assert folders == [str(tmp_path / "seed" / row / "0") for row in rows]
 
 
 def test_a_run_that_ends_badly_ends_the_table(monkeypatch, tmp_path):
@@ -129,8 +220,9 @@ def test_bad_values(flags, complaint, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_a_real_run(digits, tmp_path, capsys):
-    flags = ["--epochs", "1", "--trials", "1", "--cells", "v2", "--train_size", "40"]
+def test_a_real_run(mnist, tmp_path, capsys):
+    digits = write_digits(tmp_path / "digits", mnist, n_train=40)
+    flags = ["--epochs", "1", "--trials", "1", "--cells", "v2"]
     flags += ["--data_dir", str(digits), "--save_dir", str(tmp_path)]
     assert mnist_table.main(flags) == 0
     assert f"Wrote {tmp_path / 'table_1_epochs.md'}" in capsys.readouterr().out

@@ -1,7 +1,10 @@
 """What the README says is what the program does."""
 
+import importlib
 import pathlib
 import re
+
+import pytest
 
 import capsulenet
 
@@ -9,8 +12,8 @@ ROOT = pathlib.Path(capsulenet.__file__).parent
 README = (ROOT / "README.md").read_text()
 
 
-def flags_of_the_parser():
-    actions = capsulenet.build_parser()._actions
+def flags_of_the_parser(module=capsulenet):
+    actions = module.build_parser()._actions
     return {flag for action in actions for flag in action.option_strings}
 
 
@@ -24,6 +27,18 @@ def test_commands_of_the_readme_use_flags_that_exist():
     flags = {word for command in commands for word in command.split() if word[0] == "-"}
     assert flags
     assert flags <= flags_of_the_parser()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["adversarial", "affnist", "baseline", "mnist_table", "multimnist", "reconstruct"],
+)
+def test_commands_of_the_studies_use_flags_that_exist(name):
+    module = importlib.import_module(f"experiments.{name}")
+    commands = re.findall(rf"python -m experiments\.{name}\b([^#|\n`]*)", README)
+    assert commands
+    words = {word for command in commands for word in command.split()}
+    assert {word for word in words if word[0] == "-"} <= flags_of_the_parser(module)
 
 
 def test_files_and_pictures_of_the_readme_exist():

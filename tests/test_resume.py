@@ -314,7 +314,8 @@ def test_a_run_is_not_replaced_unasked(fails, tmp_path, name):
 
 def test_overwrite(finished, few, on_step, monkeypatch, capsys):
     (finished / "manipulate-7.png").write_text("of the earlier run")
-    (finished / "notes.txt").write_text("of the user")
+    for name in ("notes.txt", "test.csv"):
+        (finished / name).write_text("of the user")
     earlier = contents(finished)
     seen = []
     on_step(1, 2, lambda: seen.append(contents(finished)))
@@ -330,7 +331,7 @@ def test_overwrite(finished, few, on_step, monkeypatch, capsys):
     assert main("--overwrite", *options, "--save_dir", finished) == 143
 
     assert seen == [earlier]  # at the last step of the first epoch
-    files = ["log.csv", "log.png", "notes.txt", "run_state.h5"]
+    files = ["log.csv", "log.png", "notes.txt", "run_state.h5", "test.csv"]
     assert sorted(contents(finished)) == files
     run = saving.read_run(str(finished / "run_state.h5"))
     assert run["arguments"]["seed"] == 1 and len(run["rows"]) == 1
@@ -366,13 +367,51 @@ def test_overwriting_that_fails_leaves_the_earlier_run(
 @pytest.mark.usefixtures("no_pictures")
 def test_going_on_finishes_what_overwrite_began(finished, first_epoch):
     """A run may end when its first state is there, and the earlier run is, too."""
-    written = (finished / "run_state.h5").stat().st_mtime
-    for name in ("trained_model.h5", "manipulate-7.png"):
+    forge(finished, lambda run: run.update(overwrite=True))
+    for name in ("log.csv", "trained_model.h5", "manipulate-7.png"):
         (finished / name).write_text("of the earlier run")
-        os.utime(finished / name, (written - 60, written - 60))
     assert main("--resume", "--save_dir", finished) == 0
     assert sorted(os.listdir(finished)) == sorted(os.listdir(first_epoch))
     assert_same_run(finished, first_epoch)
+
+
+@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_going_on_removes_nothing_of_its_own_run(finished, overwrite):
+    forge(finished, lambda run: run.update(overwrite=overwrite))
+    (finished / "manipulate-7.png").write_text("of this run, or of the user")
+    now = (finished / "run_state.h5").stat().st_mtime
+    for name in os.listdir(finished):  # as a copy may have it
+        os.utime(finished / name, (now - 60, now - 60))
+    os.utime(finished / "run_state.h5", (now, now))
+    before = contents(finished, but=REWRITTEN)
+    assert main("--resume", "--save_dir", finished) == 0
+    assert contents(finished, but=REWRITTEN) == before
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_a_first_run_leaves_the_files_of_the_user(few, monkeypatch, tmp_path):
+    monkeypatch.setattr(keras.Model, "fit", end_epoch)
+    mine = {"manipulate-7.png": b"mine", "test.csv": b"mine", "log.png.txt": b"mine"}
+    for name, content in mine.items():
+        (tmp_path / name).write_bytes(content)
+    assert main(*OPTIONS, "--data_dir", few, "--save_dir", tmp_path) == 0
+    assert mine.items() <= contents(tmp_path).items()
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_a_state_that_is_replaced_at_the_start(
+    finished, two_epochs, monkeypatch, capsys
+):
+    load_data = capsulenet.load_data
+
+    def replace_and_load(args):
+        shutil.copy(two_epochs / "run_state.h5", finished)
+        return load_data(args)
+
+    monkeypatch.setattr(capsulenet, "load_data", replace_and_load)
+    assert main("--resume", "--epochs", 2, "--save_dir", finished) == 2
+    assert "another run has replaced it" in one_line(capsys)
 
 
 @pytest.mark.usefixtures("no_data")
@@ -402,6 +441,10 @@ def rename_column(run):
     ]
 
 
+OTHER_SCRIPT = "expected a run of this script and version, found one of another: "
+OTHER_SCRIPT += "they differ in "
+
+
 def argument(**values):
     return lambda run: run["arguments"].update(values)
 
@@ -411,10 +454,10 @@ def argument(**values):
     ("change", "complaint"),
     [
         (argument(drop_remainder="yes"), "damaged run state: other arguments"),
-        (argument(momentum=0.9), "damaged run state: other arguments"),
-        (argument(help=True), "damaged run state: other arguments"),
-        (argument(epoch=3), "damaged run state: other arguments"),  # an abbreviation
-        (lambda run: run["arguments"].pop("lr"), "damaged run state: other arguments"),
+        (argument(momentum=0.9), f"{OTHER_SCRIPT}[momentum]"),
+        (argument(help=True), f"{OTHER_SCRIPT}[help]"),
+        (argument(epoch=3), f"{OTHER_SCRIPT}[epoch]"),  # an abbreviation
+        (lambda run: run["arguments"].pop("lr"), f"{OTHER_SCRIPT}[lr]"),
         (argument(lr="fast"), "damaged run state: argument --lr: "),
         (argument(epochs=None), "damaged run state: other arguments"),
         (argument(batch_size=0), "damaged run state: argument --batch_size: "),
@@ -426,6 +469,7 @@ def argument(**values):
         (lambda run: run["rows"][0].update(loss="low"), "damaged run state"),
         (lambda run: run.update(best_epoch=2), "damaged run state"),
         (lambda run: run.update(digest=None), "damaged run state"),
+        (lambda run: run.pop("overwrite"), "damaged run state"),
     ],
 )
 def test_forged_run_states(begun, fails, change, complaint):

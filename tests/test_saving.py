@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import struct
 import zipfile
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import keras
 import numpy as np
 import pytest
 
+import limits
 import saving
 from capsulenet import CapsNet
 from saving import ModelFileError, load_weights, read_info, replace_file, save_model
@@ -584,13 +586,16 @@ def test_info_of_faulty_files(copy):
 
 # Run states.
 
+RUN = {"arguments": {}, "digest": "", "rows": [{"epoch": 1}], "best_epoch": 1}
+RUN |= {"overwrite": False}
+
 
 @pytest.fixture
 def state(tmp_path):
     """A small compiled model, and a run state of it."""
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, name="conv1")])
     model.compile("adam", "mse")
-    run = {"arguments": {}, "digest": "", "rows": [{"epoch": 1}], "best_epoch": 1}
+    run = dict(RUN)
     best = [weight + 1 for weight in model.get_weights()]
     saving.save_run(model, str(tmp_path / "run_state.h5"), INFO, run, best)
     return model, str(tmp_path / "run_state.h5"), run
@@ -605,8 +610,7 @@ def put_array(name, array, **options):
 
 
 def put_run(**changes):
-    run = {"arguments": {}, "digest": "", "rows": [{"epoch": 1}], "best_epoch": 1}
-    text = json.dumps({**run, **changes}).encode()
+    text = json.dumps({**RUN, **changes}).encode()
     return put_array("run", np.frombuffer(text, "uint8"))
 
 
@@ -636,6 +640,7 @@ RUN_FAULTS = {
         put_run(rows=[{"epoch": 1}, {"epoch": 3}]),
         "damaged run state",
     ),
+    "no yes or no": (put_run(overwrite=1), "damaged run state"),
     "a later best": (put_run(best_epoch=2), "damaged run state"),
     "no array": (edit(rename_an_array), "an array for optimizer/2, found no array"),
     "negative": (put_array("optimizer/0", -1), "expected int64 from 0 for optimizer/0"),
@@ -764,3 +769,21 @@ def test_a_heap_that_has_no_end(network, copy):
     assert "expected a heap of texts, found a damaged one" in refused(
         network, str(copy)
     )
+
+
+def test_heaps_in_each_other_take_no_longer_than_others(network, copy):
+    # A text that is a heap, whose text is one, too: all of it, once for each, is hours.
+    n = 50_000
+    with open(copy, "ab") as file:
+        for i in range(n):
+            heap = struct.pack("<QHHIQ", 32 * (n - i), 1, 1, 0, 16)
+            file.write(b"GCOL\x01\0\0\0" + heap)
+    assert "expected a heap of texts, found a damaged one" in refused(
+        network, str(copy)
+    )
+
+
+def test_a_file_that_is_larger_than_memory(network, copy, monkeypatch):
+    monkeypatch.setattr(limits, "available_memory", lambda: 1000)
+    with pytest.raises(limits.DataError, match=rf"the weights of {copy} need about"):
+        saving.load_weights(network, str(copy))

@@ -114,6 +114,11 @@ def test_averages_are_what_is_evaluated_and_a_run_goes_on_with_them(digits, tmp_
     lengths, _ = training.predict(model, [data.test[0]], args)
     accuracy = np.mean(lengths.argmax(axis=1) == data.test[1].argmax(axis=1))
     assert float(half[0][0]["test_accuracy"]) == pytest.approx(accuracy, abs=1e-6)
+    # A run state is a model file, too, with what its log is of.
+    model = capsulenet.CapsNet((28, 28, 1), 10)[0]
+    saving.load_weights(model, str(tmp_path / "parts" / "run_state.h5"))
+    for weight, value in zip(weights_of(model), whole[1]):
+        np.testing.assert_array_equal(weight, value)
 
 
 def test_averaged_gives_the_weights_back_bit_for_bit():

@@ -9,7 +9,7 @@ import os
 import random
 import zlib
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 
@@ -166,12 +166,16 @@ NUMBERS = (
 
 def special(rng: random.Random, case: Case) -> Case:
     """A case with something other than a file, or an empty one, as its target."""
-    what = rng.choice(list(SPECIALS))
-    return case.change(SPECIALS[what], f"{case.target}: {what}", refused=True)
+    what = rng.choice([*SPECIALS, "20 GB of zeros behind it"])
+    if what in SPECIALS:
+        return case.change(SPECIALS[what], f"{case.target}: {what}", refused=True)
+    content = partial(_sparse, start=case.files[case.target])
+    return case.change(content, f"{case.target}: {what}")  # which may mean nothing
 
 
-def _sparse(path: str) -> None:
+def _sparse(path: str, start: bytes = b"") -> None:
     with open(path, "wb") as file:
+        file.write(start)
         file.truncate(20 * 10**9)
 
 

@@ -606,6 +606,17 @@ def heap_bomb(rng, data):
     return data, f"{key} of {path}: {n} times {length} bytes", False
 
 
+def heap_nest(rng, data):
+    """Heaps that begin in each other's texts, and end where the file does."""
+    n = rng.choice((1000, 20_000, 100_000))
+    heaps = [
+        b"GCOL\x01\0\0\0" + struct.pack("<QHHIQ", 32 * (n - i), 1, 1, 0, 16)
+        for i in range(n - 1)
+    ]
+    last = b"GCOL\x01\0\0\0" + struct.pack("<QHHIQ", 32, 0, 0, 0, 16)
+    return data + b"".join(heaps) + last, f"{n} heaps in each other", False
+
+
 @cache
 def _crowded(data: bytes, what: str) -> bytes:
     def change(file):
@@ -688,6 +699,7 @@ def objects(rng, data):
 FORGERIES = [
     *(links, types, headers, storage, sizes, blocks, shapes, places, objects, links),
     *(values, superblock, storage, heap_bomb, headers, odd_floats, nested_types, crowd),
+    heap_nest,
 ]
 
 

@@ -157,6 +157,7 @@ def _classify(status: int, said: str, in_time: bool, peak: int, stolen: bool) ->
     if code == 2 and ": error: " in line and line.isprintable():
         # An allocation that failed was tried: the sizes were not checked before.
         late = ("Unable to allocate", "MemoryError", "Cannot allocate memory")
+        late += ("out of memory",)
         return "late error" if any(word in line for word in late) else "clear error"
     return "traceback" if "Traceback" in said else "unclear error"
 
