@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -139,6 +140,32 @@ def test_any_number_of_devices_tests_a_model(digits, one_device, tmp_path):
 
 @needs_devices
 @pytest.mark.slow
+def test_a_run_goes_on_with_another_number_of_devices(digits, one_device, tmp_path):
+    script = "capsulenet_multi_gpu.py"
+    flags = (*FLAGS, "--gpus", 2, "--epochs", 1, *folders(digits, tmp_path))
+    assert call(script, *flags)[0] == 0
+    flags = ("--resume", "--epochs", 2, "--save_dir", tmp_path)
+    status, output, errors = call(script, *flags, "--device", "cpu", "--gpus", 1)
+    assert status == 0, errors
+    assert "Going on after epoch 1 of 2" in output
+    check_equal_logs(tmp_path, one_device)
+    check_equal_weights(tmp_path, one_device)
+
+
+@needs_devices
+@pytest.mark.slow
+def test_a_run_that_used_all_images_goes_on_with_one_device(digits, tmp_path):
+    # 200 images make 4 steps of 48, and one of 8, which two devices would drop.
+    flags = (*FLAGS[2:], "--epochs", 1, *folders(digits, tmp_path))
+    assert call("capsulenet.py", *flags)[0] == 0
+    flags = ("--resume", "--epochs", 2, "--save_dir", tmp_path)
+    result = call("capsulenet_multi_gpu.py", *flags, "--device", "cpu", "--gpus", 2)
+    check_error(result, "--resume: expected one device", "received 2")
+    assert len(read_log(tmp_path)) == 1
+
+
+@needs_devices
+@pytest.mark.slow
 def test_the_best_epoch_in_validation_is_kept(digits, tmp_path):
     flags = (*FLAGS, "--gpus", 2, "--validation_size", 50, *folders(digits, tmp_path))
     status, output, errors = call("capsulenet_multi_gpu.py", *flags)
@@ -227,6 +254,34 @@ def test_a_host_alone_gives_up(host, digits, tmp_path):
     assert "expected 2 hosts" in errors
     assert errors.count("\n") == 1
     assert time.monotonic() - started < 60  # the start of Python and JAX included
+
+
+@needs_jax
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_wait_for_other_hosts(number, digits, tmp_path):
+    flags = ("--device", "cpu", *folders(digits, tmp_path))
+    (alone,) = start_hosts(free_port(), *flags, hosts=[0])
+    line = alone.stdout.readline()
+    assert line.startswith("Waiting for 2 hosts")
+    time.sleep(2)  # in which JAX begins to wait
+    alone.send_signal(number)
+    status, _, errors = end(alone)
+    assert status == 128 + number
+    assert errors.endswith("interrupted; no epoch was finished\n")
+    assert errors.count("\n") == 1
+
+
+@needs_jax
+def test_two_hosts_go_on_with_a_run(digits, one_device, tmp_path):
+    flags = (*FLAGS, "--gpus", 2, "--epochs", 1, *folders(digits, tmp_path))
+    assert [end(host)[0] for host in start_hosts(free_port(), *flags)] == [0, 0]
+    flags = ("--device", "cpu", "--gpus", 2, "--resume", "--epochs", 2)
+    hosts = start_hosts(free_port(), *flags, "--save_dir", tmp_path)
+    results = [end(host) for host in hosts]
+    assert [status for status, _, _ in results] == [0, 0], results
+    assert "Going on after epoch 1 of 2" in results[0][1]
+    check_equal_logs(tmp_path, one_device)
+    check_equal_weights(tmp_path, one_device)
 
 
 @needs_jax

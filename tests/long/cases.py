@@ -169,7 +169,7 @@ def special(rng: random.Random, case: Case) -> Case:
     what = rng.choice([*SPECIALS, "20 GB of zeros behind it"])
     if what in SPECIALS:
         return case.change(SPECIALS[what], f"{case.target}: {what}", refused=True)
-    content = partial(_sparse, start=case.files[case.target])
+    content = partial(_sparse, start=case.files.get(case.target, b""))
     return case.change(content, f"{case.target}: {what}")  # which may mean nothing
 
 

@@ -33,7 +33,6 @@ import collections
 import contextlib
 import csv
 import dataclasses
-import glob
 import os
 import random
 import shutil
@@ -255,9 +254,8 @@ def check_end(folder: Path, reference: Reference) -> None:
     check_model(folder, reference)
     for name, content in reference.pictures.items():
         ensure((folder / name).read_bytes() == content, f"{name} differs")
-    for name in (STATE, LOG, MODEL, "log.png"):
-        left = glob.glob(f"{glob.escape(str(folder))}/.*.{name}")
-        ensure(not left, f"left behind: {left}")
+    left = {name for name in os.listdir(folder) if name[0] == "."} - {".lock"}
+    ensure(not left, f"left behind: {left}")
 
 
 # When it is ended.
