@@ -16,6 +16,7 @@ import argparse
 import dataclasses
 import os
 import sys
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,6 +32,7 @@ from PIL import Image
 
 import command_line
 import datasets
+import limits
 import mnist
 import saving
 import training
@@ -206,6 +208,8 @@ def read_affnist(path: Path) -> datasets.Pair:
         ) from None
     mnist.check_is_file(path)
     try:
+        # SciPy keeps a part and what is made of it at once.
+        limits.check_memory(2 * unpacked_size(path), "its arrays")
         struct = loadmat(path, variable_names=["affNISTdata"])["affNISTdata"][0, 0]
         # A column of MATLAB is an image.
         x, y = struct["image"].T, struct["label_int"].ravel()
@@ -229,6 +233,28 @@ def read_affnist(path: Path) -> datasets.Pair:
             f"{y.shape}"
         )
     return x.reshape(-1, side, side, 1), y.astype("uint8")
+
+
+def unpacked_size(path: Path) -> int:
+    """Bytes that a MATLAB file unpacks to; counted, as what it says may be wrong.
+
+    Behind a header of 128 bytes, of which the last two tell the order of bytes, it has
+    parts: kind and size, 4 bytes each, and as many bytes, deflated if the kind is 15.
+    """
+    total = path.stat().st_size
+    with open(path, "rb") as file:
+        order = "<u4" if file.read(128)[126:] == b"IM" else ">u4"
+        while len(head := file.read(8)) == 8:
+            kind, left = np.frombuffer(head, order).tolist()
+            if kind != 15:
+                file.seek(left, os.SEEK_CUR)
+                continue
+            unpack = zlib.decompressobj()
+            while piece := unpack.unconsumed_tail or file.read(min(left, 1 << 16)):
+                left -= 0 if unpack.unconsumed_tail else len(piece)
+                total += len(unpack.decompress(piece, 1 << 20))
+                limits.check_memory(total, "its arrays")
+    return total
 
 
 def find_files(args: argparse.Namespace) -> list[Path]:

@@ -10,6 +10,7 @@ from scipy.io import savemat
 
 import command_line
 import datasets
+import limits
 from experiments import affnist
 
 
@@ -142,10 +143,11 @@ def test_the_set_is_the_same_for_everyone_and_another_at_each_repetition(mnist):
 # affNIST's own files
 
 
-def write_affnist(path, images, labels):
+def write_affnist(path, images, labels, do_compression=False):
     """Writes what affNIST's files hold of use: a struct of MATLAB."""
     columns = images.reshape(len(images), np.prod(images.shape[1:])).T
-    savemat(path, {"affNISTdata": {"image": columns, "label_int": labels}})
+    struct = {"image": columns, "label_int": labels}
+    savemat(path, {"affNISTdata": struct}, do_compression=do_compression)
 
 
 @pytest.fixture
@@ -192,6 +194,19 @@ def test_other_files_are_refused(content, message, tmp_path, capsys):
     error = capsys.readouterr().err
     assert str(path) in error and error.count("\n") == 1
     assert message in error
+
+
+@pytest.mark.parametrize("do_compression", [False, True])
+def test_what_a_file_unpacks_to_is_counted(do_compression, tmp_path, monkeypatch):
+    path, images = tmp_path / "1.mat", np.zeros((5000, 40, 40), "uint8")
+    write_affnist(path, images, np.zeros(5000), do_compression)
+    assert (path.stat().st_size < 100_000) == do_compression
+    size = affnist.unpacked_size(path)
+    assert images.nbytes < size < images.nbytes + 100_000
+    assert len(affnist.read_affnist(path)[0]) == 5000
+    monkeypatch.setattr(limits, "available_memory", lambda: 2 * size - 1)
+    with pytest.raises(limits.DataError, match=r"its arrays need about 0\.0 GB"):
+        affnist.read_affnist(path)
 
 
 def test_a_damaged_last_file_is_found_before_the_training(
