@@ -167,7 +167,9 @@ def _read_pickle(packed: BinaryIO) -> Arrays:
         DataError: If it is anything but a pickle of arrays of MNIST's kind.
     """
     try:
-        with gzip.open(packed) as file:
+        # Packed it is smaller; `gzip` would read zeros behind it to their end.
+        content = _read_at_most(packed, _PICKLE_SIZE)
+        with gzip.open(io.BytesIO(content)) as file:
             content = bytes(_read_at_most(file, _PICKLE_SIZE + 1))
         _check_opcodes(content)
         parts = _ArrayUnpickler(io.BytesIO(content), encoding="latin1").load()
@@ -342,6 +344,7 @@ def _read_idx(path: Path) -> np.ndarray:
                 )
             shape = np.frombuffer(header[4:], ">u4").tolist()
             size = math.prod(shape)
+            _check_packed_size(path.stat().st_size, size)
             ratio = _DEFLATE_RATIO if path.suffix == ".gz" else 1
             check_memory(min(size, ratio * path.stat().st_size), "its bytes")
             data = _read_at_most(file, size + 1)
@@ -353,6 +356,14 @@ def _read_idx(path: Path) -> np.ndarray:
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read: {reason(error)}") from None
     return np.frombuffer(data, "uint8").reshape(shape)
+
+
+def _check_packed_size(packed: int, size: int) -> None:
+    # Deflating adds 5 bytes to 16 000 at most. Python's gzip reads zeros behind the
+    # data to their end, however many there are.
+    largest = size + size // 1000 + 4096
+    if packed > largest:
+        raise DataError(f"expected a file of at most {largest} bytes, got more")
 
 
 def _read_at_most(file: BinaryIO, size: int) -> bytearray:

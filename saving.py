@@ -244,10 +244,9 @@ def load_run(model: keras.Model, path: str) -> tuple[dict, list | None]:
     """
     run = read_run(path)
     with _open(path) as file:
-        if model.optimizer.use_ema:  # the model part holds the averages
-            pairs = _read_list(model.weights, file, _TRAINED, path)
-        else:
-            pairs = _read_weights(model, file, path)
+        pairs = _read_weights(model, file, path)
+        if model.optimizer.use_ema:  # those were the averages
+            pairs += _read_list(model.weights, file, _TRAINED, path)
         pairs += _read_list(_optimizer_state(model), file, _OPTIMIZER, path)
         best = None
         if run["best_epoch"] is not None:

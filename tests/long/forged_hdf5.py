@@ -13,6 +13,7 @@ import shutil
 import struct
 import tempfile
 import traceback
+from collections.abc import Iterator
 from functools import cache
 
 import h5py
@@ -117,8 +118,7 @@ def _write_run(model, log, name):
     log.set_model(model)
     for i, weight in enumerate(model.weights):
         weight.assign(np.full(weight.shape, number(i)))
-    for i, variable in enumerate(saving._optimizer_state(model)):
-        value = STEPS if variable.dtype.startswith("int") else number(i)
+    for variable, value in numbered_state(model):
         variable.assign(np.full(variable.shape, value))
     columns = ["seconds", "images_per_second", "learning_rate"]
     for prefix in ("", *(f"{part}_" for part in log.held_out)):
@@ -134,6 +134,17 @@ def _write_run(model, log, name):
     if name == "paper":
         saving.save_model(model, "recipe.h5", log.info)
     raise _Enough
+
+
+def numbered_state(model) -> Iterator:
+    """The variables of the optimizer, and what all elements of each are."""
+    averages = []
+    if model.optimizer.use_ema:  # what the file has as the model's weights
+        averages = model.optimizer._model_variables_moving_average
+    of_weight = {id(average): number(i) for i, average in enumerate(averages)}
+    for i, variable in enumerate(saving._optimizer_state(model)):
+        is_count = variable.dtype.startswith("int")
+        yield variable, STEPS if is_count else of_weight.get(id(variable), number(i))
 
 
 def number(i: int) -> float:
@@ -250,12 +261,11 @@ def check_run(model, log) -> None:
     for weight, best in zip(model.weights, log.best_weights or model.get_weights()):
         if best.shape != tuple(weight.shape) or not np.isfinite(best).all():
             raise WrongLoadError(f"best weights: {best.shape}, or not finite")
-    for i, variable in enumerate(saving._optimizer_state(model)):
+    for i, (variable, right) in enumerate(numbered_state(model)):
         value = keras.ops.convert_to_numpy(variable)
         whole = value.dtype.kind == "i"
         if not np.isfinite(value).all() or (whole and value.min() < 0):
             raise WrongLoadError(f"optimizer {i}: {value.flat[0]}")
-        right = STEPS if whole else number(i)
         if os.path.exists(UNCHANGED) and not (value == right).all():
             raise WrongLoadError(f"optimizer {i}: {value.flat[0]}")
     if not (os.path.getsize("log.csv") and os.path.getsize("log.png")):

@@ -209,7 +209,9 @@ def optimizer(rng):
     what = rng.choice(("missing", "renamed", "swapped", "more", "no group", "type"))
 
     def change(file):
-        group = file[rng.choice([g for g in ("optimizer", "best") if g in file])]
+        group = file[
+            rng.choice([g for g in ("optimizer", "best", "trained") if g in file])
+        ]
         i = rng.randrange(len(group) - 1)
         if what == "missing":
             del group[str(i)]
