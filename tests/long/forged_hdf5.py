@@ -138,11 +138,11 @@ def _write_run(model, log, name):
 
 def numbered_state(model) -> Iterator:
     """The variables of the optimizer, and what all elements of each are."""
-    averages = []
+    state, averages = saving._optimizer_state(model), []
     if model.optimizer.use_ema:  # what the file has as the model's weights
         averages = model.optimizer._model_variables_moving_average
     of_weight = {id(average): number(i) for i, average in enumerate(averages)}
-    for i, variable in enumerate(saving._optimizer_state(model)):
+    for i, variable in enumerate(state):
         is_count = variable.dtype.startswith("int")
         yield variable, STEPS if is_count else of_weight.get(id(variable), number(i))
 
