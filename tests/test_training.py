@@ -1,5 +1,8 @@
 """The training loop: recipes, moving averages, and what is kept of them."""
 
+import importlib
+from types import SimpleNamespace
+
 import keras
 import numpy as np
 import pytest
@@ -159,3 +162,33 @@ def test_the_goal_is_one_of_the_validation_set():
     assert reached(0.9, 0.9) and reached(0.9, 0.95)
     assert not reached(0.9, 0.8999) and not reached(0.9, 0.05)
     assert not reached(None, 1.0)
+
+
+def test_no_step_waits_for_the_losses_of_the_one_before(monkeypatch, digits, tmp_path):
+    # Keras gives losses to threads if all callbacks allow it; else it waits for them.
+    callback_list = importlib.import_module("keras.src.callbacks.callback_list")
+
+    class Seen(Exception):  # noqa: N818
+        pass
+
+    def fit(model, *arguments, callbacks, **options):
+        monkeypatch.setattr(callback_list.backend, "IS_THREAD_SAFE", True)
+        assert keras.callbacks.CallbackList(callbacks, add_history=True)._async_train
+        raise Seen
+
+    monkeypatch.setattr(keras.Model, "fit", fit)
+    with pytest.raises(Seen):
+        small_run(tmp_path, digits, "--epochs", 1)
+
+
+def test_the_first_step_whose_loss_is_no_number_is_named():
+    log = SimpleNamespace(diverged=lambda *what: ValueError(*what))
+    stop = training.StopOnNaN(log)
+    stop.on_epoch_begin(2)
+    for batch in (0, 3, 2):  # threads may come late
+        loss = 0.5 if batch < 2 else float("nan")
+        stop.on_train_batch_end(batch, {"loss": loss})
+    with pytest.raises(ValueError, match="in epoch 3, step 3"):
+        stop.on_train_batch_begin(4)
+    with pytest.raises(ValueError, match="in epoch 3, step 3"):
+        stop.on_epoch_end(2)
