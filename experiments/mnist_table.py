@@ -81,15 +81,9 @@ def run_trial(cell: str, trial: int, args: argparse.Namespace) -> int:
             "epochs of log.csv, found none; give another --save_dir"
         )
     argv = ["--resume"] if begun else []
-    argv += [
-        "--epochs",
-        str(max(epochs, found)),
-        "--save_dir",
-        folder,
-        "--seed",
-        str(trial),
-    ]
-    argv += ["--recipe", args.recipe, "--precision", args.precision]
+    argv += ["--epochs", str(max(epochs, found)), "--save_dir", folder]
+    argv += ["--seed", str(trial), "--recipe", args.recipe]
+    argv += ["--precision", args.precision]
     argv += ["--data_dir", args.data_dir] if args.data_dir is not None else []
     argv += ["--ema", str(args.ema)] if args.ema is not None else []
     if cell != "baseline":
@@ -176,13 +170,14 @@ def make_rows(save_dir: str, epochs: int | None) -> list[dict]:
 
 def to_markdown(rows: list[dict], epochs: int | None) -> str:
     """Rows of `make_rows`, for the same epochs, as a table with a line above it."""
-    lines = [
+    title = (
         "MNIST test error in %, mean (standard deviation) of the trials. The paper's "
-        "and the older Keras implementation's (50 epochs) are of 3 trials each.",
-    ]
+        "and the older Keras implementation's (50 epochs) are of 3 trials each."
+    )
     if epochs:
-        lines[0] += f" This table is of {epochs} epochs and not comparable with theirs."
-    lines += [
+        title += f" This table is of {epochs} epochs and not comparable with theirs."
+    lines = [
+        title,
         "",
         "| recipe | epochs | network | routing | reconstruction | error | trials "
         "| paper | CapsNet-Keras |",
