@@ -167,10 +167,11 @@ def _read_pickle(packed: BinaryIO) -> Arrays:
         DataError: If it is anything but a pickle of arrays of MNIST's kind.
     """
     try:
-        # Packed it is smaller; `gzip` would read zeros behind it to their end.
-        content = _read_at_most(packed, _PICKLE_SIZE)
-        with gzip.open(io.BytesIO(content)) as file:
-            content = bytes(_read_at_most(file, _PICKLE_SIZE + 1))
+        # Not `gzip`, which reads zeros behind the data to their end, byte by byte.
+        unpack = zlib.decompressobj(wbits=31)
+        content = unpack.decompress(packed.read(_PICKLE_SIZE), _PICKLE_SIZE + 1)
+        if len(content) <= _PICKLE_SIZE and not unpack.eof:
+            raise DataError("expected a whole gz file, got the start of one")
         _check_opcodes(content)
         parts = _ArrayUnpickler(io.BytesIO(content), encoding="latin1").load()
         train, validation, test = [(_to_images(x), _to_labels(y)) for x, y in parts]
