@@ -170,8 +170,10 @@ def _read_pickle(packed: BinaryIO) -> Arrays:
         # Not `gzip`, which reads zeros behind the data to their end, byte by byte.
         unpack = zlib.decompressobj(wbits=31)
         content = unpack.decompress(packed.read(_PICKLE_SIZE), _PICKLE_SIZE + 1)
-        if len(content) <= _PICKLE_SIZE and not unpack.eof:
-            raise DataError("expected a whole gz file, got the start of one")
+        if len(content) <= _PICKLE_SIZE and (
+            not unpack.eof or unpack.unused_data.strip(b"\0")
+        ):
+            raise DataError("expected a whole gz file and nothing behind it")
         _check_opcodes(content)
         parts = _ArrayUnpickler(io.BytesIO(content), encoding="latin1").load()
         train, validation, test = [(_to_images(x), _to_labels(y)) for x, y in parts]
