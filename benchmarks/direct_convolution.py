@@ -3,7 +3,8 @@
     python -m benchmarks.direct_convolution      # 2 epochs, about 20 minutes
 
 Seed, data and flags are those of `python capsulenet.py`, whose log is
-result/mnist/log.csv; only the method of the primary capsules' convolution differs.
+result/mnist_table/seed/v4/0/log.csv; only the method of the primary capsules'
+convolution differs.
 Prints the test error of each epoch of both and writes
 benchmarks/results/direct_convolution/log.csv.
 """
@@ -24,6 +25,7 @@ from benchmarks.plain import rebuild
 
 ROOT = os.path.dirname(os.path.dirname(__file__))
 FOLDER = os.path.join(ROOT, "benchmarks", "results", "direct_convolution")
+PUBLISHED = os.path.join(ROOT, "result", "mnist_table", "seed", "v4", "0")
 
 
 def read_test_errors(folder: str) -> list[float]:
@@ -39,7 +41,7 @@ def run(args: argparse.Namespace) -> None:
     model = capsulenet.CapsNet((28, 28, 1), 10, args.routings)[0]
     with command_line.begin("CapsNet, direct convolution", model, data, args):
         capsulenet.train(rebuild(model, "direct"), data, args)
-    ours = read_test_errors(os.path.join(ROOT, "result", "mnist"))
+    ours = read_test_errors(PUBLISHED)
     for epoch, (a, b) in enumerate(zip(read_test_errors(FOLDER), ours), start=1):
         print(f"epoch {epoch}: test error {a:.2f} % direct, {b:.2f} % ours")
 

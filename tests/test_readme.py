@@ -5,11 +5,13 @@ import pathlib
 import re
 
 import pytest
+from conftest import read_log, read_rows
 
 import capsulenet
 
 ROOT = pathlib.Path(capsulenet.__file__).parent
 README = (ROOT / "README.md").read_text()
+TABLE = ROOT / "result" / "mnist_table"
 
 
 def flags_of_the_parser(module=capsulenet):
@@ -45,6 +47,27 @@ def test_files_and_pictures_of_the_readme_exist():
     links = re.findall(r"\]\(((?!http)[^)]+)\)", README)
     assert links
     assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_results_are_those_of_the_log():
+    log = read_log(TABLE / "seed" / "v4" / "0")
+    rows = re.findall(r"^\| (\d+) \| ([\d.]+) % \|", README, re.MULTILINE)
+    assert [int(epoch) for epoch, _ in rows] == [1, 10, 50]
+    for epoch, error in rows:
+        accuracy = float(log[int(epoch) - 1]["test_accuracy"])
+        assert error == f"{100 * (1 - accuracy):.2f}"
+
+
+@pytest.mark.parametrize(("column", "name"), [(3, "table_10_epochs"), (4, "table")])
+def test_the_table_has_measured_cells_only(column, name):
+    measured = {
+        row["network"]: f"{float(row['mean']):.2f}" if row["mean"] else "not run"
+        for row in read_rows(TABLE / f"{name}.csv")
+        if row["recipe"] == "seed"
+    }
+    lines = re.findall(r"^\| ((?:v\d|baseline) \|.*) \|$", README, re.MULTILINE)
+    cells = [line.split(" | ") for line in lines]
+    assert {row[0]: row[column] for row in cells} == measured
 
 
 def test_ci_runs_the_test_command_of_the_readme():
