@@ -49,6 +49,18 @@ def test_files_and_pictures_of_the_readme_exist():
     assert [link for link in links if not (ROOT / link).exists()] == []
 
 
+def test_commands_that_repeat_a_published_run_replace_it():
+    commands = re.findall(r"python (?:capsulenet\.py|-m experiments).*", README)
+    folders = {
+        command: ROOT / folder[1]
+        for command in commands
+        if (folder := re.search(r"--save_dir (result/[\w/]+)", command))
+    }
+    repeated = [c for c, folder in folders.items() if (folder / "log.csv").exists()]
+    assert len(repeated) == 7
+    assert [c for c in repeated if "--overwrite" not in c] == []
+
+
 def test_results_are_those_of_the_log():
     log = read_log(TABLE / "seed" / "v4" / "0")
     rows = re.findall(r"^\| (\d+) \| ([\d.]+) % \|", README, re.MULTILINE)
