@@ -5,12 +5,11 @@ Reference:
       NIPS 2017, https://arxiv.org/abs/1710.09829
 """
 
-import functools
-
 import keras
 from keras import ops
 
-import fft_conv
+from capsnet import fft_conv
+from capsnet.backend import compiled, runs_on_cpu
 
 PACKAGE = "capsnet"
 
@@ -336,29 +335,6 @@ class CapsuleLayer(keras.layers.Layer):
         }
 
 
-def compiled(function):
-    """Compiles a function of element-wise operations, where that is not done anyway.
-
-    TensorFlow moves a tensor through memory for each operation; XLA fuses them into
-    one pass. On a GPU TensorFlow's own kernels stay, and without a graph (in eager
-    mode) there is nothing to compile.
-    """
-
-    @functools.cache
-    def compile_with_xla():
-        import tensorflow as tf
-
-        return tf.function(function, jit_compile=True, autograph=False)
-
-    @functools.wraps(function)
-    def call(*args):
-        if in_tensorflow_graph() and runs_on_cpu():
-            return compile_with_xla()(*args)
-        return function(*args)
-
-    return call
-
-
 @compiled
 def _couple(logits, u, v_W):
     """A round's new logits, and the input capsules weighted by their couplings.
@@ -373,28 +349,3 @@ def _couple(logits, u, v_W):
     exponentials = ops.exp(logits - ops.stop_gradient(ops.max(logits, axis=0)))
     c = ops.cast(exponentials / ops.sum(exponentials, axis=0), u.dtype)
     return logits, ops.reshape(c[..., None] * u, (v_W.shape[0], -1, v_W.shape[2]))
-
-
-def in_tensorflow_graph() -> bool:
-    """Whether TensorFlow is the backend and is tracing a function."""
-    if keras.backend.backend() != "tensorflow":
-        return False
-    import tensorflow as tf
-
-    return tf.inside_function()
-
-
-def runs_on_cpu() -> bool:
-    """Whether the backend's default device is a CPU."""
-    backend = keras.backend.backend()
-    if backend == "tensorflow":
-        import tensorflow as tf
-
-        return not tf.config.list_logical_devices("GPU")
-    if backend == "jax":
-        import jax
-
-        return jax.default_backend() == "cpu"
-    import torch
-
-    return not torch.cuda.is_available()

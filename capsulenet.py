@@ -11,11 +11,9 @@ Reference:
 """
 
 import argparse
-import contextlib
 import os
 import signal
 import sys
-import tempfile
 from functools import partial
 
 if __name__ == "__main__":  # until `main` does better than a page of import lines
@@ -24,61 +22,27 @@ if __name__ == "__main__":  # until `main` does better than a page of import lin
 
 import numpy as np
 
-QUIET = "3"
+from capsnet.startup import quiet_start
+
 MAX_ROWS = 20  # of predictions.png
-
-
-@contextlib.contextmanager
-def quiet_start():
-    """Hides what a backend's libraries print while they start, unless that fails.
-
-    The lines about oneDNN, missing CUDA drivers or connections are written by C++ code
-    before it reads any setting, so the file descriptors themselves have to point
-    elsewhere. Whoever sets TF_CPP_MIN_LOG_LEVEL sees everything that it lets through.
-    """
-    if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", QUIET) != QUIET:
-        yield
-        return
-    sys.stdout.flush()
-    sys.stderr.flush()
-    stdout, stderr = os.dup(1), os.dup(2)
-    with tempfile.TemporaryFile() as hidden:
-        os.dup2(hidden.fileno(), 1)
-        os.dup2(hidden.fileno(), 2)
-        try:
-            yield
-        except BaseException:
-            hidden.seek(0)
-            os.write(stderr, hidden.read())
-            raise
-        finally:
-            os.dup2(stdout, 1)
-            os.dup2(stderr, 2)
-            os.close(stdout)
-            os.close(stderr)
 
 
 with quiet_start():
     import keras
     from keras import layers, ops
 
-    import command_line
-    import datasets
-    import images
-    import limits
-    import saving
-    import training
     import utils
+    from capsnet import command_line, datasets, images, limits, saving, training
+    from capsnet.backend import runs_on_cpu
+    from capsnet.command_line import UsageError
+    from capsnet.training import predict
     from capsulelayers import (
         PACKAGE,
         CapsuleLayer,
         Length,
         Mask,
         PrimaryCap,
-        runs_on_cpu,
     )
-    from command_line import UsageError
-    from training import predict
 
 
 # What is known of a weights file that says nothing about itself.

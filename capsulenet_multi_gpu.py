@@ -35,9 +35,8 @@ import capsulenet  # first, since it silences the backend's start
 # isort: split
 import keras
 
-import command_line
-import training
-from command_line import UsageError
+from capsnet import command_line, training
+from capsnet.command_line import UsageError
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -19,9 +19,8 @@ import capsulenet  # first, since it silences the backend's start
 # isort: split
 import keras
 
-import command_line
-import datasets
 from benchmarks.plain import rebuild
+from capsnet import command_line, datasets
 
 ROOT = os.path.dirname(os.path.dirname(__file__))
 FOLDER = os.path.join(ROOT, "benchmarks", "results", "direct_convolution")

@@ -20,11 +20,8 @@ import capsulenet  # first, since it silences the backend's start
 import keras
 
 import capsulenet_multi_gpu
-import command_line
-import datasets
-import saving
-import training
 from benchmarks.train_step import FOLDER, LAM_RECON, LR, describe_machine, print_row
+from capsnet import backend, command_line, datasets, saving
 
 REPLICAS = (1, 2, 4)
 IMAGES = 100  # a device
@@ -62,7 +59,7 @@ def measure(device: str, n: int) -> float:
     times = EpochTimes()
     with capsulenet_multi_gpu.distribute(devices, num_hosts=1):
         model = capsulenet.CapsNet((28, 28, 1), 10)[0]
-        capsulenet.compile_model(model, training.adam(LR), LAM_RECON)
+        capsulenet.compile_model(model, backend.adam(LR), LAM_RECON)
         model.fit(batches, epochs=4, verbose=0, shuffle=False, callbacks=[times])
     return median(times.seconds[1:]) / STEPS  # the first epoch compiles
 

@@ -19,9 +19,8 @@ import capsulenet  # first, since it silences the backend's start
 import keras
 import tensorflow as tf
 
-import fft_conv
-import saving
 from benchmarks import train_step
+from capsnet import fft_conv, saving
 
 BATCH_SIZE = 100
 # Operations that pass a buffer on, or know only its shape.

@@ -27,11 +27,8 @@ import keras
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
-import datasets
-import fft_conv
-import saving
-import training
 from benchmarks.plain import EinsumCapsuleLayer, TiledCapsuleLayer, rebuild
+from capsnet import backend, datasets, fft_conv, saving
 
 FOLDER = os.path.join(os.path.dirname(__file__), "results")
 FORMULATIONS = {
@@ -50,7 +47,7 @@ def build(names, side: int = 28) -> dict[str, keras.Model]:
     model = capsulenet.CapsNet((side, side, 1), 10, routings=3)[0]
     models = {name: rebuild(model, *FORMULATIONS[name]) for name in names}
     for other in models.values():
-        capsulenet.compile_model(other, training.adam(LR), LAM_RECON)
+        capsulenet.compile_model(other, backend.adam(LR), LAM_RECON)
     return models
 
 

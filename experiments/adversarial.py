@@ -54,13 +54,11 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 
-import command_line
-import datasets
-import saving
 import utils
+from capsnet import command_line, datasets, saving
+from capsnet.training import predict
 from capsulenet import UsageError, margin_loss
 from experiments.baseline import Baseline
-from training import predict
 
 FOLDER = os.path.join("result", "adversarial")
 # For each attack, the flags that it has, and their defaults.

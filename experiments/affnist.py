@@ -30,13 +30,8 @@ from keras import layers
 from matplotlib.figure import Figure
 from PIL import Image
 
-import command_line
-import datasets
-import limits
-import mnist
-import saving
-import training
 import utils
+from capsnet import command_line, datasets, limits, mnist, saving, training
 from capsulelayers import FastConv2D
 from experiments import baseline, digits
 

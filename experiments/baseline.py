@@ -21,10 +21,7 @@ import capsulenet  # first, since it silences the backend's start
 import keras
 from keras import layers
 
-import command_line
-import datasets
-import saving
-import training
+from capsnet import command_line, datasets, saving, training
 from capsulelayers import FastConv2D
 
 

@@ -4,9 +4,8 @@ import argparse
 
 import numpy as np
 
-import command_line
-import datasets
-from mnist import SIDE
+from capsnet import command_line, datasets
+from capsnet.mnist import SIDE
 
 
 def load_digits(folder: str | None) -> datasets.Dataset:

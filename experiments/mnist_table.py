@@ -29,12 +29,10 @@ import capsulenet  # first, since it silences the backend's start
 import keras
 from matplotlib.figure import Figure
 
-import command_line
-import saving
-import training
 import utils
+from capsnet import command_line, saving, training
+from capsnet.limits import DataError
 from experiments import baseline
-from limits import DataError
 
 # Flags of each cell, routing and reconstruction; None is the baseline.
 CELLS = {

@@ -28,10 +28,7 @@ import keras
 from keras import layers, ops
 from matplotlib.figure import Figure
 
-import command_line
-import datasets
-import saving
-import training
+from capsnet import command_line, datasets, saving, training
 from capsulelayers import FastConv2D
 from capsulenet import margin_loss
 from experiments import digits

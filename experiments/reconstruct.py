@@ -31,11 +31,9 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
-import command_line
-import datasets
-import saving
 import utils
-from training import predict
+from capsnet import command_line, datasets, saving
+from capsnet.training import predict
 
 FOLDER = os.path.join("result", "reconstruct")
 SHEET, MAX_SHEETS, COLUMNS = 100, 10, 10

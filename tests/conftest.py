@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasets import load_dataset
+from capsnet.datasets import load_dataset
 
 ROOT = Path(__file__).resolve().parents[1]
 

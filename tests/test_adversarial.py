@@ -13,8 +13,7 @@ from conftest import ROOT, assert_picture, finite_differences, read_rows, run
 from keras import ops
 
 import capsulenet
-import command_line
-import saving
+from capsnet import command_line, saving
 from capsulenet import margin_loss
 from experiments import adversarial
 

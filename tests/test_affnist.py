@@ -8,9 +8,7 @@ import pytest
 from conftest import assert_picture, assert_same_run, read_log, write_digits
 from scipy.io import savemat
 
-import command_line
-import datasets
-import limits
+from capsnet import command_line, datasets, limits
 from experiments import affnist
 
 

@@ -6,8 +6,7 @@ import pytest
 from conftest import assert_same_run, read_log, write_digits
 
 import capsulenet
-import command_line
-import datasets
+from capsnet import command_line, datasets
 from experiments import baseline
 
 

@@ -7,8 +7,8 @@ from conftest import evaluate, finite_differences, gradients
 from keras import ops
 
 import capsulenet
-import training
 from benchmarks.plain import EinsumCapsuleLayer, TiledCapsuleLayer, rebuild
+from capsnet import backend
 from capsulelayers import CapsuleLayer
 from capsulenet import CapsNet, margin_loss
 
@@ -269,7 +269,7 @@ if keras.backend.backend() == "tensorflow":  # elsewhere Keras's own is used
                 optimizer.apply_gradients(zip(tensors, variables))
             return [ops.convert_to_numpy(v) for v in variables + optimizer.variables]
 
-        fused = train(training.FusedAdam(0.01))
+        fused = train(backend.FusedAdam(0.01))
         for one, other in zip(fused, train(keras.optimizers.Adam(0.01)), strict=True):
             # the bias correction beta ** step is rounded in another order
             np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-7)
@@ -283,14 +283,14 @@ if keras.backend.backend() == "tensorflow":  # elsewhere Keras's own is used
             model.fit(x, x[:, :2], batch_size=2, shuffle=False, verbose=0)
             return model.get_weights()
 
-        fused = fit(training.FusedAdam(0.1))
+        fused = fit(backend.FusedAdam(0.1))
         for one, other in zip(fused, fit(keras.optimizers.Adam(0.1))):
             np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 
 
 def test_compiled_model_file_round_trip(models, tmp_path):
     model = keras.models.clone_model(models[0])
-    capsulenet.compile_model(model, training.adam(0.001), lam_recon=0.392)
+    capsulenet.compile_model(model, backend.adam(0.001), lam_recon=0.392)
     path = tmp_path / "model.keras"
     model.save(path)
     loaded = keras.models.load_model(path)
@@ -311,7 +311,7 @@ def test_steps_reduce_the_loss(mnist):
     model = CapsNet((28, 28, 1), 10)[0]
     before = model.get_weights()
     # a tenth of the usual rate, with which Adam's first step jumps too far
-    capsulenet.compile_model(model, training.adam(0.0001), lam_recon=0.392)
+    capsulenet.compile_model(model, backend.adam(0.0001), lam_recon=0.392)
     losses = []
     for _ in range(4):
         model.reset_metrics()
@@ -332,7 +332,7 @@ if keras.backend.backend() == "tensorflow":  # once is enough for half a minute
         x, y, x_test, y_test = x[:1200], y[:1200], x_test[:500], y_test[:500]
         keras.utils.set_random_seed(0)
         train_model, eval_model, _ = CapsNet((28, 28, 1), 10)
-        capsulenet.compile_model(train_model, training.adam(0.001), lam_recon=0.392)
+        capsulenet.compile_model(train_model, backend.adam(0.001), lam_recon=0.392)
         train_model.fit((x, y), (y, x), batch_size=50, verbose=0)
         lengths, _ = eval_model.predict(x_test, batch_size=100, verbose=0)
         accuracy = np.mean(lengths.argmax(axis=1) == y_test.argmax(axis=1))

@@ -27,10 +27,7 @@ from conftest import (
 )
 
 import capsulenet
-import command_line
-import datasets
-import saving
-import training
+from capsnet import command_line, datasets, saving, training
 
 COLUMNS = ["loss", "margin_loss", "reconstruction_loss", "accuracy"]
 

@@ -9,10 +9,8 @@ import pytest
 from PIL import Image
 from test_mnist import write_idx
 
-import datasets
-import images
-import limits
-from datasets import DataError, ShiftedBatches, load_dataset, shift, split
+from capsnet import datasets, images, limits
+from capsnet.datasets import DataError, ShiftedBatches, load_dataset, shift, split
 
 
 def refused(path, *, file=None, **options):

@@ -6,8 +6,8 @@ import pytest
 from conftest import evaluate, gradients
 from keras import ops
 
-import fft_conv
-from fft_conv import choose_points, conv2d, cost
+from capsnet import fft_conv
+from capsnet.fft_conv import choose_points, conv2d, cost
 
 # Largest error of float32, relative to the largest element. A sum of n rounded terms
 # errs by about sqrt(n) * 6e-8 of its size; the transforms multiply that by up to 60.

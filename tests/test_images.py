@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageOps
 
-import images
-import limits
-from images import (
+from capsnet import images, limits
+from capsnet.images import (
     DataError,
     border_brightness,
     digit_box,

@@ -2,7 +2,7 @@
 
 import pytest
 
-import limits
+from capsnet import limits
 
 
 @pytest.fixture

@@ -16,9 +16,8 @@ import keras
 import numpy as np
 import pytest
 
-import limits
-import mnist
-from datasets import DataError, load_dataset
+from capsnet import limits, mnist
+from capsnet.datasets import DataError, load_dataset
 
 # A tiny data set in MNIST's layout and, in its place, the same for the loader's sums.
 

@@ -6,7 +6,7 @@ import re
 import pytest
 from conftest import ROOT, read_rows, write_digits
 
-import command_line
+from capsnet import command_line
 from experiments import mnist_table
 
 PUBLISHED = ROOT / "result" / "mnist_table"

@@ -10,9 +10,7 @@ from keras import ops
 from PIL import Image
 
 import capsulenet
-import command_line
-import datasets
-import training
+from capsnet import command_line, datasets, training
 from experiments import digits, multimnist
 from experiments.multimnist import BaselinePairs, Pairs, both_right, one_right
 

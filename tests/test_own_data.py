@@ -15,8 +15,7 @@ from test_command_line import contents, main
 from test_images import draw_photo
 
 import capsulenet
-import saving
-import training
+from capsnet import saving, training
 
 needs_tensorflow = pytest.mark.skipif(
     keras.backend.backend() != "tensorflow", reason="a SavedModel needs TensorFlow"
@@ -218,7 +217,7 @@ def test_images_that_are_too_small(tmp_path, capsys):
 
 
 def test_images_that_are_too_large_for_memory(shapes, tmp_path, capsys, monkeypatch):
-    import limits
+    from capsnet import limits
 
     monkeypatch.setattr(limits, "available_memory", lambda: 50_000_000)
     message = refuse(capsys, "--dataset", shapes, "--save_dir", tmp_path)

@@ -5,7 +5,7 @@ import pytest
 from conftest import ROOT, assert_picture, read_rows, run
 from PIL import Image
 
-import command_line
+from capsnet import command_line
 from experiments import reconstruct
 
 

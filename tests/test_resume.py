@@ -31,9 +31,7 @@ from conftest import (
 )
 
 import capsulenet
-import datasets
-import saving
-import training
+from capsnet import datasets, saving, training
 
 SCRIPT = Path(capsulenet.__file__).resolve()
 # The learning rate is right in epoch 1 and far too large in those that follow: the

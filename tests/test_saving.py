@@ -12,10 +12,15 @@ import keras
 import numpy as np
 import pytest
 
-import limits
-import saving
+from capsnet import limits, saving
+from capsnet.saving import (
+    ModelFileError,
+    load_weights,
+    read_info,
+    replace_file,
+    save_model,
+)
 from capsulenet import CapsNet
-from saving import ModelFileError, load_weights, read_info, replace_file, save_model
 
 SHAPE = (28, 28, 1)
 INFO = {"input_shape": [28, 28, 1], "routings": 3, "seed": 7}

@@ -10,9 +10,7 @@ from conftest import read_log, without_times
 from keras import ops
 
 import capsulenet
-import command_line
-import saving
-import training
+from capsnet import backend, command_line, saving, training
 
 
 def parse(*flags):
@@ -126,7 +124,7 @@ def test_averages_are_what_is_evaluated_and_a_run_goes_on_with_them(digits, tmp_
 
 def test_averaged_gives_the_weights_back_bit_for_bit():
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
-    model.compile(training.adam(0.1, use_ema=True, ema_momentum=0.7), "mse")
+    model.compile(backend.adam(0.1, use_ema=True, ema_momentum=0.7), "mse")
     x = np.random.default_rng(0).normal(size=(8, 3)).astype("float32")
     steps = []
     for _ in range(3):
@@ -144,7 +142,7 @@ def test_averaged_gives_the_weights_back_bit_for_bit():
 
 def test_without_a_moving_average_nothing_changes():
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
-    model.compile(training.adam(0.1), "mse")
+    model.compile(backend.adam(0.1), "mse")
     before = weights_of(model)
     with training.averaged(model):
         for weight, value in zip(weights_of(model), before):

@@ -257,9 +257,7 @@ def check_dataset(data) -> None:
 
 def load_dataset(args) -> None:
     """Reads a data set as `capsulenet.train_or_test` does."""
-    import command_line
-    import datasets
-    import training
+    from capsnet import command_line, datasets, training
 
     if args.batch_size is None:
         args.batch_size = training.RECIPES[args.recipe].batch_size

@@ -21,8 +21,7 @@ import keras
 import numpy as np
 
 import capsulenet
-import command_line
-import saving
+from capsnet import command_line, saving
 from tests.long.cases import NUMBERS, WrongLoadError
 from tests.long.kind_image import picture
 

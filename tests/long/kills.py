@@ -49,8 +49,7 @@ import h5py
 import numpy as np
 from PIL import Image
 
-import datasets
-import saving
+from capsnet import datasets, saving
 from tests.conftest import write_digits
 from tests.long import results
 from tests.long.processes import (

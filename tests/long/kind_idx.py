@@ -5,7 +5,7 @@ import struct
 
 import numpy as np
 
-import mnist
+from capsnet import mnist
 from tests.long.cases import (
     NUMBERS,
     Case,

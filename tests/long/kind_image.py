@@ -450,7 +450,7 @@ def no_file(rng):
 def read(args) -> None:
     """Reads pictures as `capsulenet.use_model` does, or a folder of them."""
     import capsulenet
-    import images
+    from capsnet import images
 
     if not args.predict:
         load_dataset(args)

@@ -342,7 +342,7 @@ def no_file(rng):
 
 def read(args) -> None:
     """Reads the pickle as `mnist._read_wheel` does once the checksum is right."""
-    import mnist
+    from capsnet import mnist
 
     with open(NAME, "rb") as file:
         arrays = mnist._read_pickle(file)

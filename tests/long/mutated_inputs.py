@@ -27,7 +27,7 @@ import traceback
 from collections.abc import Callable
 
 import capsulenet
-import command_line
+from capsnet import command_line
 from tests.long import results
 from tests.long.cases import Case, WrongLoadError
 from tests.long.kind_idx import IDX

@@ -22,8 +22,7 @@ import time
 import traceback
 
 import capsulenet
-import saving
-import training
+from capsnet import saving, training
 
 START_UP, FIRST_EPOCH, BETWEEN, WRITING = PHASES = (
     "start-up",

@@ -10,11 +10,8 @@ import tempfile
 
 import keras
 
-import datasets
-import limits
-import saving
-import training
-from capsulelayers import runs_on_cpu
+from capsnet import datasets, limits, saving, training
+from capsnet.backend import runs_on_cpu
 
 # Flags that are not of a run, and those of it that may change when it goes on.
 NOT_OF_RUN = {"testing", "predict", "export", "resume", "overwrite", "digit", "invert"}

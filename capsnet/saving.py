@@ -16,7 +16,7 @@ import h5py
 import keras
 import numpy as np
 
-import limits
+from capsnet import limits
 
 FORMAT_VERSION = 1
 _INFO_ATTRIBUTE = "capsnet"

@@ -18,10 +18,8 @@ import keras
 import numpy as np
 from keras import ops
 
-import datasets
-import saving
 import utils
-from capsulelayers import PACKAGE
+from capsnet import backend, datasets, saving
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,32 +108,6 @@ def _handle_signals(handler):
             signal.signal(number, earlier)
 
 
-@keras.saving.register_keras_serializable(PACKAGE)
-class FusedAdam(keras.optimizers.Adam):
-    """Keras's Adam as TensorFlow's kernel: one pass over the weights instead of ten.
-
-    The formula is the same; on a CPU it takes a third of the time.
-    """
-
-    def update_step(self, gradient, variable, learning_rate):
-        import tensorflow as tf
-
-        i = self._get_variable_index(variable)
-        step = tf.cast(self.iterations + 1, variable.dtype)
-        tf.raw_ops.ResourceApplyAdam(
-            var=variable.handle,
-            m=self._momentums[i].value.handle,
-            v=self._velocities[i].value.handle,
-            beta1_power=self.beta_1**step,
-            beta2_power=self.beta_2**step,
-            lr=tf.cast(learning_rate, variable.dtype),
-            beta1=self.beta_1,
-            beta2=self.beta_2,
-            epsilon=self.epsilon,
-            grad=gradient,
-        )
-
-
 class ContinuousDecay(keras.optimizers.schedules.ExponentialDecay):
     """A learning rate that falls exponentially, down to `LEAST_RATE`."""
 
@@ -148,17 +120,7 @@ def make_optimizer(args: argparse.Namespace) -> keras.optimizers.Optimizer:
     rate, decay_steps = args.lr, RECIPES[args.recipe].decay_steps
     if decay_steps is not None:
         rate = ContinuousDecay(rate, decay_steps, args.lr_decay)
-    return adam(rate, use_ema=args.ema is not None, ema_momentum=args.ema or 0)
-
-
-def adam(learning_rate, **options) -> keras.optimizers.Optimizer:
-    """The fastest form of Adam that the backend and its devices have."""
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        if not tf.distribute.has_strategy():
-            return FusedAdam(learning_rate, **options)
-    return keras.optimizers.Adam(learning_rate, **options)
+    return backend.adam(rate, use_ema=args.ema is not None, ema_momentum=args.ema or 0)
 
 
 @contextlib.contextmanager

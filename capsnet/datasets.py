@@ -8,9 +8,8 @@ from pathlib import Path
 import keras
 import numpy as np
 
-import images
-import mnist
-from limits import MAX_NAME, DataError, check_memory
+from capsnet import images, mnist
+from capsnet.limits import MAX_NAME, DataError, check_memory
 
 # What `load_dataset` knows by name, and the names of the classes.
 NAMED = {
