@@ -35,6 +35,7 @@ with quiet_start():
     from capsnet import command_line, datasets, images, limits, saving, training
     from capsnet.backend import runs_on_cpu
     from capsnet.command_line import UsageError
+    from capsnet.recipes import RECIPES
     from capsnet.training import predict
     from capsulelayers import (
         PACKAGE,
@@ -69,7 +70,12 @@ def CapsNet(
     input_shape: tuple[int, int, int],
     n_class: int,
     routings: int = 3,
-    recipe: str = "seed",
+    *,
+    transformation_stddev: float = 0.1,
+    truncated_normal: bool = False,
+    bias: float = 0.0,
+    routing_bias: bool = False,
+    primary_scale: float = 1.0,
     objects: int = 1,
 ) -> tuple[keras.Model, keras.Model, keras.Model]:
     """Builds the capsule network of the paper's figures 1 and 2.
@@ -80,10 +86,14 @@ def CapsNet(
         input_shape: Height, width and channels of the images.
         n_class: Number of classes.
         routings: Rounds of dynamic routing.
-        recipe: "seed" initialises as the older Keras scripts do. "paper" does it as the
-            code that the paper's authors released: truncated normal distributions,
-            biases of 0.1, also inside the routing, and the convolution of the primary
-            capsules divided by their 32 types.
+        transformation_stddev: Standard deviation of the transformation matrices at the
+            start.
+        truncated_normal: Whether kernels start from truncated normal distributions as
+            in the code that the paper's authors released, instead of Keras's defaults.
+        bias: Of all layers at the start; 0.1 in the released code.
+        routing_bias: Whether there is one inside the routing, as in the released code.
+        primary_scale: Factor of the primary capsules' convolution; one over their 32
+            types in the released code.
         objects: Number of objects of different classes in an image.
 
     Returns:
@@ -107,11 +117,13 @@ def CapsNet(
     names = ["label"] if objects == 1 else [f"label_{i + 1}" for i in range(objects)]
     y, *more = [keras.Input((n_class,), name=name) for name in names]
 
-    paper = recipe == "paper"
-
-    def start(stddev: float) -> dict:
+    def start(stddev: float = 0.1) -> dict:
         # New objects for each layer: one object would give all the same numbers.
-        return _released_start(stddev) if paper else {}
+        kernel = {}
+        if truncated_normal:
+            normal = keras.initializers.TruncatedNormal(stddev=stddev)
+            kernel["kernel_initializer"] = normal
+        return {**kernel, "bias_initializer": keras.initializers.Constant(bias)}
 
     # conv1: 256 feature maps; primary capsules: 32 types of 8-D capsules
     features = layers.Conv2D(256, 9, activation="relu", name="conv1", **start(0.05))(x)
@@ -120,13 +132,19 @@ def CapsNet(
         32,
         kernel_size=9,
         strides=2,
-        scale=1 / 32 if paper else 1,
+        scale=primary_scale,
         name="primarycaps",
-        **start(0.1),
+        **start(),
     )(features)
     # class capsules: (batch, n_class, 16)
+    transformations = keras.initializers.RandomNormal(stddev=transformation_stddev)
     digits = CapsuleLayer(
-        n_class, 16, routings, use_bias=paper, name="digitcaps", **start(0.1)
+        n_class,
+        16,
+        routings,
+        use_bias=routing_bias,
+        name="digitcaps",
+        **{"kernel_initializer": transformations, **start()},
     )(primary)
     lengths = Length(name="capsnet")(digits)
 
@@ -134,9 +152,9 @@ def CapsNet(
     decoder = keras.Sequential(
         [
             keras.Input((n_class * 16,)),
-            layers.Dense(512, activation="relu", **start(0.1)),
-            layers.Dense(1024, activation="relu", **start(0.1)),
-            layers.Dense(pixels, activation="sigmoid", **start(0.1)),
+            layers.Dense(512, activation="relu", **start()),
+            layers.Dense(1024, activation="relu", **start()),
+            layers.Dense(pixels, activation="sigmoid", **start()),
             layers.Reshape(input_shape, dtype="float32"),
         ],
         name="decoder",
@@ -155,14 +173,6 @@ def CapsNet(
     changed = layers.Add(name="add_noise")([digits, noise])
     manipulate_model = keras.Model([x, y, noise], decoder(mask([changed, y])))
     return train_model, eval_model, manipulate_model
-
-
-def _released_start(stddev: float) -> dict:
-    """Initializers of the code that the paper's authors released."""
-    return {
-        "kernel_initializer": keras.initializers.TruncatedNormal(stddev=stddev),
-        "bias_initializer": keras.initializers.Constant(0.1),
-    }
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -206,6 +216,7 @@ def train(
     data: datasets.Dataset,
     args: argparse.Namespace,
     stop_at: float | None = None,
+    kind: type[datasets.ShiftedBatches] = datasets.ShiftedBatches,
 ) -> keras.Model:
     """Trains a network and writes its log and its weights to `args.save_dir`.
 
@@ -218,6 +229,7 @@ def train(
             the log and used by nothing.
         args: The parsed command line.
         stop_at: Accuracy on the validation images at which the training ends.
+        kind: The class of the batches.
 
     Returns:
         The model, with the last epoch's weights or, with `args.validation_size`, those
@@ -225,8 +237,8 @@ def train(
 
     Raises: those of `training.fit`.
     """
-    batches, held_out = training.make_batches(datasets.ShiftedBatches, data, args)
-    compile_model(model, training.make_optimizer(args), args.lam_recon)
+    batches, held_out = training.make_batches(kind, data, args)
+    compile_model(model, training.make_optimizer(args, len(batches)), args.lam_recon)
     log = training.EpochLog(
         batches,
         {name: ([x, y], (x, y)) for name, (x, y) in held_out.items()},
@@ -426,7 +438,7 @@ def prepare_backend(args: argparse.Namespace) -> None:
         keras.utils.set_random_seed(args.seed)  # loads TensorFlow, if it is there
     keras.config.set_dtype_policy(args.precision)
     if args.batch_size is None:
-        args.batch_size = training.RECIPES[args.recipe].batch_size
+        args.batch_size = RECIPES[args.recipe].batch_size
 
 
 def load_data(args: argparse.Namespace) -> datasets.Dataset:
@@ -448,7 +460,9 @@ def load_models(
 ) -> tuple[keras.Model, keras.Model, keras.Model]:
     """Builds `CapsNet` for the data, with the weights of `-w`, if there are any."""
     (_, _), (x, y) = data
-    models = CapsNet(x.shape[1:], y.shape[1], args.routings, args.recipe)
+    models = CapsNet(
+        x.shape[1:], y.shape[1], args.routings, **RECIPES[args.recipe].network
+    )
     if args.weights is not None and not args.resume:
         saving.load_weights(models[0], args.weights)
     return models
@@ -487,7 +501,10 @@ def use_model(args: argparse.Namespace) -> None:
             f"{channels} and {len(names)} classes, found a smaller file."
         )
     train_model, eval_model, _ = CapsNet(
-        (height, width, channels), len(names), args.routings, args.recipe
+        (height, width, channels),
+        len(names),
+        args.routings,
+        **RECIPES[args.recipe].network,
     )
     saving.load_weights(train_model, args.weights)
     if args.export:

@@ -37,6 +37,7 @@ import keras
 
 from capsnet import command_line, training
 from capsnet.command_line import UsageError
+from capsnet.recipes import RECIPES
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -300,7 +301,7 @@ def run_on_devices(args: argparse.Namespace) -> None:
         devices = find_devices(args)
     args.devices = n = len(devices) * args.num_hosts
     if args.batch_size is None:
-        args.batch_size = training.RECIPES[args.recipe].batch_size * n
+        args.batch_size = RECIPES[args.recipe].batch_size * n
     if args.batch_size % n:
         raise UsageError(
             f"--batch_size: expected a multiple of {n}, the number of devices, "

@@ -12,11 +12,15 @@ import keras
 
 from capsnet import datasets, limits, saving, training
 from capsnet.backend import runs_on_cpu
+from capsnet.recipes import RECIPES
 
 # Flags that are not of a run, and those of it that may change when it goes on.
 NOT_OF_RUN = {"testing", "predict", "export", "resume", "overwrite", "digit", "invert"}
 NOT_OF_RUN |= {"debug", "save_dir", "devices", "num_hosts", "host_id"}
 MAY_CHANGE = {"epochs", "stop_at", "data_dir"}
+# Those that are the recipe's if they are not given; others need the data first.
+OF_RECIPE = ("epochs", "lr", "lr_decay", "warmup", "ema")
+OF_RECIPE += ("shift_fraction", "rotation", "zoom", "shear")
 
 
 class UsageError(ValueError):
@@ -119,16 +123,18 @@ def add_training_flags(parser: argparse.ArgumentParser, shift: bool = True) -> N
     group = parser.add_argument_group("training")
     group.add_argument(
         "--recipe",
-        choices=tuple(training.RECIPES),
-        help="seed: as the older Keras scripts; paper: as the code that the paper's "
-        "authors released, which has other biases, initial weights, learning rates "
-        "and weights of the losses (default: the model file's, else seed)",
+        choices=tuple(RECIPES),
+        help="seed: as the older Keras scripts; modern: better in less time, by a "
+        "learning rate that grows, then falls to zero, averaged weights and stronger "
+        "changes of the images; paper: as the code that the paper's authors released, "
+        "which has other biases, initial weights, learning rates and weights of the "
+        "losses (default: the model file's, else seed)",
     )
     group.add_argument(
         "--epochs",
         type=integer(1),
         metavar="N",
-        help="passes over the training images (default: 50; 640 with --recipe paper)",
+        help="passes over the training images (default: 50; modern: 20, paper: 640)",
     )
     group.add_argument(
         "--batch_size",
@@ -140,23 +146,30 @@ def add_training_flags(parser: argparse.ArgumentParser, shift: bool = True) -> N
     group.add_argument(
         "--lr",
         type=number(0),
-        default=0.001,
         metavar="X",
-        help="learning rate of Adam in the first epoch",
+        help="largest learning rate of Adam (default: 0.001; modern: 0.002)",
     )
     group.add_argument(
         "--lr_decay",
         type=number(0),
         metavar="X",
         help="factor of the learning rate from one epoch to the next (default: 0.9; "
-        "with --recipe paper 0.96, each 2000 steps)",
+        "modern: none, half a cosine to zero instead; paper: 0.96, each 2000 steps)",
+    )
+    group.add_argument(
+        "--warmup",
+        type=integer(0),
+        metavar="N",
+        help="first steps, in which the learning rate grows linearly (default: 0; "
+        "modern: 200)",
     )
     group.add_argument(
         "--ema",
         type=number(0, 1),
         metavar="X",
         help="keep a moving average of the weights, with this factor a step; it is "
-        "what is tested and saved, in place of the weights (default: none)",
+        "what is tested and saved, in place of the weights (default: 0, none; modern: "
+        "0.999)",
     )
     group.add_argument(
         "--train_size",
@@ -176,9 +189,28 @@ def add_training_flags(parser: argparse.ArgumentParser, shift: bool = True) -> N
         group.add_argument(
             "--shift_fraction",
             type=number(0, 1),
-            default=0.1,
             metavar="X",
-            help="largest random shift, as a fraction of the side, in whole pixels",
+            help="largest random shift, as a fraction of the side; in whole pixels, "
+            "unless images are turned, zoomed or sheared as well (default: 0.1)",
+        )
+        group.add_argument(
+            "--rotation",
+            type=number(0, 360),
+            metavar="DEGREES",
+            help="largest random rotation, either way (default: 0; modern: 10)",
+        )
+        group.add_argument(
+            "--zoom",
+            type=number(0, 1),
+            metavar="X",
+            help="largest random zoom of height and width, each on its own: factors "
+            "from exp(-X) to exp(X) (default: 0; modern: 0.1)",
+        )
+        group.add_argument(
+            "--shear",
+            type=number(0, 1),
+            metavar="X",
+            help="largest random shear, as a fraction (default: 0; modern: 0.1)",
         )
     group.add_argument(
         "--seed",
@@ -291,6 +323,11 @@ def parse_arguments(
             )
     args.run = run
     args.finished = len(run["rows"])
+    if args.lr_decay is None and args.epochs != begun.epochs:
+        raise UsageError(
+            f"--epochs: expected {begun.epochs}, at the end of which the learning rate "
+            f"of this run is zero, received {args.epochs}"
+        )
     if args.epochs < args.finished:
         raise UsageError(
             f"--epochs: expected at least {args.finished}, as many are finished, "
@@ -394,11 +431,10 @@ def check_arguments(args: argparse.Namespace) -> None:
     has_file = args.weights is not None and not args.resume
     args.info = saving.read_info(args.weights) if has_file else {}
     take_from_file(args, routings=3, recipe="seed")
-    recipe = training.RECIPES[args.recipe]
-    if args.epochs is None:
-        args.epochs = recipe.epochs
-    if args.lr_decay is None:
-        args.lr_decay = recipe.lr_decay
+    recipe = RECIPES[args.recipe]
+    for name in OF_RECIPE:
+        if getattr(args, name) is None:
+            setattr(args, name, getattr(recipe, name))
     if args.predict or args.export:
         for name in ("dataset", "data_dir", "image_size", "grayscale", "test_fraction"):
             if getattr(args, name) is not None:
@@ -480,7 +516,7 @@ def check_data(data: datasets.Dataset, args: argparse.Namespace) -> None:
     """
     (x_train, y_train), (x_test, _) = data
     if args.lam_recon is None:
-        lam_recon = training.RECIPES[args.recipe].lam_recon
+        lam_recon = RECIPES[args.recipe].lam_recon
         args.lam_recon = lam_recon * math.prod(x_test.shape[1:])
     if not args.testing:
         (x, _), _ = datasets.split(

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from capsnet import images, mnist
+from capsnet.augmentation import Affine, transform
 from capsnet.limits import MAX_NAME, DataError, check_memory
 
 # What `load_dataset` knows by name, and the names of the classes.
@@ -468,6 +469,7 @@ class ShiftedBatches(keras.utils.PyDataset):
             they are others in every epoch.
         num_shards: Number of equal parts of a batch; items are one part of it.
         shard: Which part, counted from 0.
+        affine: Changes to draw in place of the shifts by whole pixels.
 
     Raises:
         DataError: If there is no batch of that size, or `shift_fraction` is not
@@ -485,6 +487,7 @@ class ShiftedBatches(keras.utils.PyDataset):
         drop_remainder: bool = False,
         num_shards: int = 1,
         shard: int = 0,
+        affine: Affine | None = None,
     ):
         # Keras's default of one worker: a batch takes a fraction of a millisecond, and
         # a queue of workers can carry batches over into the next epoch.
@@ -504,6 +507,7 @@ class ShiftedBatches(keras.utils.PyDataset):
         self.drop_remainder = drop_remainder
         self.num_shards = num_shards
         self.shard = shard
+        self.affine = affine
         self.set_epoch(epoch)
 
     @property
@@ -516,7 +520,10 @@ class ShiftedBatches(keras.utils.PyDataset):
         rng = np.random.default_rng([self.seed, epoch])
         order = rng.permutation(len(self.x))
         low, high = np.negative(self.largest_shift), self.largest_shift
-        offsets = rng.integers(low, high, size=(len(order), 2), endpoint=True)
+        if self.affine is None:
+            offsets = rng.integers(low, high, size=(len(order), 2), endpoint=True)
+        else:
+            offsets = self.affine.draw(len(order), *self.x.shape[1:3], rng)
         self.epoch = epoch
         # In one assignment, since Keras may fetch batches from another thread.
         self._order_and_offsets = order, offsets
@@ -533,7 +540,8 @@ class ShiftedBatches(keras.utils.PyDataset):
         size = self.batch_size // self.num_shards
         start = index * self.batch_size + self.shard * size
         batch = slice(start, start + size)
-        x = shift(self.x[order[batch]], offsets[batch])
+        change = shift if self.affine is None else transform
+        x = change(self.x[order[batch]], offsets[batch])
         y = self.y[order[batch]]
         # Copies: TensorFlow makes a tensor of each without copying, and may overwrite
         # one that it thinks no other operation needs.

@@ -401,7 +401,7 @@ _INFO_CHECKS = {
         and all(isinstance(name, str) and limits.is_class_name(name) for name in v)
     ),
     "routings": lambda v: _is_int(v, 1, 100),
-    "recipe": lambda v: v in ("seed", "paper"),
+    "recipe": lambda v: v in ("seed", "modern", "paper"),
     "dataset": lambda v: isinstance(v, str) and len(v) <= _LONGEST_PATH,
     "image_size": lambda v: v is None or _is_sizes(v, 2),
     "grayscale": lambda v: type(v) is bool,

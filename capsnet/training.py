@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import csv
-import dataclasses
 import glob
 import math
 import os
@@ -20,36 +19,8 @@ from keras import ops
 
 import utils
 from capsnet import backend, datasets, saving
-
-
-@dataclasses.dataclass(frozen=True)
-class Recipe:
-    """How to train; the network's part of it is in `capsulenet.CapsNet`.
-
-    Attributes:
-        epochs: Passes over the training images.
-        batch_size: Images in a step.
-        lr_decay: Factor of the learning rate.
-        decay_steps: Steps in which it falls by that factor, continuously; None for an
-            epoch, in steps.
-        lam_recon: Weight of the squared error of a pixel.
-    """
-
-    epochs: int
-    batch_size: int
-    lr_decay: float
-    decay_steps: int | None
-    lam_recon: float
-
-
-RECIPES = {
-    # The older Keras scripts, with the loss of the paper's text.
-    "seed": Recipe(50, 100, 0.9, None, 0.0005),
-    # The code that the authors released. It halves the margin loss and divides it by 10
-    # classes, but not the reconstruction loss.
-    "paper": Recipe(640, 128, 0.96, 2000, 0.01),
-}
-LEAST_RATE = 1e-6  # of a learning rate that falls continuously
+from capsnet.augmentation import Affine
+from capsnet.recipes import RECIPES, make_schedule
 
 RUN_STATE = "run_state.h5"
 # What tells that a folder holds a run.
@@ -108,19 +79,19 @@ def _handle_signals(handler):
             signal.signal(number, earlier)
 
 
-class ContinuousDecay(keras.optimizers.schedules.ExponentialDecay):
-    """A learning rate that falls exponentially, down to `LEAST_RATE`."""
-
-    def __call__(self, step):
-        return ops.maximum(super().__call__(step), LEAST_RATE)
-
-
-def make_optimizer(args: argparse.Namespace) -> keras.optimizers.Optimizer:
+def make_optimizer(
+    args: argparse.Namespace, steps_per_epoch: int
+) -> keras.optimizers.Optimizer:
     """Adam, as the arguments say."""
-    rate, decay_steps = args.lr, RECIPES[args.recipe].decay_steps
-    if decay_steps is not None:
-        rate = ContinuousDecay(rate, decay_steps, args.lr_decay)
-    return backend.adam(rate, use_ema=args.ema is not None, ema_momentum=args.ema or 0)
+    rate = make_schedule(
+        args.lr,
+        args.lr_decay,
+        RECIPES[args.recipe].decay_steps,
+        args.warmup,
+        steps_per_epoch,
+        args.epochs,
+    )
+    return backend.adam(rate, use_ema=bool(args.ema), ema_momentum=args.ema)
 
 
 @contextlib.contextmanager
@@ -170,12 +141,20 @@ def make_batches(
         args.batch_size,
         args.shift_fraction,
         args.seed,
+        affine=make_affine(args),
         drop_remainder=args.drop_remainder,
         num_shards=args.num_hosts,
         shard=args.host_id,
     )
-    held_out = {"val": validation} if validation else {}
-    return batches, {**held_out, "test": data.test, **data.more_tests}
+    sets = {"val": validation, "test": data.test, **data.more_tests}
+    return batches, {name: pair for name, pair in sets.items() if pair and len(pair[0])}
+
+
+def make_affine(args: argparse.Namespace) -> Affine | None:
+    """The random changes of images; None for shifts by whole pixels alone."""
+    if not (args.rotation or args.zoom or args.shear):
+        return None
+    return Affine(args.rotation, args.zoom, args.shear, args.shift_fraction)
 
 
 def fit(
@@ -186,9 +165,10 @@ def fit(
 ) -> None:
     """Trains a compiled model, from the start or from where its run ended; saves it.
 
-    The learning rate is `args.lr * args.lr_decay ** epoch`, or falls continuously (see
-    `RECIPES`). On return the model has the weights of the last epoch or, if the log
-    evaluates a set "val", those of the epoch with the best accuracy on it.
+    The learning rate is the schedule of the model's optimizer or, if that has none,
+    `args.lr * args.lr_decay ** epoch`. On return the model has the weights of the last
+    epoch or, if the log evaluates a set "val", those of the epoch with the best
+    accuracy on it.
 
     Args:
         model: A compiled model.
@@ -216,7 +196,7 @@ def fit(
         # Their work after a step may wait until the step's losses are there, while the
         # next steps are under way: else a GPU would wait for each of them.
         callback.async_safe = True
-    if RECIPES[args.recipe].decay_steps is None:
+    if isinstance(model.optimizer._learning_rate, keras.Variable):
         rates = keras.callbacks.LearningRateScheduler(
             lambda epoch: args.lr * args.lr_decay**epoch
         )
@@ -332,7 +312,7 @@ class EpochLog(keras.callbacks.Callback):
             OSError: If there is not.
         """
         copies = 3 + ("val" in self.held_out)  # weights, Adam's moments, best weights
-        copies += 2 * (self.args.ema is not None)  # the averages, twice
+        copies += 2 * bool(self.args.ema)  # the averages, twice
         files = 1 if self.rows else 2  # the state, and the next one beside it
         needed = files * copies * 4 * model.count_params()
         free = shutil.disk_usage(self.args.save_dir).free
@@ -376,8 +356,9 @@ class EpochLog(keras.callbacks.Callback):
         self.rows.append(row)
         self.write_state()
         self.write_log()
-        error = 100 * (1 - row["test_accuracy"])
-        print(f"epoch {epoch + 1}: {seconds:.0f} s, test error {error:.2f} %")
+        name = "test" if "test" in self.held_out else "val"
+        error = 100 * (1 - row[f"{name}_accuracy"])
+        print(f"epoch {epoch + 1}: {seconds:.0f} s, {name} error {error:.2f} %")
         if len(self.rows) == 2 and all_alike(outputs[0]):
             print(f"All images get the same outputs. Try {self.lower_rate()}.")
         if self.reached_goal():
@@ -399,7 +380,7 @@ class EpochLog(keras.callbacks.Callback):
             "best_epoch": self.best_epoch,
             "overwrite": self.args.overwrite and first,
         }
-        weights = self.model.get_weights() if self.args.ema is not None else None
+        weights = self.model.get_weights() if self.args.ema else None
         with saving.replace_file(self.path) as temporary, averaged(self.model):
             saving.save_run(
                 self.model, temporary, self.info, run, self.best_weights, weights

@@ -32,6 +32,7 @@ from PIL import Image
 
 import utils
 from capsnet import command_line, datasets, limits, mnist, saving, training
+from capsnet.recipes import RECIPES
 from capsulelayers import FastConv2D
 from experiments import baseline, digits
 
@@ -439,7 +440,9 @@ def run(args: argparse.Namespace) -> None:
         model = network = TraditionalCNN(shape, n_class)
     else:
         title, train = f"CapsNet, routings {args.routings}", capsulenet.train
-        model, whole, _ = capsulenet.CapsNet(shape, n_class, args.routings, args.recipe)
+        model, whole, _ = capsulenet.CapsNet(
+            shape, n_class, args.routings, **RECIPES[args.recipe].network
+        )
         network = keras.Model(whole.input, whole.outputs[0])  # no decoder
     if args.weights is not None and not args.resume:
         saving.load_weights(model, args.weights)

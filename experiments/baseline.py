@@ -91,7 +91,7 @@ def train(
     """Trains a model of class probabilities as `capsulenet.train` trains a CapsNet."""
     batches, held_out = training.make_batches(Batches, data, args)
     model.compile(
-        optimizer=training.make_optimizer(args),
+        optimizer=training.make_optimizer(args, len(batches)),
         loss="categorical_crossentropy",
         metrics=["accuracy"],
     )

@@ -32,6 +32,7 @@ from matplotlib.figure import Figure
 import utils
 from capsnet import command_line, saving, training
 from capsnet.limits import DataError
+from capsnet.recipes import RECIPES
 from experiments import baseline
 
 # Flags of each cell, routing and reconstruction; None is the baseline.
@@ -67,7 +68,7 @@ def run_trial(cell: str, trial: int, args: argparse.Namespace) -> int:
     """
     row = row_name(cell, args)
     folder = os.path.join(args.save_dir, args.recipe, row, str(trial))
-    epochs = args.epochs or training.RECIPES[args.recipe].epochs
+    epochs = args.epochs or RECIPES[args.recipe].epochs
     state, _, model = (os.path.join(folder, name) for name in training.RUN_FILES)
     begun, found = os.path.exists(state), len(read_errors(folder))
     if found >= epochs and (os.path.exists(model) or not begun):
@@ -145,7 +146,7 @@ def make_rows(save_dir: str, epochs: int | None) -> list[dict]:
         epochs: After which the error is taken; None for as many as each recipe has.
     """
     rows = []
-    for recipe, settings in training.RECIPES.items():
+    for recipe, settings in RECIPES.items():
         n = epochs or settings.epochs
         for name, runs in read_runs(save_dir, recipe).items():
             errors = [run[n - 1] for run in runs if len(run) >= n]
@@ -221,7 +222,7 @@ def write_table(args: argparse.Namespace) -> None:
     saving.write_csv(written[0], rows)
     with saving.replace_file(written[1]) as path, open(path, "w") as file:
         file.write(to_markdown(rows, args.epochs))
-    for recipe in training.RECIPES:
+    for recipe in RECIPES:
         runs = read_runs(args.save_dir, recipe)
         if any(errors for trials in runs.values() for errors in trials):
             written.append(os.path.join(args.save_dir, f"errors_{recipe}.png"))
@@ -257,7 +258,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add(
         "--recipe",
-        choices=tuple(training.RECIPES),
+        choices=tuple(RECIPES),
         default="seed",
         help="as of capsulenet.py",
     )

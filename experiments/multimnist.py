@@ -29,6 +29,7 @@ from keras import layers, ops
 from matplotlib.figure import Figure
 
 from capsnet import command_line, datasets, saving, training
+from capsnet.recipes import RECIPES
 from capsulelayers import FastConv2D
 from capsulenet import margin_loss
 from experiments import digits
@@ -220,7 +221,7 @@ def make_study(input_shape, n_class: int, args: argparse.Namespace) -> Study:
             {"both_right": "accuracy", "one_right": "one_right"},
         )
     model = capsulenet.CapsNet(
-        input_shape, n_class, args.routings, args.recipe, objects=2
+        input_shape, n_class, args.routings, objects=2, **RECIPES[args.recipe].network
     )[0]
     return Study(
         f"CapsNet, routings {args.routings}",
@@ -265,7 +266,7 @@ def train(study: Study, data: datasets.Dataset, args: argparse.Namespace) -> Non
     several = len(study.losses) > 1
     metrics = [both_right, one_right]
     study.model.compile(
-        optimizer=training.make_optimizer(args),
+        optimizer=training.make_optimizer(args, len(batches)),
         loss=study.losses,
         loss_weights=study.loss_weights,
         metrics=[metrics, []] if several else metrics,

@@ -1,0 +1,307 @@
+"""What each part of the recipe `modern` gives: one change at a time.
+
+    python -m experiments.recipes                        # all variants, two seeds
+    python -m experiments.recipes --variants lr_0.001 no_average --seeds 0 1 2
+    python -m experiments.recipes --table_only           # from the logs, no training
+
+Each variant is trained on the first 55 000 training images of MNIST, and compared by
+the error and the margin loss on the last 5000 after the last epoch. The test images are
+not loaded. A run that was interrupted goes on with the same command. Writes to
+`--save_dir` the folders VARIANT/SEED with the runs' logs, and from these logs alone
+recipes.csv, recipes.md and recipes.png.
+"""
+
+import csv
+import dataclasses
+import logging
+import os
+import sys
+from statistics import mean, stdev
+
+import numpy as np
+
+import capsulenet  # first, since it silences the backend's start
+
+# isort: split
+import keras
+from matplotlib.figure import Figure
+
+import utils
+from capsnet import command_line, datasets, saving, training
+from capsnet.augmentation import Affine
+from capsnet.limits import DataError
+
+HELD_OUT = 5000
+FOLDER = os.path.join("result", "recipes")
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """A change of the recipe `modern`.
+
+    Attributes:
+        what: In words.
+        flags: Of capsulenet.py.
+        network: Arguments of `CapsNet`.
+        plain_epochs: Last epochs with shifts alone.
+    """
+
+    what: str
+    flags: dict = dataclasses.field(default_factory=dict)
+    network: dict = dataclasses.field(default_factory=dict)
+    plain_epochs: int = 0
+
+
+NO_CHANGE = {"rotation": 0, "zoom": 0, "shear": 0}
+VARIANTS = {
+    "modern": Variant("as it is"),
+    "no_average": Variant("no average of the weights", {"ema": 0}),
+    "shift_only": Variant("whole pixels' shifts alone, up to 2", NO_CHANGE),
+    "reconstruction_7.84": Variant(
+        "reconstruction weighs 7.84 instead of 0.392", {"lam_recon": 7.84}
+    ),
+    "W_0.0027": Variant(
+        "transformation matrices start at 0.0027 instead of 0.1",
+        network={"transformation_stddev": 0.0027},
+    ),
+    "lr_0.001": Variant("largest learning rate 0.001 instead of 0.002", {"lr": 0.001}),
+    "strong": Variant(
+        "15 degrees, zoom and shear 0.2", {"rotation": 15, "zoom": 0.2, "shear": 0.2}
+    ),
+    "decay_0.9": Variant("0.9 an epoch instead of the cosine", {"lr_decay": 0.9}),
+    "W_0.03": Variant(
+        "transformation matrices start at 0.03", network={"transformation_stddev": 0.03}
+    ),
+    "W_0.01": Variant(
+        "transformation matrices start at 0.01", network={"transformation_stddev": 0.01}
+    ),
+    "no_warmup": Variant("no warm-up", {"warmup": 0}),
+    "batch_50": Variant("batches of 50, rate 0.001", {"batch_size": 50, "lr": 0.001}),
+    "weak": Variant(
+        "5 degrees, zoom and shear 0.05", {"rotation": 5, "zoom": 0.05, "shear": 0.05}
+    ),
+    "unchanged": Variant("images as they are", {**NO_CHANGE, "shift_fraction": 0}),
+    "fading": Variant("shifts alone in the last epoch", plain_epochs=1),
+    "divided": Variant(
+        "primary capsules' convolution divided by 32", network={"primary_scale": 1 / 32}
+    ),
+    "biases": Variant(
+        "biases of 0.1, also in the routing",
+        network={"bias": 0.1, "routing_bias": True},
+    ),
+    "seed": Variant(
+        "the recipe `seed`",
+        {"lr": 0.001, "lr_decay": 0.9, "warmup": 0, "ema": 0, **NO_CHANGE},
+    ),
+}
+
+
+def load_data() -> datasets.Dataset:
+    """MNIST without its test images."""
+    data = datasets.load_dataset()
+    x, y = data.train
+    no_test = (x[:0], y[:0])
+    return datasets.Dataset((x, y), no_test, data.class_names, data.name)
+
+
+class FadingBatches(datasets.ShiftedBatches):
+    """Batches whose last epochs have shifts alone."""
+
+    plain_from = 0
+
+    def set_epoch(self, epoch: int, logs: dict | None = None) -> None:
+        affine = self.affine
+        if epoch >= self.plain_from:
+            self.affine = Affine(shift=affine.shift)
+        super().set_epoch(epoch)
+        self.affine = affine
+
+
+def run_variant(name: str, seed: int, save_dir: str, epochs: int) -> int:
+    """Trains a variant, or goes on with it; returns the exit status."""
+    variant = VARIANTS[name]
+    folder = os.path.join(save_dir, name, str(seed))
+    if len(read_log(folder)) >= epochs:
+        print(f"{name}, seed {seed}: {epochs} epochs are in {folder}")
+        return 0
+    flags = {"recipe": "modern", "epochs": epochs, "seed": seed, "save_dir": folder}
+    flags |= {"validation_size": HELD_OUT, **variant.flags}
+    argv = [f"--{key}={value}" for key, value in flags.items()]
+    if os.path.exists(os.path.join(folder, training.RUN_STATE)):
+        argv.append("--resume")
+    print(f"\n{name}, seed {seed}: {variant.what}")
+
+    def run(args) -> None:
+        capsulenet.prepare_backend(args)
+        data = load_data()
+        command_line.check_data(data, args)
+        kind = datasets.ShiftedBatches
+        if variant.plain_epochs:
+            plain_from = args.epochs - variant.plain_epochs
+            kind = type("Fading", (FadingBatches,), {"plain_from": plain_from})
+        shape, n_class = data.train[0].shape[1:], data.train[1].shape[1]
+        model = capsulenet.CapsNet(shape, n_class, args.routings, **variant.network)[0]
+        with command_line.begin(f"CapsNet, {name}", model, data, args):
+            capsulenet.train(model, data, args, kind=kind)
+
+    keras.backend.clear_session()
+    logging.getLogger("tensorflow").setLevel("ERROR")  # it warns of many runs
+    return command_line.main(argv, capsulenet.build_parser, run)
+
+
+def read_log(folder: str) -> list[dict]:
+    """The rows of a run's log; empty if there is none.
+
+    Raises:
+        DataError: If it is no log of this study.
+    """
+    path = os.path.join(folder, "log.csv")
+    try:
+        with open(path, newline="") as file:
+            rows = list(csv.DictReader(file))
+        return [{key: float(value) for key, value in row.items()} for row in rows]
+    except FileNotFoundError:
+        return []
+    except (TypeError, ValueError):
+        raise DataError(f"{path}: expected numbers in each row") from None
+
+
+def make_rows(save_dir: str, epochs: int) -> list[dict]:
+    """What came out of each variant after so many epochs."""
+    rows = []
+    for name, variant in VARIANTS.items():
+        folder = os.path.join(save_dir, name)
+        seeds = os.listdir(folder) if os.path.isdir(folder) else []
+        logs = [read_log(os.path.join(folder, seed)) for seed in sorted(seeds)]
+        last = [log[-1] for log in logs if len(log) == epochs]
+        errors = [100 * (1 - row["val_accuracy"]) for row in last]
+        losses = [1000 * row["val_margin_loss"] for row in last]
+        rows.append(
+            {
+                "variant": name,
+                "what": variant.what,
+                "epochs": epochs,
+                "runs": len(last),
+                "error": round(mean(errors), 3) if last else "",
+                "error_std": round(stdev(errors), 3) if len(last) > 1 else "",
+                "margin_loss_x1000": round(mean(losses), 3) if last else "",
+                "margin_loss_std": round(stdev(losses), 3) if len(last) > 1 else "",
+                "errors": " ".join(f"{error:.2f}" for error in errors),
+                "margin_losses": " ".join(f"{loss:.3f}" for loss in losses),
+            }
+        )
+    return rows
+
+
+def to_markdown(rows: list[dict]) -> str:
+    """Rows of `make_rows` as a table."""
+    lines = [
+        f"Error in % and margin loss on {HELD_OUT} held-out training images, mean "
+        f"(standard deviation) of the runs, after {rows[0]['epochs']} epochs.",
+        "",
+        "| variant | change | runs | error, % | margin loss x 1000 |",
+        "| --- " * 5 + "|",
+    ]
+    for row in rows:
+        cells = [row["variant"], row["what"], row["runs"] or "not run"]
+        for name, deviation in (
+            ("error", "error_std"),
+            ("margin_loss_x1000", "margin_loss_std"),
+        ):
+            spread = f" ({row[deviation]:.3f})" if row[deviation] != "" else ""
+            cells.append(f"{row[name]:.3f}{spread}" if row["runs"] else "")
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def plot_rows(rows: list[dict], path: str) -> None:
+    """Draws both measures of each variant: a dot a run, a bar at their mean."""
+    rows = [row for row in rows if row["runs"]]
+    figure = Figure(figsize=(9, 0.32 * len(rows) + 1.2), layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
+    titles = ("error, %", "margin loss x 1000")
+    for axes, column, title in zip(panels, ("errors", "margin_losses"), titles):
+        for y, row in enumerate(rows):
+            values = np.array(row[column].split(), float)
+            color = "C1" if row["variant"] == "modern" else "C0"
+            axes.plot(values, [y] * len(values), "o", color=color, ms=5, alpha=0.7)
+            axes.plot([values.mean()] * 2, [y - 0.3, y + 0.3], color=color)
+            if row["variant"] == "modern":
+                axes.axvline(values.mean(), color=color, lw=0.8, ls=":")
+        axes.set(xlabel=f"{title}, {HELD_OUT} held-out images")
+        axes.grid(alpha=0.3, axis="x")
+    panels[0].set_yticks(range(len(rows)), [row["what"] for row in rows], fontsize=8)
+    panels[0].invert_yaxis()
+    figure.savefig(path, dpi=utils.DPI)
+
+
+def write_tables(save_dir: str, epochs: int) -> None:
+    """Writes the table and the figure from the logs."""
+    rows = make_rows(save_dir, epochs)
+    paths = [os.path.join(save_dir, f"recipes.{end}") for end in ("csv", "md", "png")]
+    os.makedirs(save_dir, exist_ok=True)
+    saving.write_csv(paths[0], rows)
+    with saving.replace_file(paths[1]) as path, open(path, "w") as file:
+        file.write(to_markdown(rows))
+    if any(row["runs"] for row in rows):
+        with saving.replace_file(paths[2]) as path:
+            plot_rows(rows, path)
+    print("Wrote", ", ".join(path for path in paths if os.path.exists(path)))
+
+
+def build_parser():
+    """The command line."""
+    parser = command_line.new_parser(__doc__)
+    parser.add_argument(
+        "--variants",
+        nargs="+",
+        choices=tuple(VARIANTS),
+        default=list(VARIANTS),
+        metavar="NAME",
+        help=f"which of {', '.join(VARIANTS)} (default: all)",
+    )
+    parser.add_argument(
+        "--seeds",
+        nargs="+",
+        type=command_line.integer(0),
+        default=[0, 1],
+        metavar="N",
+        help="seeds of the runs of each variant",
+    )
+    parser.add_argument(
+        "--epochs",
+        type=command_line.integer(1),
+        default=3,
+        metavar="N",
+        help="of each run; the learning rate is zero at their end",
+    )
+    parser.add_argument(
+        "--table_only", action="store_true", help="train nothing, read the logs"
+    )
+    parser.add_argument(
+        "--save_dir", default=FOLDER, metavar="DIR", help="folder of the runs"
+    )
+    return parser
+
+
+def run(args) -> int:
+    """Runs what is missing, and writes the table after each run."""
+    for seed in [] if args.table_only else args.seeds:
+        for name in args.variants:
+            status = run_variant(name, seed, args.save_dir, args.epochs)
+            write_tables(args.save_dir, args.epochs)
+            if status:
+                return status
+    if args.table_only:
+        write_tables(args.save_dir, args.epochs)
+    return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command line; returns the exit status."""
+    parser = build_parser()
+    return command_line.guard(parser.prog, lambda: run(parser.parse_args(argv)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
