@@ -302,11 +302,16 @@ def test_testing_takes_the_model_of_save_dir(trained, digits, tmp_path, capsys):
 FLAGS = {
     "--epochs": None,
     "--batch_size": None,
-    "--lr": 0.001,
+    "--lr": None,  # the recipe's
     "--lr_decay": None,
     "--lam_recon": None,  # as the size of the images asks for
     "--routings": None,  # the model file's
-    "--shift_fraction": 0.1,
+    "--shift_fraction": None,
+    "--rotation": None,
+    "--zoom": None,
+    "--shear": None,
+    "--warmup": None,
+    "--ema": None,
     "--debug": False,
     "--save_dir": "./result",
     "--testing": False,

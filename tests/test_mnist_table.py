@@ -94,14 +94,14 @@ def test_what_is_no_trial_is_left_alone(tmp_path):
     write_log(tmp_path / "seed" / "v4" / "notes", 5)
     write_log(tmp_path / "seed" / "mine" / "0", 5)
     rows, _ = make_table(tmp_path, epochs=1)
-    assert rows["seed", "v4"]["errors"] == "1.00" and len(rows) == 10
+    assert rows["seed", "v4"]["errors"] == "1.00" and len(rows) == 15
 
 
 def test_what_was_not_run_is_an_empty_cell(tmp_path):
     rows, text = make_table(tmp_path, epochs=640)
     assert {row["trials"] for row in rows.values()} == {"0"}
     assert {row["mean"] for row in rows.values()} == {""}
-    assert text.count("not run") == 10  # five networks, two recipes
+    assert text.count("not run") == 15  # five networks, three recipes
     assert not list(tmp_path.glob("*.png"))
 
 

@@ -126,7 +126,7 @@ def test_no_test_digit_is_trained_on_and_no_training_digit_tested(
     )
     argv = ["--network", "baseline", "--validation_size", "10", "--batch_size", "10"]
     args = multimnist.build_parser().parse_args([*argv, "--save_dir", str(tmp_path)])
-    args.recipe, args.lr_decay, args.routings, args.split_seed = "seed", 1, 1, 0
+    command_line.check_arguments(args)
     data = digits.pad(data, multimnist.MARGIN)
     study = multimnist.make_study((36, 36, 1), 10, args)
     multimnist.train(study, data, args)

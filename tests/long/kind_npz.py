@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import io
+import os
 import pickle
 import struct
 import zlib
@@ -18,10 +19,31 @@ from tests.long.cases import (
     load_dataset,
     special,
 )
-from tests.long.kind_pickle import Attack, attack_call
 
 STORED, DEFLATED = 0, 8
 PARTS = ("x_train", "y_train", "x_test", "y_test")
+
+
+class Attack:
+    """Calls a function when it is unpickled."""
+
+    def __init__(self, function, *args):
+        self.call = function, args
+
+    def __reduce__(self):
+        return self.call
+
+
+def attack_call(rng) -> tuple[str, bytes]:
+    """A pickle that would create the canary."""
+    what, attack = rng.choice(
+        [
+            ("os.system", Attack(os.system, "touch stolen")),
+            ("eval", Attack(eval, "open('stolen', 'w')")),
+            ("os.mkdir", Attack(os.mkdir, "stolen")),
+        ]
+    )
+    return what, pickle.dumps(attack, rng.randrange(6))
 
 
 def arrays(rng, form: str | None = None) -> dict[str, np.ndarray]:

@@ -33,11 +33,10 @@ from tests.long.cases import Case, WrongLoadError
 from tests.long.kind_idx import IDX
 from tests.long.kind_image import IMAGE
 from tests.long.kind_npz import NPZ
-from tests.long.kind_pickle import PICKLE
 from tests.long.kind_run_state import RUN_STATE
 from tests.long.kind_weights import WEIGHTS
 
-KINDS = {"idx": IDX, "npz": NPZ, "image": IMAGE, "mnist_pickle": PICKLE}
+KINDS = {"idx": IDX, "npz": NPZ, "image": IMAGE}
 KINDS |= {"weights": WEIGHTS, "run_state": RUN_STATE}
 SECONDS = 60
 MEMORY = 4_000_000_000  # bytes in memory at any time

@@ -1,0 +1,172 @@
+"""Recipes: learning rates over the steps, weights at the start, their study."""
+
+import csv
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+import capsulenet
+from capsnet import command_line
+from capsnet.recipes import LEAST_RATE, RECIPES, WarmUp, make_schedule
+from experiments import recipes
+
+
+def settle(*flags):
+    args = capsulenet.build_parser().parse_args([*map(str, flags)])
+    command_line.check_arguments(args)
+    return args
+
+
+def test_recipes_settle_what_is_not_said(tmp_path):
+    names = ("epochs", "lr", "lr_decay", "ema", "rotation")
+
+    def settled(*flags):
+        args = settle("--save_dir", tmp_path / "new", *flags)
+        return tuple(getattr(args, name) for name in names)
+
+    assert settled() == (50, 0.001, 0.9, 0, 0)
+    assert settled("--recipe", "paper") == (640, 0.001, 0.96, 0, 0)
+    assert settled("--recipe", "modern") == (20, 0.002, None, 0.999, 10)
+    changed = ["--epochs", 3, "--lr_decay", 0.5, "--ema", 0, "--rotation", 0]
+    assert settled("--recipe", "modern", *changed) == (3, 0.002, 0.5, 0, 0)
+
+
+def test_modern_grows_then_falls_to_zero_at_the_last_step():
+    recipe = RECIPES["modern"]
+    schedule = make_schedule(recipe.lr, None, None, recipe.warmup, 600, 5)
+    steps = np.arange(3001)
+    grown = np.minimum(1, (steps + 1) / recipe.warmup)
+    expected = recipe.lr * grown * (1 + np.cos(np.pi * steps / 3000)) / 2
+    for step in (0, 1, 199, 200, 1500, 2999, 3000):
+        rate = float(schedule(step))
+        assert rate == pytest.approx(expected[step], rel=1e-5, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("step", "rate"),
+    [(0, 1e-3), (1000, 1e-3 * 0.96**0.5), (2000, 0.96e-3), (10**6, LEAST_RATE)],
+)
+def test_paper_falls_continuously_to_its_floor(step, rate):
+    recipe = RECIPES["paper"]
+    schedule = make_schedule(
+        recipe.lr, recipe.lr_decay, recipe.decay_steps, recipe.warmup, 468, 640
+    )
+    assert float(schedule(step)) == pytest.approx(rate, rel=1e-5)
+
+
+def test_seed_falls_between_epochs():
+    recipe = RECIPES["seed"]
+    rate = make_schedule(recipe.lr, recipe.lr_decay, None, recipe.warmup, 600, 50)
+    assert rate == 0.001  # the training loop lowers it
+
+
+def test_a_schedule_is_saved_with_its_optimizer():
+    schedule = make_schedule(0.002, None, None, 7, 10, 3)
+    optimizer = keras.optimizers.Adam(schedule)
+    other = keras.optimizers.Adam.from_config(optimizer.get_config())._learning_rate
+    assert isinstance(other, WarmUp)
+    for step in (0, 3, 20):
+        assert float(other(step)) == float(schedule(step))
+
+
+# Weights at the start
+
+
+def kernels_and_biases(**network):
+    keras.utils.set_random_seed(0)
+    model = capsulenet.CapsNet((28, 28, 1), 10, **network)[0]
+    weights = {weight.path: ops.convert_to_numpy(weight) for weight in model.weights}
+    biases = [w for path, w in weights.items() if path.endswith("bias")]
+    return (
+        model,
+        [w for w in weights.values() if not any(w is b for b in biases)],
+        biases,
+    )
+
+
+def test_the_recipe_of_the_paper_has_its_weights():
+    model, kernels, biases = kernels_and_biases(**RECIPES["paper"].network)
+    assert len(biases) == 6  # conv1, primary and class capsules, three of the decoder
+    for bias in biases:
+        np.testing.assert_array_equal(bias, np.full(bias.shape, np.float32(0.1)))
+    # Cut at two standard deviations, a normal distribution keeps 0.88 of its own. With
+    # PyTorch, Keras draws four times at most, and a few numbers stay outside.
+    for kernel, stddev in zip(kernels, (0.05, 0.1, 0.1, 0.1, 0.1, 0.1), strict=True):
+        assert kernel.std() == pytest.approx(0.88 * stddev, rel=0.02)
+        assert np.mean(np.abs(kernel) > 2 * stddev + 1e-6) < 2e-5
+    assert model.get_layer("primarycaps").scale == 1 / 32
+    # one initializer for all layers would give all the same numbers
+    first = [kernel.ravel()[:10] for kernel in kernels]
+    ratios = [tuple(np.round(numbers / numbers[0], 3)) for numbers in first]
+    assert len(set(ratios)) == 6
+
+
+def test_the_transformation_matrices_start_as_asked_for():
+    for stddev in (0.1, 0.01):
+        model, _, biases = kernels_and_biases(transformation_stddev=stddev)
+        W = ops.convert_to_numpy(model.get_layer("digitcaps").W)
+        assert W.std() == pytest.approx(stddev, rel=0.01)
+        assert len(biases) == 5 and not any(bias.any() for bias in biases)
+
+
+# A run with a cosine
+
+
+def test_a_run_whose_rate_ends_at_zero_keeps_its_length(digits, tmp_path, capsys):
+    flags = ["--recipe", "modern", "--epochs", "1", "--train_size", "40"]
+    flags += ["--batch_size", "20", "--data_dir", digits, "--save_dir", tmp_path]
+    assert capsulenet.main([*map(str, flags)]) == 0
+    capsys.readouterr()
+    more = ["--resume", "--epochs", "2", "--save_dir", str(tmp_path)]
+    assert capsulenet.main(more) == 2
+    assert "--epochs: expected 1, at the end of which" in capsys.readouterr().err
+
+
+# The study of changes
+
+
+def test_the_study_compares_the_last_epoch_of_each_run(tmp_path):
+    def write(variant, seed, *rows):
+        folder = tmp_path / variant / str(seed)
+        folder.mkdir(parents=True)
+        lines = [f"{i + 1},{a},{m}\n" for i, (a, m) in enumerate(rows)]
+        header = "epoch,val_accuracy,val_margin_loss\n"
+        (folder / "log.csv").write_text(header + "".join(lines))
+
+    write("modern", 0, (0.9, 0.1), (0.99, 0.01))
+    write("modern", 1, (0.9, 0.1), (0.98, 0.02))
+    write("no_average", 0, (0.9, 0.1))  # not finished
+    flags = ["--table_only", "--epochs", "2", "--save_dir", str(tmp_path)]
+    assert recipes.main(flags) == 0
+    with open(tmp_path / "recipes.csv", newline="") as file:
+        rows = {row["variant"]: row for row in csv.DictReader(file)}
+    modern = rows["modern"]
+    assert (modern["runs"], modern["error"], modern["error_std"]) == (
+        "2",
+        "1.5",
+        "0.707",
+    )
+    assert modern["margin_losses"] == "10.000 20.000"
+    assert rows["no_average"]["runs"] == "0" and rows["no_average"]["error"] == ""
+    text = (tmp_path / "recipes.md").read_text()
+    assert "| modern | as it is | 2 | 1.500 (0.707) | 15.000 (7.071) |" in text
+    assert "| no_average | no average of the weights | not run |  |  |" in text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", ["fading", "biases", "seed"])
+def test_a_variant_is_trained_without_the_test_images(
+    variant, mnist, monkeypatch, tmp_path
+):
+    x, y = mnist.train
+    data = recipes.load_data()
+    assert len(data.test[0]) == 0
+    data.train = (x[:5040], y[:5040])
+    monkeypatch.setattr(recipes, "load_data", lambda: data)
+    flags = ["--variants", variant, "--seeds", "0", "--epochs", "2"]
+    assert recipes.main([*flags, "--save_dir", str(tmp_path)]) == 0
+    rows = recipes.read_log(tmp_path / variant / "0")
+    assert len(rows) == 2 and not any("test" in column for column in rows[0])
+    assert (tmp_path / "recipes.png").read_bytes().startswith(b"\x89PNG")
