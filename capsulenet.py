@@ -14,7 +14,6 @@ import argparse
 import os
 import signal
 import sys
-from functools import partial
 
 if __name__ == "__main__":  # until `main` does better than a page of import lines
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -57,13 +56,6 @@ MNIST_INFO = {
 
 
 PRETRAINED = os.path.join("result", "pretrained", "mnist_v4.h5")
-
-# Columns of the log, by Keras's names for them.
-METRICS = {
-    "capsnet_loss": "margin_loss",
-    "decoder_loss": "reconstruction_loss",
-    "capsnet_accuracy": "accuracy",
-}
 
 
 def CapsNet(
@@ -195,19 +187,26 @@ def margin_loss(y_true, y_pred):
     return ops.sum(y_true * present + 0.5 * (1 - y_true) * absent, axis=-1)
 
 
-def compile_model(model: keras.Model, optimizer, lam_recon: float) -> None:
-    """Prepares the train model for `fit` and `evaluate`.
+def task(
+    lam_recon: float, batches: type[datasets.ShiftedBatches] = datasets.ShiftedBatches
+) -> training.Task:
+    """What a train model of `CapsNet` is trained for.
+
+    The loss is the margin loss plus the weighted squared error of the reconstruction.
 
     Args:
-        model: The train model of `CapsNet`.
-        optimizer: A Keras optimizer.
         lam_recon: Weight of the reconstruction's mean squared error.
+        batches: The class of its batches.
     """
-    model.compile(
-        optimizer=optimizer,
-        loss=[margin_loss, "mse"],
-        loss_weights=[1.0, lam_recon],
-        metrics=[["accuracy"], []],
+    return training.Task(
+        losses={
+            "margin_loss": margin_loss,
+            "reconstruction_loss": keras.losses.mean_squared_error,
+        },
+        loss_weights=(1.0, lam_recon),
+        metrics={"accuracy": training.accuracy},
+        batches=batches,
+        arrange=lambda x, y: ([x, y], [y, x]),
     )
 
 
@@ -216,12 +215,8 @@ def train(
     data: datasets.Dataset,
     args: argparse.Namespace,
     stop_at: float | None = None,
-    kind: type[datasets.ShiftedBatches] = datasets.ShiftedBatches,
 ) -> keras.Model:
     """Trains a network and writes its log and its weights to `args.save_dir`.
-
-    The loss is the margin loss plus `args.lam_recon` times the mean squared error of
-    the reconstruction.
 
     Args:
         model: The train model of `CapsNet`.
@@ -229,7 +224,6 @@ def train(
             the log and used by nothing.
         args: The parsed command line.
         stop_at: Accuracy on the validation images at which the training ends.
-        kind: The class of the batches.
 
     Returns:
         The model, with the last epoch's weights or, with `args.validation_size`, those
@@ -237,32 +231,9 @@ def train(
 
     Raises: those of `training.fit`.
     """
-    batches, held_out = training.make_batches(kind, data, args)
-    compile_model(model, training.make_optimizer(args, len(batches)), args.lam_recon)
-    log = training.EpochLog(
-        batches,
-        {name: ([x, y], (x, y)) for name, (x, y) in held_out.items()},
-        partial(evaluate, lam_recon=args.lam_recon),
-        METRICS,
-        model_info(data, args),
-        data.digest(),
-        args,
-        stop_at,
-    )
-    training.fit(model, batches, log, args)
+    info = model_info(data, args)
+    training.train(model, data, task(args.lam_recon), info, args, stop_at)
     return model
-
-
-def evaluate(lengths, reconstructions, x, y, lam_recon: float) -> dict[str, float]:
-    """Losses and accuracy of a network's outputs for images x with labels y."""
-    margin = float(np.mean(ops.convert_to_numpy(margin_loss(y, lengths))))
-    reconstruction = float(np.mean(np.square(reconstructions - x)))
-    return {
-        "loss": margin + lam_recon * reconstruction,
-        "margin_loss": margin,
-        "reconstruction_loss": reconstruction,
-        "accuracy": float(np.mean(lengths.argmax(axis=1) == y.argmax(axis=1))),
-    }
 
 
 def model_info(data: datasets.Dataset, args: argparse.Namespace) -> dict:
@@ -297,7 +268,7 @@ def test(model: keras.Model, data: datasets.Dataset, args: argparse.Namespace) -
     """
     x, y = data.test
     lengths, reconstructions = predict(model, [x], args)
-    result = evaluate(lengths, reconstructions, x, y, args.lam_recon)
+    result = task(args.lam_recon).evaluate([lengths, reconstructions], [y, x])
     truth = y.argmax(axis=1)
     right = lengths.argmax(axis=1) == truth
     print(f"Test acc: {result['accuracy']:.4f}")

@@ -59,7 +59,7 @@ def measure(device: str, n: int) -> float:
     times = EpochTimes()
     with capsulenet_multi_gpu.distribute(devices, num_hosts=1):
         model = capsulenet.CapsNet((28, 28, 1), 10)[0]
-        capsulenet.compile_model(model, backend.adam(LR), LAM_RECON)
+        capsulenet.task(LAM_RECON).compile(model, backend.adam(LR))
         model.fit(batches, epochs=4, verbose=0, shuffle=False, callbacks=[times])
     return median(times.seconds[1:]) / STEPS  # the first epoch compiles
 

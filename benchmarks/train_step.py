@@ -47,7 +47,7 @@ def build(names, side: int = 28) -> dict[str, keras.Model]:
     model = capsulenet.CapsNet((side, side, 1), 10, routings=3)[0]
     models = {name: rebuild(model, *FORMULATIONS[name]) for name in names}
     for other in models.values():
-        capsulenet.compile_model(other, backend.adam(LR), LAM_RECON)
+        capsulenet.task(LAM_RECON).compile(other, backend.adam(LR))
     return models
 
 

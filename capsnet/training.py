@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import csv
+import dataclasses
 import glob
 import math
 import os
@@ -117,26 +118,99 @@ def averaged(model: keras.Model):
             variable.assign(weight)
 
 
-def make_batches(
-    kind: type[datasets.ShiftedBatches],
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What a network is trained for, and measured by.
+
+    Attributes:
+        losses: A loss of labels and outputs for each output, by its column in the log.
+        loss_weights: A factor for each of them; their sum is the column "loss".
+        metrics: Further functions of labels and the first output, by their columns;
+            one is "accuracy".
+        batches: The class of the training batches.
+        arrange: A function of images and labels that returns the model's inputs and
+            what to compare its outputs with.
+    """
+
+    losses: dict[str, Callable]
+    loss_weights: tuple[float, ...]
+    metrics: dict[str, Callable]
+    batches: type[datasets.ShiftedBatches]
+    arrange: Callable[[np.ndarray, np.ndarray], tuple[list, list]]
+
+    def compile(self, model: keras.Model, optimizer: keras.Optimizer) -> None:
+        """Prepares a model for `fit`."""
+        others = [[]] * (len(self.losses) - 1)
+        metrics = [*self.metrics.values()]
+        model.compile(
+            optimizer=optimizer,
+            loss=[*self.losses.values()],
+            loss_weights=[*self.loss_weights],
+            metrics=[metrics, *others] if others else metrics,
+        )
+
+    def columns(self, model: keras.Model) -> dict[str, str]:
+        """The log's columns beside "loss", by the names that Keras has for them."""
+        names = model.output_names
+        prefix = f"{names[0]}_" if len(self.losses) > 1 else ""
+        measures = {f"{prefix}{f.__name__}": key for key, f in self.metrics.items()}
+        if not prefix:
+            return measures
+        losses = {f"{name}_loss": key for name, key in zip(names, self.losses)}
+        return {**losses, **measures}
+
+    def evaluate(self, outputs: list, targets: list) -> dict[str, float]:
+        """The columns of the log for all samples of a set."""
+        losses = {
+            name: _mean(loss, target, output)
+            for (name, loss), target, output in zip(
+                self.losses.items(), targets, outputs
+            )
+        }
+        total = sum(w * loss for w, loss in zip(self.loss_weights, losses.values()))
+        if len(losses) == 1:
+            losses = {}
+        measures = {
+            name: _mean(metric, targets[0], outputs[0])
+            for name, metric in self.metrics.items()
+        }
+        return {"loss": total, **losses, **measures}
+
+
+def _mean(function: Callable, target: np.ndarray, output: np.ndarray) -> float:
+    return float(np.mean(ops.convert_to_numpy(function(target, output))))
+
+
+def accuracy(y_true, y_pred):
+    """Whether the largest output is that of the label, 0 or 1 for each sample."""
+    return keras.metrics.categorical_accuracy(y_true, y_pred)
+
+
+def train(
+    model: keras.Model,
     data: datasets.Dataset,
+    task: Task,
+    info: dict,
     args: argparse.Namespace,
-) -> tuple[datasets.ShiftedBatches, dict[str, datasets.Pair]]:
-    """Batches of the training images, and the sets to evaluate after each epoch.
+    stop_at: float | None = None,
+) -> None:
+    """Trains a model and writes its log and its weights to `args.save_dir`.
 
     Args:
-        kind: The class of the batches.
-        data: A `datasets.Dataset`.
+        model: A model that is not compiled.
+        data: A `datasets.Dataset`. The test images are evaluated after each epoch for
+            the log and used by nothing.
+        task: What the model is trained for.
+        info: What the model file says about itself.
         args: The parsed command line.
+        stop_at: Accuracy on the validation images at which the training ends.
 
-    Returns:
-        The batches, and images and labels by the name of their set: "test", with
-        `args.validation_size` "val", and the data's further tests.
+    Raises: those of `fit`.
     """
     train_set, validation = datasets.split(
         *data.train, args.train_size, args.validation_size
     )
-    batches = kind(
+    batches = task.batches(
         *train_set,
         args.batch_size,
         args.shift_fraction,
@@ -147,7 +221,14 @@ def make_batches(
         shard=args.host_id,
     )
     sets = {"val": validation, "test": data.test, **data.more_tests}
-    return batches, {name: pair for name, pair in sets.items() if pair and len(pair[0])}
+    held_out = {
+        name: task.arrange(*pair)
+        for name, pair in sets.items()
+        if pair and len(pair[0])
+    }
+    task.compile(model, make_optimizer(args, len(batches)))
+    log = EpochLog(batches, held_out, task, info, data.digest(), args, stop_at)
+    fit(model, batches, log, args)
 
 
 def make_affine(args: argparse.Namespace) -> Affine | None:
@@ -240,9 +321,7 @@ class EpochLog(keras.callbacks.Callback):
         held_out: For each set to evaluate, by the prefix of its columns in the log:
             the model's inputs, and what to compare its outputs with. The best weights
             are those with the best accuracy of "val", if it is there.
-        evaluate: A function of the outputs and of what to compare them with; returns
-            the columns "loss" and those of `metrics`.
-        metrics: Columns of the log, by Keras's names for them.
+        task: What the model is trained for.
         info: What the model file says about itself.
         digest: Of the data, so that a run goes on with what it was begun with.
         args: The parsed command line.
@@ -252,9 +331,8 @@ class EpochLog(keras.callbacks.Callback):
     def __init__(
         self,
         batches: datasets.ShiftedBatches,
-        held_out: dict[str, tuple[list, tuple]],
-        evaluate: Callable[..., dict[str, float]],
-        metrics: dict[str, str],
+        held_out: dict[str, tuple[list, list]],
+        task: Task,
         info: dict,
         digest: str,
         args: argparse.Namespace,
@@ -263,8 +341,7 @@ class EpochLog(keras.callbacks.Callback):
         super().__init__()
         self.batches = batches
         self.held_out = held_out
-        self.evaluate = evaluate
-        self.metrics = metrics
+        self.task = task
         self.info = info
         self.digest = digest
         self.args = args
@@ -283,7 +360,8 @@ class EpochLog(keras.callbacks.Callback):
         self.rows, self.best_epoch = run["rows"], run["best_epoch"]
         columns = ["epoch", "seconds", "images_per_second", "learning_rate"]
         for prefix in ("", *(f"{name}_" for name in self.held_out)):
-            columns += [prefix + column for column in ("loss", *self.metrics.values())]
+            names = ("loss", *self.task.columns(model).values())
+            columns += [prefix + name for name in names]
         if list(self.rows[0]) != columns:
             raise saving.ModelFileError(
                 f"{self.path}: expected a log with the columns {', '.join(columns)}, "
@@ -327,6 +405,7 @@ class EpochLog(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         seconds = time.perf_counter() - self.started
+        columns = self.task.columns(self.model)
         row = {
             "epoch": epoch + 1,
             "seconds": round(seconds, 3),
@@ -335,13 +414,13 @@ class EpochLog(keras.callbacks.Callback):
                 ops.convert_to_numpy(self.model.optimizer.learning_rate)
             ),
             "loss": float(logs["loss"]),
-            **{column: float(logs[name]) for name, column in self.metrics.items()},
+            **{column: float(logs[name]) for name, column in columns.items()},
         }
         for name, (inputs, expected) in self.held_out.items():
             with averaged(self.model):
                 outputs = predict(self.model, inputs, self.args)
-            columns = self.evaluate(*outputs, *expected)
-            row.update({f"{name}_{column}": v for column, v in columns.items()})
+            found = self.task.evaluate(outputs, expected)
+            row.update({f"{name}_{column}": value for column, value in found.items()})
         for name, value in row.items():
             if not math.isfinite(value):
                 raise self.diverged(f"after epoch {epoch + 1}", name, value)

@@ -13,8 +13,6 @@ import os
 import random
 import sys
 
-import numpy as np
-
 import capsulenet  # first, since it silences the backend's start
 
 # isort: split
@@ -72,14 +70,13 @@ class Batches(datasets.ShiftedBatches):
         return x, y
 
 
-def evaluate(probabilities, y) -> dict[str, float]:
-    """Cross-entropy and accuracy of outputs for images with one-hot labels y."""
-    likelihood = np.sum(probabilities * y, axis=1)
-    right = probabilities.argmax(axis=1) == y.argmax(axis=1)
-    return {
-        "loss": float(-np.mean(np.log(np.maximum(likelihood, 1e-7)))),
-        "accuracy": float(np.mean(right)),
-    }
+TASK = training.Task(
+    losses={"loss": keras.losses.categorical_crossentropy},
+    loss_weights=(1.0,),
+    metrics={"accuracy": training.accuracy},
+    batches=Batches,
+    arrange=lambda x, y: ([x], [y]),
+)
 
 
 def train(
@@ -87,26 +84,10 @@ def train(
     data: datasets.Dataset,
     args: argparse.Namespace,
     stop_at: float | None = None,
-) -> keras.Model:
+) -> None:
     """Trains a model of class probabilities as `capsulenet.train` trains a CapsNet."""
-    batches, held_out = training.make_batches(Batches, data, args)
-    model.compile(
-        optimizer=training.make_optimizer(args, len(batches)),
-        loss="categorical_crossentropy",
-        metrics=["accuracy"],
-    )
-    log = training.EpochLog(
-        batches,
-        {name: ([x], (y,)) for name, (x, y) in held_out.items()},
-        evaluate,
-        {"accuracy": "accuracy"},
-        capsulenet.model_info(data, args),
-        data.digest(),
-        args,
-        stop_at,
-    )
-    training.fit(model, batches, log, args)
-    return model
+    info = capsulenet.model_info(data, args)
+    training.train(model, data, TASK, info, args, stop_at)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -133,7 +114,7 @@ def run(args: argparse.Namespace) -> None:
     with command_line.begin("baseline CNN", model, data, args):
         if not args.testing:
             train(model, data, args)
-        result = evaluate(*training.predict(model, [x], args), y)
+        result = TASK.evaluate(training.predict(model, [x], args), [y])
         print(f"Test error: {100 * (1 - result['accuracy']):.2f} %")
 
 

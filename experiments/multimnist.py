@@ -16,7 +16,6 @@ import argparse
 import dataclasses
 import os
 import sys
-from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -31,7 +30,6 @@ from matplotlib.figure import Figure
 from capsnet import command_line, datasets, saving, training
 from capsnet.recipes import RECIPES
 from capsulelayers import FastConv2D
-from capsulenet import margin_loss
 from experiments import digits
 
 MARGIN = 4  # pixels around a digit, and the largest shift
@@ -157,91 +155,42 @@ class BaselinePairs(Pairs):
         return images, labels
 
 
-def scores(y, outputs) -> dict[str, float]:
-    """The shares of images with both classes right, and with one at least."""
-    right = {"accuracy": both_right, "one_right": one_right}
-    return {
-        name: float(np.mean(ops.convert_to_numpy(function(y, outputs))))
-        for name, function in right.items()
-    }
+METRICS = {"accuracy": both_right, "one_right": one_right}
 
 
-def evaluate(lengths, decoded, y, alone, lam_recon: float) -> dict[str, float]:
-    """Losses and scores of a CapsNet; the error of both digits is summed."""
-    margin = float(np.mean(ops.convert_to_numpy(margin_loss(y, lengths))))
-    reconstruction = float(np.mean(np.square(decoded - alone)))
-    return {
-        "loss": margin + 2 * lam_recon * reconstruction,
-        "margin_loss": margin,
-        "reconstruction_loss": reconstruction,
-        **scores(y, lengths),
-    }
-
-
-def evaluate_baseline(outputs, y) -> dict[str, float]:
-    """Cross-entropy of each class, and scores, of a baseline."""
-    p = np.clip(outputs, 1e-7, 1 - 1e-7)
-    loss = -np.mean(y * np.log(p) + (1 - y) * np.log(1 - p))
-    return {"loss": float(loss), **scores(y, outputs)}
-
-
-@dataclasses.dataclass
-class Study:
-    """One of the two networks: what it is, sees and is measured by.
-
-    Attributes:
-        title: For the header.
-        model: Images (and labels) -> outputs.
-        batches: The class of its batches.
-        losses: One for each output.
-        loss_weights: Their factors.
-        evaluate: A function of outputs and targets that returns columns of the log.
-        metrics: Columns of the log, by Keras's names.
-    """
-
-    title: str
-    model: keras.Model
-    batches: type[Pairs]
-    losses: list
-    loss_weights: list[float]
-    evaluate: Callable[..., dict[str, float]]
-    metrics: dict[str, str]
-
-
-def make_study(input_shape, n_class: int, args: argparse.Namespace) -> Study:
-    """Builds the network that the arguments name."""
+def make_network(
+    input_shape, n_class: int, args: argparse.Namespace
+) -> tuple[str, keras.Model, training.Task]:
+    """Title, model and task of the network that the arguments name."""
     if args.network == "baseline":
-        return Study(
-            "baseline CNN",
-            Baseline(input_shape, n_class),
-            BaselinePairs,
-            ["binary_crossentropy"],
-            [1.0],
-            evaluate_baseline,
-            {"both_right": "accuracy", "one_right": "one_right"},
+        task = training.Task(
+            losses={"loss": keras.losses.binary_crossentropy},
+            loss_weights=(1.0,),
+            metrics=METRICS,
+            batches=BaselinePairs,
+            arrange=partial(make_test, BaselinePairs),
         )
+        return "baseline CNN", Baseline(input_shape, n_class), task
     model = capsulenet.CapsNet(
-        input_shape, n_class, args.routings, objects=2, **RECIPES[args.recipe].network
+        input_shape,
+        n_class,
+        args.routings,
+        objects=2,
+        **RECIPES[args.recipe].network,
     )[0]
-    return Study(
-        f"CapsNet, routings {args.routings}",
-        model,
-        Pairs,
-        [margin_loss, "mse"],
-        [1.0, 2 * args.lam_recon],
-        partial(evaluate, lam_recon=args.lam_recon),
-        {
-            "capsnet_loss": "margin_loss",
-            "decoded_loss": "reconstruction_loss",
-            "capsnet_both_right": "accuracy",
-            "capsnet_one_right": "one_right",
-        },
+    # the error of both digits is summed
+    task = dataclasses.replace(
+        capsulenet.task(2 * args.lam_recon, Pairs),
+        metrics=METRICS,
+        arrange=partial(make_test, Pairs),
     )
+    return f"CapsNet, routings {args.routings}", model, task
 
 
-def make_test(kind: type[Pairs], data: datasets.Dataset, repetition: int) -> tuple:
-    """Inputs and targets of one pair for each test digit, the same for every run."""
-    x, y = data.test
+def make_test(
+    kind: type[Pairs], x: np.ndarray, y: np.ndarray, repetition: int = 0
+) -> tuple[list, list]:
+    """Inputs and targets of one pair for each digit, the same for every run."""
     fraction = MARGIN / x.shape[1]
     inputs, targets = kind(x, y, len(x), fraction, TEST_SEED, repetition)[0]
     return tuple(
@@ -249,41 +198,12 @@ def make_test(kind: type[Pairs], data: datasets.Dataset, repetition: int) -> tup
     )
 
 
-def train(study: Study, data: datasets.Dataset, args: argparse.Namespace) -> None:
-    """Trains a network; after each epoch, one pair for each test digit is tested.
-
-    Args:
-        study: The network.
-        data: The padded data.
-        args: The parsed command line.
-    """
-    batches, held_out = training.make_batches(study.batches, data, args)
-    sets = {"test": make_test(study.batches, data, 0)}
-    if "val" in held_out:
-        x, y = held_out["val"]
-        part = datasets.Dataset(data.train, (x, y), data.class_names, data.name)
-        sets = {"val": make_test(study.batches, part, 0), **sets}
-    several = len(study.losses) > 1
-    metrics = [both_right, one_right]
-    study.model.compile(
-        optimizer=training.make_optimizer(args, len(batches)),
-        loss=study.losses,
-        loss_weights=study.loss_weights,
-        metrics=[metrics, []] if several else metrics,
-    )
-    log = training.EpochLog(
-        batches,
-        sets,
-        study.evaluate,
-        study.metrics,
-        capsulenet.model_info(data, args),
-        data.digest(),
-        args,
-    )
-    training.fit(study.model, batches, log, args)
-
-
-def test(study: Study, data: datasets.Dataset, args: argparse.Namespace) -> np.ndarray:
+def test(
+    model: keras.Model,
+    task: training.Task,
+    data: datasets.Dataset,
+    args: argparse.Namespace,
+) -> np.ndarray:
     """Prints the error over `args.pairs` pairs for each test digit; writes test.csv.
 
     Returns:
@@ -291,9 +211,9 @@ def test(study: Study, data: datasets.Dataset, args: argparse.Namespace) -> np.n
     """
     results = []
     for repetition in range(args.pairs):
-        inputs, targets = make_test(study.batches, data, repetition)
-        outputs = training.predict(study.model, inputs, args)
-        results.append(scores(targets[0], outputs[0]))
+        inputs, targets = make_test(task.batches, *data.test, repetition)
+        outputs = training.predict(model, inputs, args)
+        results.append(task.evaluate(outputs, targets))
         if repetition == 0:
             first = outputs[0]
     n = args.pairs * len(data.test[0])
@@ -308,17 +228,17 @@ def test(study: Study, data: datasets.Dataset, args: argparse.Namespace) -> np.n
 
 
 def draw_sheets(
-    study: Study, data: datasets.Dataset, lengths, args: argparse.Namespace
+    model: keras.Model, data: datasets.Dataset, lengths, args: argparse.Namespace
 ) -> None:
     """Draws figure 5 of the paper: right ones, wrong ones, and classes not there.
 
     Args:
-        study: That of a CapsNet.
+        model: The train model of a CapsNet.
         data: The padded data.
         lengths: What `test` returns.
         args: The parsed command line.
     """
-    (images, first, second), (y, _) = make_test(Pairs, data, 0)
+    (images, first, second), (y, _) = make_test(Pairs, *data.test)
     said = np.argsort(lengths, axis=1)[:, -2:]
     right = ops.convert_to_numpy(both_right(y, lengths)) > 0
     truth = np.stack([first.argmax(axis=1), second.argmax(axis=1)], axis=1)
@@ -340,7 +260,7 @@ def draw_sheets(
         if not len(index):
             continue
         labels = [identity[classes[index, i]] for i in (0, 1)]
-        _, decoded = training.predict(study.model, [images[index], *labels], args)
+        _, decoded = training.predict(model, [images[index], *labels], args)
         path = os.path.join(args.save_dir, f"{name}.png")
         named = [[data.class_names[c] for c in pair] for pair in truth[index]]
         drawn = [[data.class_names[c] for c in pair] for pair in classes[index]]
@@ -425,15 +345,16 @@ def run(args: argparse.Namespace) -> None:
     command_line.check_data(data, args)
     check_classes(data, args)
     x, y = data.test
-    study = make_study(x.shape[1:], y.shape[1], args)
+    title, model, task = make_network(x.shape[1:], y.shape[1], args)
     if args.weights is not None and not args.resume:
-        saving.load_weights(study.model, args.weights)
-    with command_line.begin(f"{study.title}, two digits", study.model, data, args):
+        saving.load_weights(model, args.weights)
+    with command_line.begin(f"{title}, two digits", model, data, args):
         if not args.testing:
-            train(study, data, args)
-        lengths = test(study, data, args)
+            info = capsulenet.model_info(data, args)
+            training.train(model, data, task, info, args)
+        lengths = test(model, task, data, args)
         if args.network == "capsnet":
-            draw_sheets(study, data, lengths, args)
+            draw_sheets(model, data, lengths, args)
 
 
 if __name__ == "__main__":

@@ -142,7 +142,9 @@ def run_variant(name: str, seed: int, save_dir: str, epochs: int) -> int:
         shape, n_class = data.train[0].shape[1:], data.train[1].shape[1]
         model = capsulenet.CapsNet(shape, n_class, args.routings, **variant.network)[0]
         with command_line.begin(f"CapsNet, {name}", model, data, args):
-            capsulenet.train(model, data, args, kind=kind)
+            task = capsulenet.task(args.lam_recon, kind)
+            info = capsulenet.model_info(data, args)
+            training.train(model, data, task, info, args)
 
     keras.backend.clear_session()
     logging.getLogger("tensorflow").setLevel("ERROR")  # it warns of many runs
