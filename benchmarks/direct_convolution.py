@@ -3,10 +3,9 @@
     python -m benchmarks.direct_convolution      # 2 epochs, about 20 minutes
 
 Seed, data and flags are those of `python capsulenet.py`, whose log is
-result/mnist_table/seed/v4/0/log.csv; only the method of the primary capsules'
-convolution differs.
-Prints the test error of each epoch of both and writes
-benchmarks/results/direct_convolution/log.csv.
+result/published/mnist_table/seed/v4/0/log.csv; only the method of the primary capsules'
+convolution differs. Writes the test error of each epoch of both into
+direct_convolution_BACKEND_DEVICE.csv, and the run into the folder of that name.
 """
 
 import argparse
@@ -19,12 +18,13 @@ import capsulenet  # first, since it silences the backend's start
 # isort: split
 import keras
 
+from benchmarks import report
 from benchmarks.plain import rebuild
 from capsnet import command_line, datasets
 
-ROOT = os.path.dirname(os.path.dirname(__file__))
-FOLDER = os.path.join(ROOT, "benchmarks", "results", "direct_convolution")
-PUBLISHED = os.path.join(ROOT, "result", "mnist_table", "seed", "v4", "0")
+PUBLISHED = os.path.join(
+    report.ROOT, "result", "published", "mnist_table", "seed", "v4", "0"
+)
 
 
 def read_test_errors(folder: str) -> list[float]:
@@ -40,12 +40,36 @@ def run(args: argparse.Namespace) -> None:
     model = capsulenet.CapsNet((28, 28, 1), 10, args.routings)[0]
     with command_line.begin("CapsNet, direct convolution", model, data, args):
         capsulenet.train(rebuild(model, "direct"), data, args)
-    ours = read_test_errors(PUBLISHED)
-    for epoch, (a, b) in enumerate(zip(read_test_errors(FOLDER), ours), start=1):
-        print(f"epoch {epoch}: test error {a:.2f} % direct, {b:.2f} % ours")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    return report.new_parser(__doc__)
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = build_parser().parse_args(argv)
+    commit, device = report.find_commit(), report.find_device()
+    name = "direct_convolution"
+    folder = report.make_path(args.save_dir, name, device, end="")
+    flags = ["--epochs", "2", "--batch_size", "100", "--overwrite"]
+    flags += ["--save_dir", folder]
+    status = command_line.main(flags, capsulenet.build_parser, run)
+    if status:
+        return status
+    both = zip(read_test_errors(folder), read_test_errors(PUBLISHED))
+    rows = [
+        {
+            "epoch": epoch,
+            "direct_test_error": round(direct, 4),
+            "published_test_error": round(published, 4),
+        }
+        for epoch, (direct, published) in enumerate(both, start=1)
+    ]
+    for row in rows:
+        report.print_row(row)
+    report.write(rows, args.save_dir, name, device, commit)
+    return 0
 
 
 if __name__ == "__main__":
-    flags = ["--epochs", "2", "--batch_size", "100", "--overwrite"]
-    flags += ["--save_dir", FOLDER]
-    sys.exit(command_line.main(flags, capsulenet.build_parser, run))
+    sys.exit(main())

@@ -1,17 +1,18 @@
 """Shows where the time of a training step goes, and what stands in the way.
 
-    python -m benchmarks.profile_step        # about a minute, needs TensorFlow
+    python -m benchmarks.profile_step    # about a minute, needs TensorFlow; on the CPU
 
 Times each part of the step alone, forward and backward, on the batch of
 `benchmarks.train_step`, and counts what its graph holds: the floating point operations
-of its products, and the bytes that its operations read and write. The floor of a part
-is the time of both at the machine's own rates, which are measured in the same run.
-Writes benchmarks/results/profile_tensorflow.csv.
+of its products, and the bytes that its operations read and write. Both have a least
+time, at the best rates that `benchmarks.timing` finds between the parts. The floor of a
+part is the longer of the two, since a processor may compute and move at once: nothing
+that does these operations is faster. Writes profile_tensorflow_cpu.csv.
 """
 
 import argparse
 import math
-import os
+from statistics import median
 
 import capsulenet  # first, since it silences the backend's start
 
@@ -19,15 +20,17 @@ import capsulenet  # first, since it silences the backend's start
 import keras
 import tensorflow as tf
 
-from benchmarks import train_step
-from capsnet import fft_conv, saving
+from benchmarks import report, timing, train_step
+from capsnet import fft_conv
 
 BATCH_SIZE = 100
 # Operations that pass a buffer on, or know only its shape.
 FREE = {
-    "Const", "ExpandDims", "Identity", "NoOp", "Placeholder", "ReadVariableOp",
-    "Reshape", "Shape", "Squeeze", "StopGradient", "Unpack",
+    "Const", "ExpandDims", "Identity", "IdentityN", "NoOp", "Placeholder",
+    "ReadVariableOp", "Reshape", "Shape", "ShapeN", "Squeeze", "StopGradient", "Unpack",
 }  # fmt: skip
+# TensorFlow makes them a part of the product before.
+FREE |= {"BiasAdd", "Relu"}
 
 
 def parts_of_step(model: keras.Model, x, y) -> dict:
@@ -107,18 +110,40 @@ def products_alone(batch_size: int, side: int):
     return graph
 
 
-def count(graph) -> tuple[int, int]:
-    """Operations in the products of a graph, and bytes that it reads and writes."""
-    flop = moved = 0
-    for op in graph.get_concrete_function().graph.get_operations():
-        if op.type in FREE:
-            continue
+def count(graph) -> tuple[int, list[int]]:
+    """What the operations that a graph's outputs need do at least.
+
+    Args:
+        graph: A concrete function of TensorFlow.
+
+    Returns:
+        Floating point operations of the products, and the bytes of each tensor that is
+        read or written.
+    """
+    flop, moved = 0, []
+    for op in _needed(graph):
         if op.type == "ResourceApplyAdam":  # the weight and its two moments change
-            moved += 7 * _bytes(op.inputs[-1])
-            continue
-        moved += sum(_bytes(tensor) for tensor in (*op.inputs, *op.outputs))
-        flop += 2 * _multiplications(op)
+            moved += 7 * [_bytes(op.inputs[-1])]
+        elif op.type in ("Slice", "StridedSlice"):
+            size = _bytes(op.outputs[0])
+            # A part is copied; all of it is passed on.
+            moved += 2 * [size] if size < _bytes(op.inputs[0]) else []
+        elif op.type not in FREE:
+            moved += map(_bytes, (*op.inputs, *op.outputs))
+            flop += 2 * _multiplications(op)
     return flop, moved
+
+
+def _needed(graph) -> set:
+    """The operations without those that TensorFlow leaves out."""
+    needed = set()
+    left = [tensor.op for tensor in graph.outputs] + graph.graph.control_outputs
+    while left:
+        op = left.pop()
+        if op not in needed:
+            needed.add(op)
+            left += [tensor.op for tensor in op.inputs] + list(op.control_inputs)
+    return needed
 
 
 def _bytes(tensor) -> int:
@@ -144,46 +169,64 @@ def _multiplications(op) -> int:
     return 0
 
 
-def memory_rate() -> float:
-    """Bytes a second that are read and written by adding two large tensors."""
-    x = tf.random.normal((32, 1024, 1024))
-    add = {"add": tf.function(lambda: x + x)}
-    return 2 * _bytes(x) / train_step.time_in_turn(add, 3, 5)["add"]
+def describe(flop: int, moved: list[int], seconds: float, rate: float, rates: dict):
+    """The columns of a part.
+
+    Args:
+        flop: Of `count`.
+        moved: Of `count`.
+        seconds: That the part took.
+        rate: Of `timing.product_rate`.
+        rates: Of `timing.memory_rates`.
+    """
+    products = flop / rate
+    memory = sum(timing.seconds_to_move(size, rates) for size in moved)
+    return {
+        "ms": round(1e3 * seconds, 1),
+        "gflop": round(flop / 1e9, 2),
+        "mb_moved": round(sum(moved) / 1e6),
+        "products_floor_ms": round(1e3 * products, 1),
+        "memory_floor_ms": round(1e3 * memory, 1),
+        "floor_ms": round(1e3 * max(products, memory), 1),
+        "matmul_gflop_per_second": round(rate / 1e9, 1),
+        **{
+            f"gb_per_second_{size >> 20}_mb": round(rates[size] / 1e9, 1)
+            for size in rates
+        },
+    }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+def build_parser() -> argparse.ArgumentParser:
+    parser = report.new_parser(__doc__)
     parser.add_argument("--rounds", type=int, default=6, help="blocks of each part")
     parser.add_argument("--repeats", type=int, default=5, help="times in a block")
-    args = parser.parse_args()
+    return parser
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = build_parser().parse_args(argv)
+    commit = report.find_commit()
+    tf.config.set_visible_devices([], "GPU")
     model = train_step.build(["ours"])["ours"]
     x, y = (tf.constant(a) for a in train_step.make_batch(BATCH_SIZE))
     graphs = parts_of_step(model, x, y)
-    counts = {name: count(graph) for name, graph in graphs.items()}
-    whole = {"whole step": lambda: model.train_on_batch((x, y), (y, x))}
-    seconds = train_step.time_in_turn({**whole, **graphs}, args.rounds, args.repeats)
-    rates = train_step.matrix_product_rate(), memory_rate()
+    counts = {name: count(g.get_concrete_function()) for name, g in graphs.items()}
     parts = [counts[name] for name in counts if not name.startswith("-")]
-    counts["whole step"] = tuple(map(sum, zip(*parts)))
-    rows = [
-        {
-            "part": name,
-            "ms": round(1e3 * seconds[name], 1),
-            "gflop": round(counts[name][0] / 1e9, 2),
-            "mb_moved": round(counts[name][1] / 1e6),
-            "products_floor_ms": round(1e3 * counts[name][0] / rates[0], 1),
-            "memory_floor_ms": round(1e3 * counts[name][1] / rates[1], 1),
-            "matmul_gflop_per_second": round(rates[0] / 1e9, 1),
-            "memory_gb_per_second": round(rates[1] / 1e9, 1),
-            **train_step.describe_machine(),
-        }
-        for name in seconds
-    ]
-    for row in rows:
-        train_step.print_row(row)
-    path = os.path.join(train_step.FOLDER, "profile_tensorflow.csv")
-    saving.write_csv(path, rows)
-    print("Wrote", path)
+    counts["whole step"] = sum(p[0] for p in parts), sum((p[1] for p in parts), [])
+    functions = {
+        "whole step": lambda: model.train_on_batch((x, y), (y, x)),
+        **graphs,
+        **timing.make_products(),
+        **timing.make_passes(),
+    }
+    seconds = timing.time_in_turn(functions, args.rounds, args.repeats)
+    rates = timing.product_rate(seconds), timing.memory_rates(seconds)
+    rows = []
+    for name in ("whole step", *graphs):
+        columns = describe(*counts[name], median(seconds[name]), *rates)
+        rows.append({"part": name, **columns})
+        report.print_row(rows[-1])
+    report.write(rows, args.save_dir, "profile", "cpu", commit)
 
 
 if __name__ == "__main__":

@@ -1,21 +1,18 @@
 """Times three formulations of the same network: a training step and inference.
 
-    python -m benchmarks.train_step               # writes benchmarks/results/
+    python -m benchmarks.train_step
     KERAS_BACKEND=jax python -m benchmarks.train_step --rounds 2 --no_scaling
 
 `plain` is the network as the older scripts write it (tiled capsules, multiplied image
 by image, direct convolution), `einsum` the usual improvement (predictions from one
 einsum, direct convolution), `ours` the package. They start from the same weights,
 train on the same batch in turn, and print their losses: the same computation.
+Writes train_step_BACKEND_DEVICE.csv, scaling_BACKEND_DEVICE.csv and its picture.
 """
 
 import argparse
-import importlib
-import os
-import platform
 import subprocess
 import sys
-import time
 from statistics import median
 
 import numpy as np
@@ -27,17 +24,18 @@ import keras
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
+from benchmarks import report
 from benchmarks.plain import EinsumCapsuleLayer, TiledCapsuleLayer, rebuild
+from benchmarks.timing import measure_product_rate, time_in_turn
 from capsnet import backend, datasets, fft_conv, saving
 
-FOLDER = os.path.join(os.path.dirname(__file__), "results")
 FORMULATIONS = {
     "plain": ("direct", TiledCapsuleLayer),
     "einsum": ("direct", EinsumCapsuleLayer),
     "ours": ("auto", capsulenet.CapsuleLayer),
 }
 LR, LAM_RECON = 0.001, 0.392
-BATCH_SIZES = (1, 4, 16, 64, 100, 256)
+BATCH_SIZES = (1, 4, 8, 16, 64, 100, 256)
 SIDES = (28, 36, 48, 64)
 
 
@@ -60,24 +58,6 @@ def make_batch(batch_size: int, side: int = 28):
     return np.pad(x, [(0, 0), pad, pad, (0, 0)]), y
 
 
-def time_in_turn(functions: dict, rounds: int, repeats: int) -> dict[str, float]:
-    """Median seconds of each function, called in blocks, one function after the other.
-
-    The first call of a block warms up the caches and is not counted.
-    """
-    seconds = {name: [] for name in functions}
-    for function in functions.values():
-        function()
-    for _ in range(rounds):
-        for name, function in functions.items():
-            function()
-            for _ in range(repeats):
-                start = time.perf_counter()
-                function()
-                seconds[name].append(time.perf_counter() - start)
-    return {name: median(times) for name, times in seconds.items()}
-
-
 def measure(batch_size: int, side: int, names, rounds: int, repeats: int):
     """Median seconds of a training step and of inference, and the last losses."""
     models = build(names, side)
@@ -92,18 +72,9 @@ def measure(batch_size: int, side: int, names, rounds: int, repeats: int):
     inference = {
         name: lambda name=name: models[name].predict_on_batch([x, y]) for name in names
     }
-    return (
-        time_in_turn(training, rounds, repeats),
-        time_in_turn(inference, rounds, repeats),
-        losses,
-    )
-
-
-def matrix_product_rate(size: int = 2048) -> float:
-    """Floating point operations a second of a large float32 matrix product."""
-    a = keras.random.normal((size, size))
-    product = {"matmul": lambda: np.asarray(keras.ops.matmul(a, a)[0, 0])}
-    return 2 * size**3 / time_in_turn(product, 3, 5)["matmul"]
+    both = (time_in_turn(f, rounds, repeats) for f in (training, inference))
+    medians = ({name: median(s) for name, s in times.items()} for times in both)
+    return (*medians, losses)
 
 
 def arithmetic(name: str, batch_size: int, side: int = 28) -> float:
@@ -143,27 +114,11 @@ def print_peak_memory(name: str) -> None:
     print(int(peak.split()[1]) / 1024)
 
 
-def describe_machine() -> dict[str, str]:
-    """Hardware and versions, for the rows of the table."""
-    processor = platform.processor()
-    if os.path.exists("/proc/cpuinfo"):
-        with open("/proc/cpuinfo") as file:
-            names = [line for line in file if line.startswith("model name")]
-        processor = names[0].split(":")[1].strip() if names else processor
-    backend = keras.backend.backend()
-    version = importlib.import_module(backend).__version__
-    return {
-        "hardware": f"{processor}, {os.cpu_count()} cores",
-        "backend": f"{backend} {version}",
-        "keras": keras.version(),
-    }
-
-
 def run_table(rounds: int, repeats: int) -> list[dict]:
     """The three formulations at batch 100 on MNIST's size."""
     names = list(FORMULATIONS)
     training, inference, losses = measure(100, 28, names, rounds, repeats)
-    rate = matrix_product_rate()
+    rate = measure_product_rate()
     rows = []
     for name in names:
         rows.append(
@@ -183,15 +138,10 @@ def run_table(rounds: int, repeats: int) -> list[dict]:
                 ),
                 "first_loss": round(losses[name][0], 6),
                 "last_loss": round(losses[name][-1], 6),
-                **describe_machine(),
             }
         )
-        print_row(rows[-1])
+        report.print_row(rows[-1])
     return rows
-
-
-def print_row(row: dict) -> None:
-    print(", ".join(f"{key} {value}" for key, value in row.items()))
 
 
 def run_scaling(rounds: int, repeats: int) -> list[dict]:
@@ -210,7 +160,7 @@ def run_scaling(rounds: int, repeats: int) -> list[dict]:
                     "train_images_per_second": round(batch_size / seconds, 1),
                 }
             )
-            print_row(rows[-1])
+            report.print_row(rows[-1])
     return rows
 
 
@@ -240,31 +190,31 @@ def plot_scaling(rows: list[dict], path: str) -> None:
     figure.savefig(path, dpi=150)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+def build_parser() -> argparse.ArgumentParser:
+    parser = report.new_parser(__doc__)
     parser.add_argument("--rounds", type=int, default=6, help="blocks of each")
     parser.add_argument("--repeats", type=int, default=4, help="steps in a block")
     parser.add_argument("--no_scaling", action="store_true", help="the table only")
     parser.add_argument("--peak_memory", metavar="NAME", help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    return parser
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = build_parser().parse_args(argv)
     if args.peak_memory:
         print_peak_memory(args.peak_memory)
         return
-    os.makedirs(FOLDER, exist_ok=True)
-    backend = keras.backend.backend()
+    commit, device = report.find_commit(), report.find_device()
     rows = run_table(args.rounds, args.repeats)
-    outputs = {f"train_step_{backend}.csv": rows}
-    if not args.no_scaling:
-        outputs[f"scaling_{backend}.csv"] = run_scaling(rounds=1, repeats=4)
-    for name, rows in outputs.items():
-        path = os.path.join(FOLDER, name)
-        saving.write_csv(path, rows)
-        print("Wrote", path)
-    if not args.no_scaling:
-        path = os.path.join(FOLDER, f"scaling_{backend}.png")
-        with saving.replace_file(path) as temporary:
-            plot_scaling(rows, temporary)
-        print("Wrote", path)
+    report.write(rows, args.save_dir, "train_step", device, commit)
+    if args.no_scaling:
+        return
+    rows = run_scaling(rounds=1, repeats=4)
+    report.write(rows, args.save_dir, "scaling", device, commit)
+    path = report.make_path(args.save_dir, "scaling", device, ".png")
+    with saving.replace_file(path) as temporary:
+        plot_scaling(rows, temporary)
+    print("Wrote", path)
 
 
 if __name__ == "__main__":

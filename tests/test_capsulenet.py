@@ -290,7 +290,7 @@ if keras.backend.backend() == "tensorflow":  # elsewhere Keras's own is used
 
 def test_compiled_model_file_round_trip(models, tmp_path):
     model = keras.models.clone_model(models[0])
-    capsulenet.compile_model(model, backend.adam(0.001), lam_recon=0.392)
+    capsulenet.task(0.392).compile(model, backend.adam(0.001))
     path = tmp_path / "model.keras"
     model.save(path)
     loaded = keras.models.load_model(path)
@@ -311,7 +311,7 @@ def test_steps_reduce_the_loss(mnist):
     model = CapsNet((28, 28, 1), 10)[0]
     before = model.get_weights()
     # a tenth of the usual rate, with which Adam's first step jumps too far
-    capsulenet.compile_model(model, backend.adam(0.0001), lam_recon=0.392)
+    capsulenet.task(0.392).compile(model, backend.adam(0.0001))
     losses = []
     for _ in range(4):
         model.reset_metrics()
@@ -332,7 +332,7 @@ if keras.backend.backend() == "tensorflow":  # once is enough for half a minute
         x, y, x_test, y_test = x[:1200], y[:1200], x_test[:500], y_test[:500]
         keras.utils.set_random_seed(0)
         train_model, eval_model, _ = CapsNet((28, 28, 1), 10)
-        capsulenet.compile_model(train_model, backend.adam(0.001), lam_recon=0.392)
+        capsulenet.task(0.392).compile(train_model, backend.adam(0.001))
         train_model.fit((x, y), (y, x), batch_size=50, verbose=0)
         lengths, _ = eval_model.predict(x_test, batch_size=100, verbose=0)
         accuracy = np.mean(lengths.argmax(axis=1) == y_test.argmax(axis=1))

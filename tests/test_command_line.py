@@ -142,7 +142,7 @@ def test_the_seed_sets_the_first_weights_and_the_shifts(digits, tmp_path):
         x, y = datasets.ShiftedBatches(x[:30], y[:30], 30, 0.1, seed)[0][0]
         args = capsulenet.build_parser().parse_args(["--batch_size", "30"])
         outputs = capsulenet.predict(model, [x, y], args)
-        loss = capsulenet.evaluate(*outputs, x, y, 0.392)["reconstruction_loss"]
+        loss = capsulenet.task(0.392).evaluate(outputs, [y, x])["reconstruction_loss"]
         before = model.get_weights()
         saving.load_weights(model, tmp_path / "trained_model.h5")
         pairs = zip(before, model.get_weights())
@@ -205,27 +205,31 @@ def scripted_log(monkeypatch, save_dir, **accuracies):
     """The EpochLog of a run whose accuracies are given, by set and epoch."""
     script = {name: iter(values) for name, values in accuracies.items()}
 
-    def evaluate(output, name):
+    def evaluate(self, outputs, name):
         return dict.fromkeys(COLUMNS, 0.5) | {"accuracy": next(script[name])}
+
+    monkeypatch.setattr(training.Task, "evaluate", evaluate)
 
     monkeypatch.setattr(training, "predict", lambda model, inputs, args: [None])
     monkeypatch.setattr(training, "all_alike", lambda outputs: False)
     monkeypatch.setattr(saving, "save_run", lambda _, path, *others: Path(path).touch())
     log = training.EpochLog(
         batches=SimpleNamespace(num_samples=1),
-        held_out={name: ([], (name,)) for name in accuracies},
-        evaluate=evaluate,
-        metrics=capsulenet.METRICS,
+        held_out={name: ([], name) for name in accuracies},
+        task=capsulenet.task(0.392),
         info={},
         digest="",
         args=SimpleNamespace(save_dir=save_dir, of_run=[], overwrite=False, ema=None),
     )
-    logs = dict.fromkeys(["loss", *capsulenet.METRICS], 0.5)
+    keys = ("loss", "capsnet_loss", "decoder_loss", "capsnet_accuracy")
+    logs = dict.fromkeys(keys, 0.5)
     for epoch in range(len(accuracies["test"])):
         weights = f"weights of epoch {epoch + 1}"
         optimizer = SimpleNamespace(use_ema=False, learning_rate=0.5)
         get_weights = partial(str, weights)
-        log.set_model(SimpleNamespace(get_weights=get_weights, optimizer=optimizer))
+        model = SimpleNamespace(get_weights=get_weights, optimizer=optimizer)
+        model.output_names = ["capsnet", "decoder"]
+        log.set_model(model)
         log.on_epoch_begin(epoch)
         log.on_epoch_end(epoch, logs)
     return log

@@ -128,8 +128,8 @@ def test_no_test_digit_is_trained_on_and_no_training_digit_tested(
     args = multimnist.build_parser().parse_args([*argv, "--save_dir", str(tmp_path)])
     command_line.check_arguments(args)
     data = digits.pad(data, multimnist.MARGIN)
-    study = multimnist.make_study((36, 36, 1), 10, args)
-    multimnist.train(study, data, args)
+    _, model, task = multimnist.make_network((36, 36, 1), 10, args)
+    training.train(model, data, task, {}, args)
 
     def values(images):
         return set(np.unique(images).tolist())
@@ -147,15 +147,15 @@ def test_the_test_is_the_same_for_every_run_and_for_both_networks(mnist):
         *[(x[:20], y[:20]) for x, y in mnist], mnist.class_names, "mnist"
     )
     data = digits.pad(part, multimnist.MARGIN)
-    inputs, (labels, alone) = multimnist.make_test(Pairs, data, 0)
+    inputs, (labels, alone) = multimnist.make_test(Pairs, *data.test, 0)
     assert inputs[0].shape == (20, 36, 36, 1) and alone.shape == (20, 2, 36, 36, 1)
     for again in (
-        multimnist.make_test(Pairs, data, 0),
-        multimnist.make_test(BaselinePairs, data, 0),
+        multimnist.make_test(Pairs, *data.test, 0),
+        multimnist.make_test(BaselinePairs, *data.test, 0),
     ):
         np.testing.assert_array_equal(again[0][0], inputs[0])
         np.testing.assert_array_equal(again[1][0], labels)
-    other, _ = multimnist.make_test(Pairs, data, 1)
+    other, _ = multimnist.make_test(Pairs, *data.test, 1)
     assert (inputs[0] != other[0]).any()
 
 
@@ -215,12 +215,18 @@ def test_losses_of_both_networks():
     lengths = np.array([[0.9, 0.5, 0.1, 0.4]], "float32")
     decoded = np.zeros((1, 2, 3, 3, 1), "float32")
     alone = np.stack([np.full((1, 3, 3, 1), 0.2), np.full((1, 3, 3, 1), 0.4)], axis=1)
-    result = multimnist.evaluate(lengths, decoded, LABELS, alone, lam_recon=0.5)
+    flags = ["--lam_recon", "0.5", "--routings", "1"]
+    args = multimnist.build_parser().parse_args(flags)
+    args.recipe = "seed"
+    _, _, task = multimnist.make_network((17, 17, 1), N_CLASS, args)
+    result = task.evaluate([lengths, decoded], [LABELS, alone])
     assert result["margin_loss"] == pytest.approx(0.4**2 + 0.5 * 0.3**2)
     assert result["reconstruction_loss"] == pytest.approx((0.04 + 0.16) / 2)
     expected = result["margin_loss"] + 0.5 * 0.04 + 0.5 * 0.16  # each digit's own
     assert result["loss"] == pytest.approx(expected)
-    result = multimnist.evaluate_baseline(lengths, LABELS)
+    args.network = "baseline"
+    _, _, task = multimnist.make_network((17, 17, 1), N_CLASS, args)
+    result = task.evaluate([lengths], [LABELS])
     expected = -np.mean(np.log([0.9, 0.5, 1 - 0.1, 1 - 0.4]))
     assert result["loss"] == pytest.approx(expected, rel=1e-6)
 
@@ -255,7 +261,7 @@ def test_sheets_show_what_was_said_and_what_is_not_there(mnist, monkeypatch, tmp
         *[(x[:40], y[:40]) for x, y in mnist], mnist.class_names, "mnist"
     )
     data = digits.pad(part, multimnist.MARGIN)
-    (_, first, second), (y, _) = multimnist.make_test(Pairs, data, 0)
+    (_, first, second), (y, _) = multimnist.make_test(Pairs, *data.test, 0)
     lengths = 0.8 * y + 0.1 * np.random.default_rng(0).random(y.shape)
     lengths[::2] = 1 - lengths[::2]  # every other image is wrong
     drawn = []

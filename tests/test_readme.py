@@ -1,88 +1,387 @@
-"""What the README says is what the program does."""
+"""What the README says is what the program does, and what the published files say.
 
+README.md may be divided: docs/*.md and experiments/README.md count as parts of it.
+"""
+
+import collections
 import importlib
-import pathlib
+import os
 import re
+import shutil
+import subprocess
 
 import pytest
-from conftest import read_log, read_rows
+from conftest import ROOT, read_log, read_rows
 
-import capsulenet
+from benchmarks import train_step
+from experiments import mnist_table
 
-ROOT = pathlib.Path(capsulenet.__file__).parent
-README = (ROOT / "README.md").read_text()
-TABLE = ROOT / "result" / "mnist_table"
+FILES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
+FILES += ROOT.glob("experiments/README.md")
+TEXTS = {path: path.read_text(encoding="utf-8") for path in FILES}
+PUBLISHED = ROOT / "result" / "published"
+BENCHMARKS = ROOT / "benchmarks" / "results"
+SCRIPTS = ("capsulenet", "capsulenet_multi_gpu")
+STUDIES = [
+    f"{folder}.{path.stem}"
+    for folder in ("experiments", "benchmarks")
+    for path in sorted((ROOT / folder).glob("*.py"))
+    if '\nif __name__ == "__main__":' in path.read_text(encoding="utf-8")
+]
 
 
-def flags_of_the_parser(module=capsulenet):
-    actions = module.build_parser()._actions
+# Commands and flags.
+
+
+def find_code() -> list[str]:
+    """Each line of a block of code, without its comment, and each piece in a line."""
+    code = []
+    for text in TEXTS.values():
+        blocks = re.findall(r"^```\w*\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+        code += [line.split(" #")[0] for block in blocks for line in block.split("\n")]
+        rest = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+        code += [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", rest)]
+    return code
+
+
+def find_flags(code: str) -> set[str]:
+    words = {word.partition("=")[0] for word in code.split()}
+    return {word for word in words if re.fullmatch(r"--?[a-z]\w*", word)}
+
+
+def find_commands(module: str) -> list[str]:
+    """The arguments of each command that runs a module."""
+    program = re.escape(f"{module}.py" if module in SCRIPTS else f"-m {module}")
+    parts = (re.split(rf"(?:^|[ /]){program}(?= |$)", code) for code in find_code())
+    return [re.split(r" (?:&&|\|) ", p[1])[0] for p in parts if len(p) > 1]
+
+
+def build_parser(module: str):
+    if module == "benchmarks.profile_step":
+        pytest.importorskip("tensorflow")
+    return importlib.import_module(module).build_parser()
+
+
+def flags_of(module: str) -> set[str]:
+    actions = build_parser(module)._actions
     return {flag for action in actions for flag in action.option_strings}
 
 
-def test_every_flag_of_the_command_line_is_in_the_readme():
-    missing = {f for f in flags_of_the_parser() if f"{f}" not in README}
-    assert missing <= {"--help"}
+def test_flags_are_whole_words():
+    code = "python x.py -t --lr_decay 0.9 --recipe seed|paper a-b --data_dir=my -1"
+    assert find_flags(code) == {"-t", "--lr_decay", "--recipe", "--data_dir"}
 
 
-def test_commands_of_the_readme_use_flags_that_exist():
-    commands = re.findall(r"capsulenet\.py (-[^#\n`]*)", README)
-    flags = {word for command in commands for word in command.split() if word[0] == "-"}
-    assert flags
-    assert flags <= flags_of_the_parser()
+@pytest.mark.parametrize("module", SCRIPTS)
+def test_every_flag_of_the_command_line_is_explained(module):
+    # Those of pip and of the studies are other flags.
+    code = [piece for piece in find_code() if piece[:1] == "-"]
+    code += [command for script in SCRIPTS for command in find_commands(script)]
+    assert flags_of(module) - set().union(*map(find_flags, code)) <= {"--help"}
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["adversarial", "affnist", "baseline", "mnist_table", "multimnist", "reconstruct"],
-)
-def test_commands_of_the_studies_use_flags_that_exist(name):
-    module = importlib.import_module(f"experiments.{name}")
-    commands = re.findall(rf"python -m experiments\.{name}\b([^#|\n`]*)", README)
+@pytest.mark.parametrize("module", [*SCRIPTS, *STUDIES])
+def test_each_program_has_a_command_whose_flags_exist(module):
+    commands = find_commands(module)
     assert commands
-    words = {word for command in commands for word in command.split()}
-    assert {word for word in words if word[0] == "-"} <= flags_of_the_parser(module)
+    assert set().union(*map(find_flags, commands)) - flags_of(module) == set()
 
 
-def test_files_and_pictures_of_the_readme_exist():
-    links = re.findall(r"\]\(((?!http)[^)]+)\)", README)
+def test_ci_runs_the_test_command_as_it_is_written(tmp_path):
+    """`.ci/run` with programs that only say what they were called with."""
+    if shutil.which("bash") is None:
+        pytest.skip("needs bash")
+    (command,) = (c for c in find_code() if "requirements-dev.txt &&" in c)
+    (tmp_path / ".ci").mkdir()
+    shutil.copy(ROOT / ".ci" / "run", tmp_path / ".ci")
+    shutil.copy(ROOT / "README.md", tmp_path)
+    called, programs = tmp_path / "called.txt", tmp_path / "programs"
+    programs.mkdir()
+    for name in ("python3", "python", "pip", "ruff"):
+        (programs / name).write_text(
+            f"#!/bin/sh\necho \"${{0#'{programs}'/}} $*\" >> '{called}'\n"
+            f"mkdir -p .venv/bin && cp '{programs}'/* .venv/bin\n"
+        )
+        (programs / name).chmod(0o755)
+    path = f"{programs}{os.pathsep}{os.environ['PATH']}"
+    subprocess.run(
+        ["bash", ".ci/run"], check=True, cwd=tmp_path, env=os.environ | {"PATH": path}
+    )
+    parts = [" ".join(part.split()) for part in command.split("&&")]
+    assert parts[-1].endswith("-m pytest")
+    assert "\n".join(parts) in called.read_text()
+
+
+# What is published.
+
+
+def test_links_lead_to_files():
+    links = [
+        (path.parent / link.partition("#")[0], link)
+        for path, text in TEXTS.items()
+        for link in re.findall(r"\]\(((?!http)[^)]+)\)", text)
+    ]
     assert links
-    assert [link for link in links if not (ROOT / link).exists()] == []
+    assert [link for target, link in links if not target.exists()] == []
 
 
-def test_commands_that_repeat_a_published_run_replace_it():
-    commands = re.findall(r"python (?:capsulenet\.py|-m experiments).*", README)
-    folders = {
-        command: ROOT / folder[1]
-        for command in commands
-        if (folder := re.search(r"--save_dir (result/[\w/]+)", command))
-    }
-    repeated = [c for c, folder in folders.items() if (folder / "log.csv").exists()]
-    assert len(repeated) == 7
-    assert [c for c in repeated if "--overwrite" not in c] == []
+def test_commands_leave_what_is_published_alone():
+    folders = [
+        folder
+        for module in (*SCRIPTS, *STUDIES)
+        for command in find_commands(module)
+        for folder in re.findall(r"--save_dir (\S+)", command)
+    ]
+    assert folders
+    assert [f for f in folders if f.startswith("result/published")] == []
+
+
+@pytest.mark.parametrize("module", [*SCRIPTS, *STUDIES])
+def test_what_is_written_by_default_is_not_published(module):
+    folder = build_parser(module).get_default("save_dir")
+    path = os.path.normpath(os.path.join(folder, "results.csv"))
+    command = ["git", "-C", str(ROOT), "check-ignore", "--no-index", "-q", path]
+    try:
+        status = subprocess.run(command, capture_output=True).returncode
+    except FileNotFoundError:
+        pytest.skip("needs git")
+    if status == 128:
+        pytest.skip("not in a checkout")
+    assert status == 0
+
+
+# The tables, each with the files that its numbers are from.
+
+
+def find_table(*columns: str) -> list[list[str]]:
+    """The cells of the only table whose header begins with these columns."""
+    tables = [
+        [split_row(line) for line in table.splitlines()]
+        for text in TEXTS.values()
+        for table in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE)
+    ]
+    (table,) = (t[2:] for t in tables if t[0][: len(columns)] == list(columns))
+    return table
+
+
+def split_row(line: str) -> list[str]:
+    """The cells of a row, none of them bold."""
+    return [cell.strip(" *") for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+
+
+def check_table(table: list[list[str]], expected: list[list]) -> None:
+    """Compares a table with what it must say.
+
+    Args:
+        table: Of `find_table`.
+        expected: Its rows: a text for a cell that begins with it, a number for one that
+            begins with that number, rounded as it is printed, None for any text.
+    """
+    assert len(table) == len(expected)
+    for row, values in zip(table, expected):
+        assert len(row) == len(values), row
+        for cell, value in zip(row, values):
+            if isinstance(value, str):
+                assert re.fullmatch(rf"{re.escape(value)}(?: .*)?", cell), (row, value)
+            elif value is not None:
+                assert is_rounded(cell, value), (row, value)
+
+
+def is_rounded(cell: str, value: float) -> bool:
+    """Whether a cell begins with a number, rounded as it is printed."""
+    number = re.match(r"\d{1,3}(?: \d{3})+(?![\d.])|\d+(?:\.(\d+))?", cell)
+    if number is None:
+        return False
+    half = 0.5 * 10 ** -len(number[1] or "")
+    return abs(float(number[0].replace(" ", "")) - value) <= half * (1 + 1e-6)
+
+
+def test_numbers_are_compared_as_they_are_printed():
+    assert is_rounded("3.9 times", 3.94) and not is_rounded("3.9", 3.96)
+    assert is_rounded("55 000", 55000) and not is_rounded("55", 55000)
+    assert is_rounded("0.50", 0.504) and not is_rounded("0.50", 0.5051)
+    assert not is_rounded("not run", 1) and not is_rounded("", 0)
+    check_table([["a (b)", "1.5", "?"]], [["a", 1.46, None]])
+    for wrong in ([["a (b)", "1.5"]], [["a", "1.5", ""], []], [["ab", "1.5", ""]]):
+        with pytest.raises(AssertionError):
+            check_table(wrong, [["a", 1.46, None]])
+
+
+def error(row: dict, column: str = "test_accuracy") -> float:
+    """A test error in %."""
+    return 100 * (1 - float(row[column]))
 
 
 def test_results_are_those_of_the_log():
-    log = read_log(TABLE / "seed" / "v4" / "0")
-    rows = re.findall(r"^\| (\d+) \| ([\d.]+) % \|", README, re.MULTILINE)
-    assert [int(epoch) for epoch, _ in rows] == [1, 10, 50]
-    for epoch, error in rows:
-        accuracy = float(log[int(epoch) - 1]["test_accuracy"])
-        assert error == f"{100 * (1 - accuracy):.2f}"
+    log = read_log(PUBLISHED / "mnist_table" / "seed" / "v4" / "0")
+    rows = [[str(epoch), error(log[epoch - 1]), None] for epoch in (1, 10, 50)]
+    check_table(find_table("epochs", "test error", "command"), rows)
 
 
-@pytest.mark.parametrize(("column", "name"), [(3, "table_10_epochs"), (4, "table")])
-def test_the_table_has_measured_cells_only(column, name):
-    measured = {
-        row["network"]: f"{float(row['mean']):.2f}" if row["mean"] else "not run"
-        for row in read_rows(TABLE / f"{name}.csv")
-        if row["recipe"] == "seed"
+def test_speed():
+    columns = ("train_ms", "train_images_per_second", "train_ratio")
+    columns += ("infer_ms", "infer_images_per_second", "infer_ratio", "peak_mb")
+    expected = []
+    for backend, end, names in (
+        ("tensorflow", "", ("plain", "einsum", "ours")),
+        ("jax", ", JAX", ("plain", "ours")),
+        ("torch", ", PyTorch", ("plain", "ours")),
+    ):
+        rows = read_rows(BENCHMARKS / f"train_step_{backend}_cpu.csv")
+        rows = {row["formulation"]: row for row in rows}
+        for name in names:
+            values = [float(rows[name][column]) for column in columns]
+            expected.append([name + end, *values])
+    expected.append(["ours, on a GPU", "not run", *6 * [""]])
+    check_table(find_table("formulation", "train, ms"), expected)
+
+
+def test_the_parts_of_a_step():
+    rows = read_rows(BENCHMARKS / "profile_tensorflow_cpu.csv")
+    rows = {row["part"]: row for row in rows}
+    parts = {
+        "whole step": "whole step",
+        "primary capsules": "primary capsules",
+        "of these, the products alone": "- - its products",
+        "routing": "routing",
+        "conv1": "conv1",
+        "decoder and losses": "decoder and losses",
+        "Adam": "Adam",
     }
-    lines = re.findall(r"^\| ((?:v\d|baseline) \|.*) \|$", README, re.MULTILINE)
-    cells = [line.split(" | ") for line in lines]
-    assert {row[0]: row[column] for row in cells} == measured
+    expected = []
+    for name, part in parts.items():
+        columns = ("ms", "gflop", "mb_moved", "products_floor_ms", "memory_floor_ms")
+        *values, products, memory = (float(rows[part][column]) for column in columns)
+        expected.append([name, *values, products + memory])
+    check_table(find_table("part of a step", "ms"), expected)
 
 
-def test_ci_runs_the_test_command_of_the_readme():
-    commands = re.findall(r".*pip install -r requirements-dev\.txt &&.*", README)
-    assert len(commands) == 1
-    assert commands[0].endswith("-m pytest")
+def published_profiles():
+    """Those that state a floor."""
+    paths = BENCHMARKS.glob("profile_*.csv")
+    return [path for path in paths if "floor_ms" in read_rows(path)[0]]
+
+
+@pytest.mark.parametrize("path", published_profiles(), ids=lambda path: path.name)
+def test_no_part_of_a_step_beats_its_floor(path):
+    rows = read_rows(path)
+    assert [r for r in rows if float(r["ms"]) < float(r["floor_ms"])] == []
+
+
+def test_batch_sizes_of_the_text_are_measured():
+    (size,) = re.findall(
+        r"below\s+(\d+)\s+images\s+the\s+plain", "\n".join(TEXTS.values())
+    )
+    assert int(size) in train_step.BATCH_SIZES
+
+
+def test_several_devices():
+    names = ("one_device", "two_devices")
+    logs = [read_rows(PUBLISHED / "multi_gpu" / f"{name}.csv") for name in names]
+    rows = [[None, error(log[1]), None] for log in logs]
+    check_table(find_table("2 epochs of MNIST, batch 200"), rows)
+
+
+def test_what_dividing_costs():
+    rows = read_rows(BENCHMARKS / "multi_gpu_tensorflow_cpu.csv")
+    columns = ("step_ms", "images_per_second")
+    expected = [
+        [row["replicas"], *(float(row[column]) for column in columns), "not run"]
+        for row in rows
+    ]
+    check_table(find_table("replicas"), expected)
+
+
+def test_data_that_it_was_tried_on():
+    last = read_log(PUBLISHED / "fashion_mnist")[-1]
+    expected = [["Fashion-MNIST", 60000 - 5000, last["epoch"], error(last), None]]
+    (row,) = table = find_table("data", "training images")
+    check_table(table, expected)
+    assert f"--epochs {last['epoch']} --validation_size 5000" in row[-1]
+
+
+def test_runs_that_were_killed():
+    counts = collections.Counter()
+    for row in read_rows(ROOT / "tests" / "long" / "results.csv"):
+        when = row["case"].partition(",")[0]
+        if row["study"] == "kills":
+            counts[when] += int(row["count"])
+            counts[when, "lost"] += int(row["count"]) * (row["outcome"] != "survived")
+    names = {
+        "in start-up": "start-up",
+        "in the first epoch": "first epoch",
+        "between": "between",
+        "while writing files": "while writing",
+    }
+    expected = [[name, counts[w], counts[w, "lost"]] for name, w in names.items()]
+    check_table(find_table("killed"), expected)
+
+
+def test_files_that_were_damaged():
+    names = {
+        "IDX": "idx",
+        "MNIST's pickle": "mnist_pickle",
+        "pictures": "image",
+        "run states": "run_state",
+    }
+    counts = collections.defaultdict(collections.Counter)
+    for row in read_rows(ROOT / "tests" / "long" / "results.csv"):
+        if row["study"].startswith("mutated inputs"):
+            kind = row["case"].partition(",")[0]
+            counts[kind][row["outcome"]] += int(row["count"])
+    table = find_table("500 files each")
+    expected = []
+    for name, *_ in table:
+        outcomes = counts.pop(names.get(name, name))
+        assert outcomes.total() == 500
+        good = [outcomes.pop(outcome, 0) for outcome in ("clear error", "loaded")]
+        crashes = outcomes.pop("library crash", 0)
+        expected.append([name, *good, outcomes.total(), crashes])
+    assert not counts  # no kind is left out
+    check_table(table, expected)
+
+
+def test_the_table_of_the_paper():
+    tables = {}
+    for name in ("table_10_epochs", "table"):
+        rows = read_rows(PUBLISHED / "mnist_table" / f"{name}.csv")
+        tables[name] = {r["network"]: r for r in rows if r["recipe"] == "seed"}
+    expected = []
+    for network, row in tables["table"].items():
+        reconstruction = {"True": "yes", "False": "no", "": ""}[row["reconstruction"]]
+        ours = [table[network]["mean"] for table in tables.values()]
+        ours = [float(mean) if mean else "not run" for mean in ours]
+        theirs = [
+            m.get(network, "") for m in (mnist_table.PAPER, mnist_table.KERAS_SEED)
+        ]
+        expected.append([network, row["routings"], reconstruction, *ours, *theirs])
+    check_table(find_table("network", "routing"), expected)
+
+
+def test_overlapping_digits():
+    expected = []
+    for name, text, paper in (
+        ("capsnet", "CapsNet,", 5.2),
+        ("cnn", "baseline CNN", 8.1),
+    ):
+        (epoch,) = read_log(PUBLISHED / "multimnist" / name)
+        (test,) = read_rows(PUBLISHED / "multimnist" / name / "test.csv")
+        assert test["pairs"] == "10000"
+        assert error(epoch) == pytest.approx(float(test["error"]))
+        values = [float(test[column]) for column in ("error", "one_right")]
+        expected.append([text, 60000 * int(epoch["epoch"]), *values, paper])
+    check_table(find_table("network", "pairs seen"), expected)
+
+
+def test_new_poses():
+    expected = []
+    for name, text, paper in (
+        ("capsnet", "CapsNet,", "79 (at 99.23)"),
+        ("cnn", "CNN with pooling and dropout,", "66 (at 99.22)"),
+    ):
+        for epoch in read_log(PUBLISHED / "affnist" / name):
+            columns = ("test_accuracy", "synthetic_accuracy")
+            values = [100 * float(epoch[column]) for column in columns]
+            expected.append(["", 55000 * int(epoch["epoch"]), *values, ""])
+        expected[-3][0], expected[-1][-1] = text, paper
+    check_table(find_table("network", "images seen"), expected)

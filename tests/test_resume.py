@@ -343,7 +343,7 @@ def end_epoch(model, *arguments, epochs, callbacks, **options):
     (log,) = [c for c in callbacks if isinstance(c, training.EpochLog)]
     log.set_model(model)
     log.on_epoch_begin(epochs - 1)
-    names = ["learning_rate", "loss", *capsulenet.METRICS]
+    names = ["loss", *capsulenet.task(0.392).columns(model)]
     log.on_epoch_end(epochs - 1, dict.fromkeys(names, 0.5))
 
 

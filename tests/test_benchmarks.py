@@ -1,0 +1,343 @@
+"""benchmarks/: what is timed in which order, what rows say, where they are written."""
+
+import importlib
+import os
+import shutil
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from conftest import ROOT, read_rows
+
+from benchmarks import direct_convolution, multi_gpu, report, timing, train_step
+
+BACKEND = keras.backend.backend()
+MACHINE = ["device", "hardware", "backend", "keras", "commit"]
+NAMES = ["direct_convolution", "multi_gpu", "profile_step", "train_step"]
+
+needs_tensorflow = pytest.mark.skipif(
+    BACKEND != "tensorflow", reason="looks at TensorFlow's graphs"
+)
+
+
+@pytest.fixture(autouse=True)
+def _somewhere_else(monkeypatch, tmp_path):
+    """A benchmark that forgets --save_dir writes into the test's own folder."""
+    monkeypatch.chdir(tmp_path)
+
+
+# Where results go, and what they say.
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_published_changes_only_when_asked(name):
+    if name == "profile_step" and BACKEND != "tensorflow":
+        pytest.skip("needs TensorFlow")
+    parser = importlib.import_module(f"benchmarks.{name}").build_parser()
+    folder = os.path.join("result", "benchmarks")
+    assert parser.parse_args([]).save_dir == folder
+    assert parser.parse_args(["--save_dir", "mine"]).save_dir == "mine"
+
+
+def test_rows_and_names_say_what_was_measured(tmp_path):
+    rows = [{"ms": 1.5}, {"ms": 2.5}]
+    report.write(rows, str(tmp_path / "new"), "step", "cpu", "0123456789ab-dirty")
+    written = read_rows(tmp_path / "new" / f"step_{BACKEND}_cpu.csv")
+    assert [row["ms"] for row in written] == ["1.5", "2.5"]
+    for row in written:
+        assert list(row) == ["ms", *MACHINE]
+        assert row["device"] == "cpu"
+        assert row["hardware"].endswith(f"{os.cpu_count()} cores")
+        assert row["backend"].startswith(f"{BACKEND} ")
+        assert row["keras"] == keras.version()
+        assert row["commit"] == "0123456789ab-dirty"
+
+
+@needs_tensorflow
+def test_rows_name_the_gpu(monkeypatch):
+    import tensorflow as tf
+
+    details = {"device_name": "Some GPU"}
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [kind])
+    monkeypatch.setattr(
+        tf.config.experimental, "get_device_details", {"GPU": details}.get
+    )
+    assert report.describe_machine("gpu")["hardware"].startswith("Some GPU; ")
+
+
+def git(folder, *arguments):
+    who = ["-c", "user.name=A", "-c", "user.email=a@b.c"]
+    command = ["git", "-C", folder, *who, *arguments]
+    run = subprocess.run(command, check=True, capture_output=True, text=True)
+    return run.stdout.strip()
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
+def test_rows_name_the_commit_of_the_code(monkeypatch, tmp_path):
+    monkeypatch.setattr(report, "ROOT", str(tmp_path))
+    assert report.find_commit() == ""  # no checkout
+    git(tmp_path, "init")
+    (tmp_path / "code.py").write_text("1")
+    for folder in ("result", os.path.join("benchmarks", "results")):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "a.csv").write_text("1")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "-m", "first")
+    commit = git(tmp_path, "rev-parse", "HEAD")[:12]
+    assert report.find_commit() == commit
+    (tmp_path / "benchmarks" / "results" / "a.csv").write_text("2")
+    (tmp_path / "result" / "b.csv").write_text("2")
+    assert report.find_commit() == commit  # of one benchmark after the other
+    (tmp_path / "code.py").write_text("2")
+    assert report.find_commit() == f"{commit}-dirty"
+    git(tmp_path, "commit", "-a", "-m", "second")
+    assert report.find_commit() != commit
+    (tmp_path / "new.py").write_text("1")
+    assert report.find_commit().endswith("-dirty")
+    # A folder inside of somebody's repository is no checkout of ours.
+    monkeypatch.setattr(report, "ROOT", str(tmp_path / "result"))
+    assert report.find_commit() == ""
+
+
+def test_without_git_there_is_no_commit(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    assert report.find_commit() == ""
+
+
+# Time.
+
+
+def test_functions_take_turns():
+    calls = []
+    functions = {name: lambda name=name: calls.append(name) for name in "ab"}
+    seconds = timing.time_in_turn(functions, rounds=2, repeats=3)
+    # Each once at first; then blocks of one that does not count and three that do.
+    assert "".join(calls) == "ab" + 2 * ("aaaa" + "bbbb")
+    assert {name: len(times) for name, times in seconds.items()} == {"a": 6, "b": 6}
+
+
+def test_products_are_those_of_their_shapes(monkeypatch):
+    shapes = ((1, 2, 3, 4), (5, 2, 3, 4))
+    monkeypatch.setattr(timing, "PRODUCTS", shapes)
+    products = timing.make_products()
+    assert [products[shape]().shape for shape in shapes] == [(4,), (4,)]
+    # 2 * 24 operations in 3 s, 2 * 120 in 5 s: the most counts.
+    seconds = {shapes[0]: [4, 3], shapes[1]: [5, 9]}
+    assert timing.product_rate(seconds) == 48
+
+
+def test_the_products_of_the_primary_capsules_are_among_those_for_the_rate():
+    from capsnet import fft_conv
+
+    p = len(fft_conv.plan(20, 9, 2).kernel)
+    assert (p, 100, 4 * 256, 256) in timing.PRODUCTS
+
+
+def test_rates_of_the_memory_are_those_of_buffers_that_stay(monkeypatch):
+    monkeypatch.setattr(timing, "BUFFERS", (1 << 16, 1 << 20))
+    monkeypatch.setattr(timing, "PASSED", 1 << 20)
+    passes, negations = timing.make_passes(), []
+    negative = np.negative
+
+    def spy(buffer, out):
+        negations.append(buffer.nbytes)
+        assert out is buffer
+        return negative(buffer, out=out)
+
+    monkeypatch.setattr(np, "negative", spy)
+    for size, function in passes.items():
+        negations.clear()
+        function()
+        assert sum(negations) <= 1 << 20
+        assert max(negations) == size // os.cpu_count() // 4 * 4
+
+
+def test_the_rate_of_a_tensor_is_that_of_a_buffer_that_is_no_larger(monkeypatch):
+    monkeypatch.setattr(timing, "BUFFERS", (10, 20, 40))
+    monkeypatch.setattr(timing, "PASSED", 60)
+    rates = timing.memory_rates({10: [2, 3], 20: [1, 2], 40: [9, 4]})
+    # Something disturbed the smallest one, which is as fast as the next.
+    assert rates == {10: 120, 20: 120, 40: 30}
+    rates = {10: 100, 20: 50, 40: 25}
+    sizes = {5: 100, 10: 100, 19: 100, 20: 50, 39: 50, 40: 25, 400: 25}
+    for size, rate in sizes.items():
+        assert timing.seconds_to_move(size, rates) == size / rate
+
+
+# The profile.
+
+
+@pytest.fixture
+def count():
+    """What `profile_step.count` finds in a function of (100, 50) and (50, 20)."""
+    import tensorflow as tf
+
+    from benchmarks import profile_step
+
+    def count(function):
+        specs = [tf.TensorSpec(shape, "float32") for shape in ((100, 50), (50, 20))]
+        graph = tf.function(function).get_concrete_function(*specs)
+        flop, moved = profile_step.count(graph)
+        return flop, sorted(moved)
+
+    return count
+
+
+A, B, C = 4 * 100 * 50, 4 * 50 * 20, 4 * 100 * 20
+
+
+@needs_tensorflow
+def test_products_and_moved_bytes_are_counted(count):
+    import tensorflow as tf
+
+    assert count(tf.matmul) == (2 * 100 * 50 * 20, sorted([A, B, C]))
+    assert count(lambda a, b: -a) == (0, [A, A])
+
+
+@needs_tensorflow
+def test_what_costs_nothing_is_not_counted(count):
+    import tensorflow as tf
+
+    def fused(a, b):
+        return tf.nn.relu(tf.nn.bias_add(tf.matmul(a, b), np.zeros(20, "float32")))
+
+    assert count(fused) == count(tf.matmul)
+    # Nobody asks for the product, and TensorFlow leaves it out.
+    assert count(lambda a, b: [tf.matmul(a, b), tf.identity_n([a])][1]) == (0, [])
+    assert count(lambda a, b: a[:100]) == (0, [])
+    assert count(lambda a, b: a[:5]) == (0, 2 * [A // 20])  # of the rest, no byte
+
+
+@needs_tensorflow
+def test_adam_reads_four_arrays_and_writes_three():
+    import tensorflow as tf
+
+    from benchmarks import profile_step
+    from capsnet.backend import FusedAdam
+
+    weight, optimizer = keras.Variable(np.ones((30, 10), "float32")), FusedAdam(0.1)
+    optimizer.build([weight])
+    step = tf.ones((30, 10))
+    graph = tf.function(lambda: optimizer.apply([step]))
+    _, moved = profile_step.count(graph.get_concrete_function())
+    assert [size for size in moved if size > 100] == 7 * [4 * 300]
+
+
+@needs_tensorflow
+@pytest.mark.parametrize(("rate", "floor"), [(100, 20), (400, 10)])
+def test_the_floor_is_the_longer_time_of_products_and_memory(rate, floor):
+    from benchmarks import profile_step
+
+    # 2 operations and a tensor of 3 kB; 300 kB a second: 10 ms
+    row = profile_step.describe(2, [3000], 0.05, rate, {1 << 20: 3e5, 2 << 20: 1})
+    assert row["products_floor_ms"] == 2000 / rate
+    assert row["memory_floor_ms"] == 10
+    assert row["floor_ms"] == floor
+    assert row["ms"] == 50
+    assert row["gb_per_second_1_mb"] == 0.0  # 300 kB
+
+
+@pytest.mark.slow
+@needs_tensorflow
+def test_a_profile(tmp_path):
+    command = [sys.executable, "-m", "benchmarks.profile_step", "--rounds", "1"]
+    command += ["--repeats", "1", "--save_dir", str(tmp_path)]
+    subprocess.run(command, check=True, cwd=ROOT, timeout=300)
+    rows = read_rows(tmp_path / "profile_tensorflow_cpu.csv")
+    assert rows[0]["part"] == "whole step" and len(rows) == 8
+    parts = [row for row in rows[1:] if not row["part"].startswith("-")]
+    gflop = sum(float(row["gflop"]) for row in parts)
+    assert float(rows[0]["gflop"]) == pytest.approx(gflop, abs=0.05)
+
+
+# The other three.
+
+
+def test_a_training_step_is_timed_at_all_batch_sizes(monkeypatch, tmp_path):
+    def measure(batch_size, side, names, rounds, repeats):
+        seconds = dict.fromkeys(names, batch_size / 100)
+        return seconds, seconds, {name: [0.9, 0.5] for name in names}
+
+    monkeypatch.setattr(train_step, "measure", measure)
+    monkeypatch.setattr(train_step, "peak_memory", lambda name: 1000.0)
+    monkeypatch.setattr(train_step, "measure_product_rate", lambda: 1e11)
+    train_step.main(["--save_dir", str(tmp_path)])
+    end = f"{BACKEND}_{report.find_device()}"
+    files = {f"train_step_{end}.csv", f"scaling_{end}.csv", f"scaling_{end}.png"}
+    assert {path.name for path in tmp_path.iterdir()} == files
+    table = read_rows(tmp_path / f"train_step_{end}.csv")
+    assert [row["formulation"] for row in table] == ["plain", "einsum", "ours"]
+    rows = read_rows(tmp_path / f"scaling_{end}.csv")
+    sizes = {int(row["batch_size"]) for row in rows if row["side"] == "28"}
+    assert {1, 4, 8, 16, 100} <= sizes
+    for row in (*table, *rows):
+        assert list(row)[-len(MACHINE) :] == MACHINE
+
+
+def test_devices_are_timed_in_turn_and_without_a_strategy(monkeypatch, tmp_path):
+    calls = []
+
+    def measure_apart(device, replicas):
+        calls.append(replicas)
+        return {"none": 0.25, "1": 0.4, "2": 0.8, "4": None}[replicas]
+
+    monkeypatch.setattr(multi_gpu, "measure_apart", measure_apart)
+    flags = ["--device", "cpu", "--rounds", "2", "--save_dir", str(tmp_path)]
+    multi_gpu.main(flags)
+    assert calls == 2 * ["none", "1", "2", "4"]
+    rows = read_rows(tmp_path / f"multi_gpu_{BACKEND}_cpu.csv")
+    columns = ("replicas", "images_in_a_step", "step_ms", "images_per_second")
+    assert [tuple(row[c] for c in columns) for row in rows] == [
+        ("none", "100", "250.0", "400.0"),
+        ("1", "100", "400.0", "250.0"),
+        ("2", "200", "800.0", "250.0"),
+        ("4", "400", "not run", "not run"),
+    ]
+    assert list(rows[0])[-len(MACHINE) :] == MACHINE
+
+
+def test_without_a_gpu_nothing_is_written(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(multi_gpu, "measure_apart", lambda device, replicas: None)
+    with pytest.raises(SystemExit) as exit:
+        multi_gpu.main(["--save_dir", str(tmp_path / "new")])
+    assert exit.value.code == 2
+    assert capsys.readouterr().err == "expected a GPU, found none; or --device cpu\n"
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(BACKEND == "torch", reason="has one device")
+@pytest.mark.parametrize("replicas", ["none", "1"])
+def test_a_step_of_one_device(replicas, mnist):
+    command = [sys.executable, "-m", "benchmarks.multi_gpu", "--device", "cpu"]
+    command += ["--measure", replicas]
+    run = subprocess.run(
+        command, check=True, cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
+    assert float(run.stdout) > 0
+
+
+def test_the_direct_convolution_is_written_beside_the_published_run(
+    monkeypatch, tmp_path
+):
+    folder = tmp_path / f"direct_convolution_{BACKEND}_{report.find_device()}"
+
+    def main(flags, build_parser, run):
+        assert flags[flags.index("--save_dir") + 1] == str(folder)
+        folder.mkdir()
+        (folder / "log.csv").write_text("epoch,test_accuracy\n1,0.98\n2,0.99\n")
+        return 0
+
+    monkeypatch.setattr(direct_convolution.command_line, "main", main)
+    assert direct_convolution.main(["--save_dir", str(tmp_path)]) == 0
+    rows = read_rows(folder.with_suffix(".csv"))
+    assert [row["direct_test_error"] for row in rows] == ["2.0", "1.0"]
+    log = read_rows(
+        ROOT / "result" / "published" / "mnist_table" / "seed" / "v4" / "0" / "log.csv"
+    )
+    assert [float(row["published_test_error"]) for row in rows] == pytest.approx(
+        [100 * (1 - float(row["test_accuracy"])) for row in log[:2]]
+    )
+    assert list(rows[0])[-len(MACHINE) :] == MACHINE
