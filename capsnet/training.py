@@ -181,6 +181,7 @@ def _mean(function: Callable, target: np.ndarray, output: np.ndarray) -> float:
     return float(np.mean(ops.convert_to_numpy(function(target, output))))
 
 
+@keras.saving.register_keras_serializable("capsnet")
 def accuracy(y_true, y_pred):
     """Whether the largest output is that of the label, 0 or 1 for each sample."""
     return keras.metrics.categorical_accuracy(y_true, y_pred)

@@ -121,6 +121,7 @@ def Baseline(  # noqa: N802, as CapsNet
     )
 
 
+@keras.saving.register_keras_serializable("capsnet")
 def both_right(y_true, y_pred):
     """Whether the two classes that are there have the two largest outputs.
 
@@ -136,6 +137,7 @@ def both_right(y_true, y_pred):
     return ops.cast(present > absent, "float32")
 
 
+@keras.saving.register_keras_serializable("capsnet")
 def one_right(y_true, y_pred):
     """Whether at least one of the two largest outputs is of a class that is there.
 
