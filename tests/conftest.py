@@ -236,6 +236,19 @@ def trained(digits, tmp_path_factory):
     return folder / "out" / "mnist", process
 
 
+def leave_out_pictures(monkeypatch):
+    """Leaves out the test at the end, which takes as long as all the rest."""
+    import capsulenet
+
+    monkeypatch.setattr(capsulenet, "test", lambda *arguments: None)
+    monkeypatch.setattr(capsulenet, "manipulate_latent", lambda *arguments: None)
+
+
+@pytest.fixture
+def no_pictures(monkeypatch):
+    leave_out_pictures(monkeypatch)
+
+
 def assert_picture(path):
     with Image.open(path) as picture:
         assert picture.format == "PNG"

@@ -309,7 +309,7 @@ FLAGS = {
     "--routings": None,  # the model file's
     "--shift_fraction": 0.1,
     "--debug": False,
-    "--save_dir": "./result",
+    "--save_dir": None,  # that of the data set
     "--testing": False,
     "--digit": None,
     "--weights": None,
@@ -359,6 +359,42 @@ def test_help_groups_the_flags_and_says_their_defaults(capsys, flag):
     for flag, default in FLAGS.items():
         shown = f"(default: {default})" in parts[flag]
         assert shown == (default is not None and default is not False)
+
+
+# Where files go, if --save_dir is not said.
+
+
+@pytest.mark.parametrize(
+    ("dataset", "folder"),
+    [
+        (None, "./result"),
+        ("mnist", "./result"),
+        ("cifar10", "./result/cifar10"),
+        ("my_pictures", "./result/my_pictures"),
+        ("data/my_pictures/", "./result/my_pictures"),
+        ("/data/mnist", "./result/mnist"),  # files of MNIST's kind
+        ("data/train.npz", "./result/train"),
+        ("TRAIN.NPZ", "./result/TRAIN"),
+        ("photos.2024", "./result/photos.2024"),
+        ("cats & dogs", "./result/cats___dogs"),
+        ("\u732b", "./result/\u732b"),
+        (".hidden", "./result/hidden"),
+        ("..npz", "./result/_data"),
+        ("/", "./result/_data"),
+        # Not where the published results are:
+        ("published", "./result/published_data"),
+        ("x/Pretrained.npz", "./result/Pretrained_data"),
+    ],
+)
+def test_each_data_set_has_a_folder_of_its_own(dataset, folder):
+    assert command_line.default_save_dir(dataset) == folder
+
+
+def test_the_folder_of_a_data_set_that_is_the_current_one(tmp_path):
+    (tmp_path / "fruit" / "apple").mkdir(parents=True)
+    os.chdir(tmp_path / "fruit" / "apple")
+    assert command_line.default_save_dir(".") == "./result/apple"
+    assert command_line.default_save_dir("..") == "./result/fruit"
 
 
 # What is refused: with status 2 and one line, before anything is written.

@@ -208,6 +208,14 @@ def test_devices_that_cannot_work(flags, found, message, main, tmp_path, monkeyp
     assert not list(tmp_path.iterdir())
 
 
+def test_each_data_set_has_a_folder_of_its_own(main, tmp_path):
+    folder = tmp_path / "result" / "cifar10"
+    folder.mkdir(parents=True)
+    (folder / "log.csv").touch()
+    error = "--save_dir: ./result/cifar10 holds a run already"
+    check_error(main("--dataset", "cifar10"), error)
+
+
 @needs_devices
 def test_a_batch_larger_than_the_training_images(digits, tmp_path):
     flags = ("--gpus", 2, "--device", "cpu", "--train_size", 200, "--batch_size", 400)

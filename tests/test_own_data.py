@@ -106,6 +106,32 @@ def test_testing_needs_the_path_and_takes_the_rest_from_the_file(
     assert (tmp_path / "manipulate-1.png").exists()
 
 
+@pytest.mark.usefixtures("no_pictures")
+def test_own_data_has_a_folder_of_its_own(trained, shapes, tmp_path, capsys):
+    own = f"./result/{shapes.name}"
+    message = refuse(capsys, "-t", "--dataset", shapes)
+    assert f"there is no {own}/trained_model.h5; train a model first" in message
+    message = refuse(capsys, "--resume", "--dataset", shapes)
+    assert f"no {own}/run_state.h5" in message
+
+    shutil.copytree(trained[0], own)
+    message = refuse(capsys, "--dataset", shapes)
+    assert f"--save_dir: {own} holds a run already" in message
+    assert main("-t", "--dataset", shapes) == 0
+    assert f"Testing {own}/trained_model.h5: " in capsys.readouterr().out
+    assert main("--resume", "--dataset", shapes) == 0
+    assert "Going on after epoch 1 of 1: " in capsys.readouterr().out
+
+    # A model knows what it was trained on; MNIST's are in ./result itself.
+    picture = ("--predict", shapes / "circle" / "0.png")
+    assert main(*picture, "-w", f"{own}/trained_model.h5") == 0
+    assert f"trained on {shapes}\n" in capsys.readouterr().out
+    assert (tmp_path / own / "predictions.png").exists()
+    message = refuse(capsys, *picture)
+    assert "there is no ./result/trained_model.h5" in message
+    assert os.listdir(tmp_path / "result") == [shapes.name]
+
+
 def test_training_images_never_leak_into_a_test(trained, shapes, tmp_path, capsys):
     copy = tmp_path / "copy"
     shutil.copytree(shapes, copy)
@@ -137,14 +163,13 @@ def test_a_model_of_other_data_says_what_differs(
     assert "received [20, 24, 1]" in message
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_flags_win_over_the_file_and_the_file_over_the_default(
-    shapes, tmp_path, monkeypatch, capsys
+    shapes, tmp_path, capsys
 ):
     save = ("--save_dir", tmp_path)
     flags = ("--epochs", 1, "--batch_size", 8, "--train_size", 8, "-r", 2)
     size = ("--image_size", 18, 19, "--grayscale")
-    monkeypatch.setattr(capsulenet, "test", lambda *arguments: None)
-    monkeypatch.setattr(capsulenet, "manipulate_latent", lambda *arguments: None)
     assert main("--dataset", shapes, *flags, *size, *save) == 0
     capsys.readouterr()
     for flags, routings in (((), 2), (("-r", "1"), 1)):

@@ -27,6 +27,7 @@ from conftest import (
     assert_picture,
     assert_same_run,
     environment,
+    leave_out_pictures,
     read_log,
     read_weights,
     without_times,
@@ -74,12 +75,6 @@ def contents(folder, but=(".lock",)):
 def few(mnist, tmp_path_factory):
     """A --data_dir with few digits."""
     return write_digits(tmp_path_factory.mktemp("few"), mnist, 120, 30)
-
-
-def leave_out_pictures(monkeypatch):
-    """Leaves out the test at the end, which takes as long as all the rest."""
-    monkeypatch.setattr(capsulenet, "test", lambda *arguments: None)
-    monkeypatch.setattr(capsulenet, "manipulate_latent", lambda *arguments: None)
 
 
 @pytest.fixture(scope="module")
@@ -141,11 +136,6 @@ def one_line(capsys):
     out, err = capsys.readouterr()
     assert err.endswith("\n") and err.count("\n") == 1
     return err.split(": error: ")[1]
-
-
-@pytest.fixture
-def no_pictures(monkeypatch):
-    leave_out_pictures(monkeypatch)
 
 
 @pytest.fixture
