@@ -3,7 +3,7 @@
     python -m benchmarks.direct_convolution      # 2 epochs, about 20 minutes
 
 Seed, data and flags are those of `python capsulenet.py`, whose log is
-result/mnist_table/seed/v4/0/log.csv; only the method of the primary capsules'
+result/published/mnist_table/seed/v4/0/log.csv; only the method of the primary capsules'
 convolution differs.
 Prints the test error of each epoch of both and writes
 benchmarks/results/direct_convolution/log.csv.
@@ -24,7 +24,7 @@ from capsnet import command_line, datasets
 
 ROOT = os.path.dirname(os.path.dirname(__file__))
 FOLDER = os.path.join(ROOT, "benchmarks", "results", "direct_convolution")
-PUBLISHED = os.path.join(ROOT, "result", "mnist_table", "seed", "v4", "0")
+PUBLISHED = os.path.join(ROOT, "result", "published", "mnist_table", "seed", "v4", "0")
 
 
 def read_test_errors(folder: str) -> list[float]:

@@ -9,7 +9,7 @@ from conftest import ROOT, read_rows, write_digits
 from capsnet import command_line
 from experiments import mnist_table
 
-PUBLISHED = ROOT / "result" / "mnist_table"
+PUBLISHED = ROOT / "result" / "published" / "mnist_table"
 
 
 def write_log(folder, *errors):
