@@ -201,11 +201,11 @@ def digits(mnist, tmp_path_factory):
     return write_digits(tmp_path_factory.mktemp("digits"), mnist)
 
 
-def environment():
+def environment(root=ROOT):
     """That of a new process, in which `python -m` finds our modules from any folder."""
     # Without what a start of the scripts sets in this one.
     kept = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}
-    path = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    path = [str(root), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {**kept, "PYTHONPATH": os.pathsep.join(path)}
 
 
