@@ -1,7 +1,7 @@
 """Trains, tests and looks into a capsule network with dynamic routing.
 
     python capsulenet.py                                  # train on MNIST, 50 epochs
-    python capsulenet.py --epochs 1 --train_size 6000     # a first look
+    python capsulenet.py --epochs 1 --save_dir result/first_look   # in minutes
     python capsulenet.py -t -w result/trained_model.h5    # test, draw reconstructions
     python capsulenet.py -t --digit 5 -w result/trained_model.h5   # + latent code of 5
 
@@ -478,13 +478,13 @@ def use_model(args: argparse.Namespace) -> None:
         **RECIPES[args.recipe].network,
     )
     saving.load_weights(train_model, args.weights)
+    source = limits.one_line(info["dataset"])  # whatever the file says
+    print(f"Model: {args.weights}, trained on {source}")
     if args.export:
         saving.export_model(eval_model, args.export)
         print("Wrote", args.export)
         return
     os.makedirs(args.save_dir, exist_ok=True)
-    source = limits.one_line(info["dataset"])  # whatever the file says
-    print(f"Model: {args.weights}, trained on {source}")
     print(command_line.describe_device(args))
     classify(eval_model, pictures, info, args)
 

@@ -5,6 +5,7 @@ import contextlib
 import importlib.util
 import math
 import os
+import re
 import sys
 import tempfile
 
@@ -21,6 +22,7 @@ MAY_CHANGE = {"epochs", "stop_at", "data_dir"}
 # Those that are the recipe's if they are not given; others need the data first.
 OF_RECIPE = ("epochs", "lr", "lr_decay", "warmup", "ema")
 OF_RECIPE += ("shift_fraction", "rotation", "zoom", "shear")
+OURS = {"published", "pretrained"}  # folders in ./result that no run takes unasked
 
 
 class UsageError(ValueError):
@@ -231,7 +233,15 @@ def add_training_flags(parser: argparse.ArgumentParser, shift: bool = True) -> N
     )
 
 
-def add_data_flags(parser: argparse.ArgumentParser, save_dir: str = "./result") -> None:
+def add_data_flags(
+    parser: argparse.ArgumentParser, save_dir: str | None = None
+) -> None:
+    """Flags that say which images, and where files are written.
+
+    Args:
+        parser: The script's parser.
+        save_dir: Where it writes by default; None for that of `default_save_dir`.
+    """
     group = parser.add_argument_group("data")
     group.add_argument(
         "--dataset",
@@ -265,7 +275,11 @@ def add_data_flags(parser: argparse.ArgumentParser, save_dir: str = "./result") 
     add_file_flags(parser, save_dir)
 
 
-def add_file_flags(parser: argparse.ArgumentParser, save_dir: str) -> None:
+def add_file_flags(parser: argparse.ArgumentParser, save_dir: str | None) -> None:
+    where = " (default: ./result; for a data set other than MNIST ./result/NAME, by "
+    where += "its name or the last part of its path)"
+    if save_dir is not None:
+        where = ""  # argparse adds it
     group = parser.add_argument_group("files")
     group.add_argument(
         "--data_dir",
@@ -277,8 +291,26 @@ def add_file_flags(parser: argparse.ArgumentParser, save_dir: str) -> None:
         "--save_dir",
         default=save_dir,
         metavar="DIR",
-        help="folder of the files that are written",
+        help=f"folder of the files that are written{where}",
     )
+
+
+def default_save_dir(dataset: str | None) -> str:
+    """Where a run writes if nothing is said.
+
+    That is `./result` for MNIST, as in the older scripts, and a folder in it for each
+    other data set, so that no model is taken for another one.
+
+    Args:
+        dataset: A name or a path; None for MNIST.
+    """
+    if dataset in (None, "mnist"):
+        return "./result"
+    name = os.path.basename(os.path.abspath(dataset))
+    name = re.sub(r"[^\w.-]", "_", re.sub(r"(?i)\.npz$", "", name)).strip(".")
+    if not name or name.lower() in OURS:
+        name += "_data"
+    return f"./result/{name}"
 
 
 def remember_run(
@@ -308,11 +340,13 @@ def parse_arguments(
     args.run = None
     if not args.resume:
         return args
-    path = os.path.join(args.save_dir, training.RUN_STATE)
+    save_dir = args.save_dir or default_save_dir(args.dataset)
+    path = os.path.join(save_dir, training.RUN_STATE)
     if not os.path.lexists(path):
         raise UsageError(f"--resume: there is no run to go on with, no {path}")
     run = saving.read_run(path)
     begun = parse_run(parser, run["arguments"], path)
+    begun.save_dir = save_dir
     args = parser.parse_args(argv, argparse.Namespace(**vars(begun)))
     for name in sorted(set(args.of_run) - MAY_CHANGE):
         expected, received = getattr(begun, name), getattr(args, name)
@@ -419,17 +453,20 @@ def check_arguments(args: argparse.Namespace) -> None:
     """
     trained = args.testing or args.predict or args.export
     if trained and args.weights is None:
+        args.save_dir = args.save_dir or default_save_dir(args.dataset)
         args.weights = os.path.join(args.save_dir, "trained_model.h5")
         if not os.path.exists(args.weights):
             raise UsageError(
                 f"there is no {args.weights}; train a model first, or name one with -w"
             )
-    if not trained:
-        check_folder(args)
     if args.debug and importlib.util.find_spec("tensorboard") is None:
         raise UsageError("--debug needs TensorBoard: pip install tensorboard")
     has_file = args.weights is not None and not args.resume
     args.info = saving.read_info(args.weights) if has_file else {}
+    if args.save_dir is None:
+        args.save_dir = default_save_dir(args.dataset or args.info.get("dataset"))
+    if not trained:
+        check_folder(args)
     take_from_file(args, routings=3, recipe="seed")
     recipe = RECIPES[args.recipe]
     for name in OF_RECIPE:

@@ -4,31 +4,95 @@ import csv
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import h5py
-import keras
 import numpy as np
 import pytest
 from PIL import Image
 
-from capsnet.datasets import load_dataset
+# Nothing here may import Keras at the top: `pytest_configure` says with which backend.
 
 ROOT = Path(__file__).resolve().parents[1]
 
+# What would change a test's outcome, by the beginnings of the names.
+SETTINGS = ("CAPSNET_", "KERAS_", "TF_", "XLA_", "JAX_", "TORCH", "PYTORCH_", "MPL")
+SETTINGS += ("MATPLOTLIB", "PYTHON", "LANG", "LC_", "COLUMNS", "FORCE_COLOR", "DISPLAY")
+SETTINGS += ("WAYLAND_DISPLAY",)
+INSTALLATION = ("PYTHONHOME", "PYTHONPATH")  # which say where the packages are
+CACHES = ("CAPSNET_CACHE", "KERAS_HOME")  # where the user may have MNIST
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--backend",
+        choices=("tensorflow", "jax", "torch"),
+        default="tensorflow",
+        help="what Keras computes with, here and in the scripts that the tests start",
+    )
+
 
 def pytest_configure(config):
-    config.addinivalue_line("markers", "network: needs the package registry")
+    """The same environment for each run of the tests, whatever the user has set."""
+    config.user_caches = {k: os.environ[k] for k in CACHES if k in os.environ}
+    for name in list(os.environ):
+        if name.startswith(SETTINGS) and name not in INSTALLATION:
+            del os.environ[name]
+    folder = tempfile.TemporaryDirectory(prefix="capsnet-tests-")
+    config.add_cleanup(folder.cleanup)
+    Path(folder.name, "matplotlibrc").touch()
+    os.environ |= {
+        "KERAS_BACKEND": config.getoption("backend"),
+        "KERAS_HOME": os.path.join(folder.name, "keras"),  # without a keras.json
+        "CAPSNET_CACHE": os.path.join(folder.name, "cache"),
+        "MATPLOTLIBRC": folder.name,
+        "LC_ALL": "C.UTF-8",
+        "COLUMNS": "80",  # else those of the terminal, for `--help`
+    }
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _elsewhere(tmp_path_factory):
+    """Fixtures of a session or a module start in an empty folder, too."""
+    before = os.getcwd()
+    os.chdir(tmp_path_factory.mktemp("cwd"))
+    yield
+    os.chdir(before)
+
+
+@pytest.fixture(autouse=True)
+def _in_tmp_path(tmp_path, monkeypatch):
+    """Each test runs in an empty folder: what the scripts write by default is there."""
+    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture(scope="session")
-def mnist():
-    """MNIST, downloaded once and kept in the cache that the scripts use, too."""
+def mnist(pytestconfig):
+    """MNIST, of which the scripts that the tests start have a copy.
+
+    It comes from the user's cache if that holds the authentic files, and else is
+    downloaded and kept there; where it cannot be kept, that is no failure.
+    """
+    from capsnet.datasets import load_dataset
+    from capsnet.mnist import load_mnist
+
+    with pytest.MonkeyPatch.context() as patch:
+        copy = Path(os.environ["CAPSNET_CACHE"])
+        for name in CACHES:
+            patch.delenv(name)
+        for name, value in pytestconfig.user_caches.items():
+            patch.setenv(name, value)
+        arrays = load_mnist()
+    copy.mkdir()
+    np.savez(copy / "mnist.npz", **arrays)
     return load_dataset()
 
 
 def evaluate(function, *arrays) -> np.ndarray:
     """The value of a function of tensors; on JAX compiled once, not op by op."""
+    import keras
+
     if keras.backend.backend() == "jax":
         import jax
 
@@ -41,6 +105,8 @@ def evaluate(function, *arrays) -> np.ndarray:
 
 def gradients(function, *arrays) -> list[np.ndarray]:
     """Gradients of a scalar function, by the backend's own differentiation."""
+    import keras
+
     arrays = [np.asarray(a, "float32") for a in arrays]
     backend = keras.backend.backend()
     if backend == "tensorflow":
@@ -135,13 +201,23 @@ def digits(mnist, tmp_path_factory):
     return write_digits(tmp_path_factory.mktemp("digits"), mnist)
 
 
+def environment(root=ROOT):
+    """That of a new process, in which `python -m` finds our modules from any folder."""
+    # Without what a start of the scripts sets in this one.
+    kept = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}
+    path = [str(root), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**kept, "PYTHONPATH": os.pathsep.join(path)}
+
+
 def run(*arguments, cwd, program=(ROOT / "capsulenet.py",)):
     """Runs a script as a user does: a process of its own, in any folder."""
-    hidden = ("TF_CPP_MIN_LOG_LEVEL", "DISPLAY", "WAYLAND_DISPLAY")
-    environment = {k: v for k, v in os.environ.items() if k not in hidden}
-    command = [sys.executable, *program, *map(str, arguments)]
     return subprocess.run(
-        command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300
+        [sys.executable, *program, *map(str, arguments)],
+        cwd=cwd,
+        env=environment(),
+        capture_output=True,
+        encoding="utf-8",
+        timeout=300,
     )
 
 
@@ -158,6 +234,19 @@ def trained(digits, tmp_path_factory):
     process = run(*training_of(digits, "out/mnist"), cwd=folder)
     assert process.returncode == 0, process.stderr
     return folder / "out" / "mnist", process
+
+
+def leave_out_pictures(monkeypatch):
+    """Leaves out the test at the end, which takes as long as all the rest."""
+    import capsulenet
+
+    monkeypatch.setattr(capsulenet, "test", lambda *arguments: None)
+    monkeypatch.setattr(capsulenet, "manipulate_latent", lambda *arguments: None)
+
+
+@pytest.fixture
+def no_pictures(monkeypatch):
+    leave_out_pictures(monkeypatch)
 
 
 def assert_picture(path):

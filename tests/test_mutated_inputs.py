@@ -1,29 +1,25 @@
 """Some of the damaged and forged files of `tests/long/mutated_inputs.py`."""
 
 import csv
-import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from conftest import environment
+
+from tests.long.results import COLUMNS, record
 
 pytest.importorskip("resource")  # and fork, which Windows has neither of
-
-ROOT = Path(__file__).parent.parent
 
 
 def python(*args):
     # In a process of its own: this one may have started threads, which do not fork.
-    # Without what Keras sets here: it would let TensorFlow print.
-    environment = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}
     return subprocess.run(
         [sys.executable, *args],
-        cwd=ROOT,
-        env=environment,
+        env=environment(),
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         timeout=300,
     )
 
@@ -32,7 +28,8 @@ def python(*args):
     ("kinds", "n"),
     [
         (["idx", "npz", "image"], 30),
-        (["weights", "run_state"], 6),  # each with a network of 6 million weights
+        # each with a network of 6 million weights
+        pytest.param(["weights", "run_state"], 6, marks=pytest.mark.slow),
     ],
 )
 def test_damaged_and_forged_files_load_or_end_in_one_line(kinds, n):
@@ -102,6 +99,7 @@ assert m.main(["--kinds", "idx", "--cases", "3", "--seed", "7"]) == 1
 """
 
 
+@pytest.mark.slow
 def test_each_fault_would_be_noticed():
     done = python("-c", OUTCOMES)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -110,11 +108,6 @@ def test_each_fault_would_be_noticed():
 
 
 def test_a_study_replaces_its_own_results_only(tmp_path):
-    sys.path.insert(0, str(ROOT))
-    try:
-        from tests.long.results import COLUMNS, record
-    finally:
-        sys.path.remove(str(ROOT))
     path = tmp_path / "results.csv"
     record("a", [("case, 1", "good", 3), ("case, 2", "bad", 1)], "run a", path)
     record("b", [("case", "good", 5)], "run b", path)

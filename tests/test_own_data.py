@@ -1,5 +1,7 @@
 """The user's own images, through the command line: train, test, predict, export."""
 
+import contextlib
+import io
 import os
 import re
 import shutil
@@ -57,9 +59,9 @@ def trained(shapes, tmp_path_factory):
     """A model of the shapes: 24 pictures to train, 6 to test."""
     folder = tmp_path_factory.mktemp("trained")
     flags = ("--epochs", 1, "--batch_size", 8, "--seed", 3, "--save_dir", folder)
-    process = run("--dataset", shapes, *flags, cwd=folder)
-    assert process.returncode == 0, process.stderr
-    return folder, process.stdout
+    with contextlib.redirect_stdout(io.StringIO()) as output:
+        assert main("--dataset", shapes, *flags) == 0
+    return folder, output.getvalue()
 
 
 def refuse(capsys, *arguments):
@@ -104,6 +106,32 @@ def test_testing_needs_the_path_and_takes_the_rest_from_the_file(
     assert (tmp_path / "manipulate-1.png").exists()
 
 
+@pytest.mark.usefixtures("no_pictures")
+def test_own_data_has_a_folder_of_its_own(trained, shapes, tmp_path, capsys):
+    own = f"./result/{shapes.name}"
+    message = refuse(capsys, "-t", "--dataset", shapes)
+    assert f"there is no {own}/trained_model.h5; train a model first" in message
+    message = refuse(capsys, "--resume", "--dataset", shapes)
+    assert f"no {own}/run_state.h5" in message
+
+    shutil.copytree(trained[0], own)
+    message = refuse(capsys, "--dataset", shapes)
+    assert f"--save_dir: {own} holds a run already" in message
+    assert main("-t", "--dataset", shapes) == 0
+    assert f"Testing {own}/trained_model.h5: " in capsys.readouterr().out
+    assert main("--resume", "--dataset", shapes) == 0
+    assert "Going on after epoch 1 of 1: " in capsys.readouterr().out
+
+    # A model knows what it was trained on; MNIST's are in ./result itself.
+    picture = ("--predict", shapes / "circle" / "0.png")
+    assert main(*picture, "-w", f"{own}/trained_model.h5") == 0
+    assert f"trained on {shapes}\n" in capsys.readouterr().out
+    assert (tmp_path / own / "predictions.png").exists()
+    message = refuse(capsys, *picture)
+    assert "there is no ./result/trained_model.h5" in message
+    assert os.listdir(tmp_path / "result") == [shapes.name]
+
+
 def test_training_images_never_leak_into_a_test(trained, shapes, tmp_path, capsys):
     copy = tmp_path / "copy"
     shutil.copytree(shapes, copy)
@@ -135,6 +163,7 @@ def test_a_model_of_other_data_says_what_differs(
     assert "received [20, 24, 1]" in message
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_flags_win_over_the_file_and_the_file_over_the_default(
     shapes, tmp_path, capsys
 ):
@@ -356,7 +385,7 @@ model = tf.saved_model.load(folder + "/export")
 a = model.signatures["serving_default"](tf.constant(pixels / 255, tf.float32))
 b = model.signatures["serve_uint8"](tf.constant(pixels))
 np.savez(folder + "/out.npz", **a, **{k + "_uint8": v for k, v in b.items()})
-assert not {"capsulenet", "capsulelayers", "saving"} & set(sys.modules)
+assert not {"capsulenet", "capsulelayers", "capsnet"} & set(sys.modules)
 """
     subprocess.run([sys.executable, "-c", program, tmp_path], check=True, cwd=tmp_path)
     train_model, eval_model, _ = capsulenet.CapsNet((HEIGHT, WIDTH, 3), 3)

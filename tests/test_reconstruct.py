@@ -1,8 +1,11 @@
 """experiments/reconstruct.py: sheets, the confusion matrix, a run on real digits."""
 
+import contextlib
+import io
+
 import numpy as np
 import pytest
-from conftest import ROOT, assert_picture, read_rows, run
+from conftest import assert_picture, read_rows
 from PIL import Image
 
 from capsnet import command_line
@@ -93,15 +96,10 @@ def studied(trained, digits, tmp_path_factory):
     """What a run on the small trained model wrote and printed."""
     folder = tmp_path_factory.mktemp("studied")
     (folder / "misclassified-9.png").write_text("of an earlier model")
-    process = run(
-        *("-w", trained[0] / "trained_model.h5", "--data_dir", digits),
-        *("--save_dir", folder, "--count", 7),
-        program=("-m", "experiments.reconstruct"),
-        cwd=ROOT,
-    )
-    assert process.returncode == 0, process.stderr
-    assert process.stderr == ""
-    return folder, process.stdout.splitlines()
+    model = ("-w", trained[0] / "trained_model.h5", "--data_dir", digits)
+    with contextlib.redirect_stdout(io.StringIO()) as output:
+        assert main(*model, "--save_dir", folder, "--count", 7) == 0
+    return folder, output.getvalue().splitlines()
 
 
 def test_a_run_says_what_it_wrote(studied):
@@ -135,8 +133,7 @@ def test_the_tables_agree_with_the_data_and_each_other(studied, trained, mnist):
         assert list(map(int, row.values())) == np.bincount(said, minlength=10).tolist()
 
 
-def test_without_the_pretrained_model(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
+def test_without_the_pretrained_model(tmp_path, capsys):
     assert main() == 2
     out, err = capsys.readouterr()
     assert out == "" and err.count("\n") == 1

@@ -23,7 +23,11 @@ import keras
 import numpy as np
 import pytest
 from conftest import (
+    ROOT,
+    assert_picture,
     assert_same_run,
+    environment,
+    leave_out_pictures,
     read_log,
     read_weights,
     without_times,
@@ -33,11 +37,12 @@ from conftest import (
 import capsulenet
 from capsnet import datasets, saving, training
 
-SCRIPT = Path(capsulenet.__file__).resolve()
+SCRIPT = ROOT / "capsulenet.py"
 # The learning rate is right in epoch 1 and far too large in those that follow: the
 # first is the best one, and whatever differs by a bit soon differs by much.
 OPTIONS = ["--batch_size", 10, "--validation_size", 20, "--lr_decay", 30]
 SMALL = ["--image_size", 17, 17]  # where it does not matter what is learned
+PICTURES = ("manipulate-5.png", "real_and_recon.png")  # are drawn after a training
 REWRITTEN = (".lock", "log.csv", "log.png")  # whenever a run goes on
 PATIENCE = 300  # seconds, for a machine that is very busy
 
@@ -76,7 +81,9 @@ def few(mnist, tmp_path_factory):
 def two_epochs(few, tmp_path_factory):
     """The folder of a run of two epochs that was never interrupted."""
     folder = tmp_path_factory.mktemp("two")
-    quiet_main(*OPTIONS, "--epochs", 2, "--data_dir", few, "--save_dir", folder)
+    with pytest.MonkeyPatch.context() as patch:
+        leave_out_pictures(patch)
+        quiet_main(*OPTIONS, "--epochs", 2, "--data_dir", few, "--save_dir", folder)
     return folder
 
 
@@ -84,7 +91,11 @@ def two_epochs(few, tmp_path_factory):
 def first_epoch(few, tmp_path_factory):
     """The folder of a run that was to have one epoch only."""
     folder = tmp_path_factory.mktemp("first")
-    quiet_main(*OPTIONS, "--epochs", 1, "--data_dir", few, "--save_dir", folder)
+    with pytest.MonkeyPatch.context() as patch:
+        leave_out_pictures(patch)
+        quiet_main(*OPTIONS, "--epochs", 1, "--data_dir", few, "--save_dir", folder)
+    for name in PICTURES:
+        (folder / name).write_text("its picture")
     return folder
 
 
@@ -128,13 +139,6 @@ def one_line(capsys):
 
 
 @pytest.fixture
-def no_pictures(monkeypatch):
-    """Leaves out the test at the end, which takes as long as all the rest."""
-    monkeypatch.setattr(capsulenet, "test", lambda *arguments: None)
-    monkeypatch.setattr(capsulenet, "manipulate_latent", lambda *arguments: None)
-
-
-@pytest.fixture
 def on_step(monkeypatch):
     """Does something at the end of a training step."""
 
@@ -170,15 +174,23 @@ def kill(tmp_path, *runs):
     runs = json.dumps([[list(map(str, a)), point] for a, point in runs])
     process = subprocess.run(
         [sys.executable, "-c", script, runs, tmp_path / "output.txt"],
-        cwd=SCRIPT.parent,
+        env=environment(),
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         timeout=PATIENCE,
     )
     return [int(status) for status in process.stdout.split()]
 
 
-def test_a_run_goes_on_as_if_it_had_never_ended(finished, two_epochs, tmp_path, capsys):
+@pytest.mark.usefixtures("no_pictures")
+def test_a_run_goes_on_as_if_it_had_never_ended(finished, two_epochs):
+    """A finished run gets another epoch."""
+    assert main("--resume", "--epochs", 2, "--save_dir", finished) == 0
+    assert_same_run(finished, two_epochs)
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_after_kills(finished, two_epochs, tmp_path, capsys):
     """A finished run gets another epoch, and is killed twice in it."""
     more = ["--resume", "--epochs", 2, "--save_dir", finished]
     statuses = kill(
@@ -192,11 +204,11 @@ def test_a_run_goes_on_as_if_it_had_never_ended(finished, two_epochs, tmp_path, 
 
     assert main(*more) == 0
     assert_same_run(finished, two_epochs)
-    files = sorted(os.listdir(two_epochs))
-    assert sorted(os.listdir(finished)) == files
-    for name in files:
-        if name.endswith(".png"):
-            assert (finished / name).read_bytes() == (two_epochs / name).read_bytes()
+    assert {*os.listdir(finished)} == {*os.listdir(two_epochs), *PICTURES}
+    log = (finished / "log.png", two_epochs / "log.png")
+    assert log[0].read_bytes() == log[1].read_bytes()
+    for name in PICTURES:
+        assert_picture(finished / name)
 
     # The best epoch was before the kills.
     out, err = capsys.readouterr()
@@ -369,8 +381,7 @@ def test_going_on_finishes_what_overwrite_began(finished, first_epoch):
     for name in ("log.csv", "trained_model.h5", "manipulate-7.png"):
         (finished / name).write_text("of the earlier run")
     assert main("--resume", "--save_dir", finished) == 0
-    pictures = {"real_and_recon.png", "manipulate-5.png"}  # are drawn after a training
-    assert {*os.listdir(finished)} == {*os.listdir(first_epoch)} - pictures
+    assert {*os.listdir(finished)} == {*os.listdir(first_epoch)} - {*PICTURES}
     assert_same_run(finished, first_epoch)
 
 
@@ -564,13 +575,11 @@ def test_locks_on_windows(monkeypatch, tmp_path):
 def start(folder, *arguments, program=(SCRIPT,)):
     """A script in a process of its own, with its output in files."""
     output, errors = folder / "output.txt", folder / "errors.txt"
-    hidden = ("TF_CPP_MIN_LOG_LEVEL", "PYTHONPATH")
-    environment = {k: v for k, v in os.environ.items() if k not in hidden}
     with open(output, "wb") as stdout, open(errors, "wb") as stderr:
         return subprocess.Popen(
             [sys.executable, *program, *map(str, arguments)],
             cwd=folder,
-            env={**environment, "PYTHONPATH": str(SCRIPT.parent)},
+            env=environment(),
             stdout=stdout,
             stderr=stderr,
         )
@@ -769,7 +778,8 @@ def limited_size(megabytes):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_write_that_fails_leaves_the_files_of_before(finished, capsys):
+def test_a_write_that_fails_leaves_the_files_of_before(finished, monkeypatch, capsys):
+    monkeypatch.setattr(keras.Model, "fit", end_epoch)
     before, log = contents(finished, but=REWRITTEN), read_log(finished)
     with limited_size(megabytes=20):
         assert main("--resume", "--epochs", 2, "--save_dir", finished) == 2

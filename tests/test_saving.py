@@ -744,8 +744,7 @@ def test_two_files_at_once(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["a.csv", "b.csv"]
 
 
-def test_a_name_without_a_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_a_name_without_a_folder():
     put("log.csv", "new")
     assert os.listdir() == ["log.csv"]
 

@@ -1,0 +1,191 @@
+"""The commands of the README and of the pages beside it work, in their order.
+
+They are typed from top to bottom into a fresh copy of the files: no one may be refused
+because of what an earlier one left.
+"""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from conftest import ROOT, environment, write_digits
+from PIL import Image
+from test_images import draw_photo
+from test_own_data import draw_shape
+
+PAGES = [ROOT / "README.md"]
+for folder in ("docs", "experiments", "examples"):
+    PAGES += sorted((ROOT / folder).glob("*.md"))
+
+# What is not run, by a part of the command.
+NOT_RUN = {
+    "-m venv .venv": "the tests run in an environment already",
+    "pip install": "no installation from within a test; .ci/run does it",
+    "-m pytest": "this is a part of it; .ci/run does it",
+    "--save_dir result/all_gpus": "needs GPUs",
+    "--save_dir result/two_gpus": "needs two GPUs",
+    "--num_hosts 2": "needs two machines; test_multi_gpu.py starts two processes",
+}
+
+# How the others are made shorter: flags that the first part which is in a command gives
+# it, in place of its own ones of these names. DIGITS is a folder with a few of MNIST's.
+FEW = "--data_dir DIGITS --batch_size 10"
+SHORTER = {
+    "capsulenet.py -h": "",
+    "--predict": "",
+    "capsulenet.py -t --dataset my_pictures": "",
+    "--dataset my_pictures": "--epochs 2",
+    "capsulenet.py -t": "--data_dir DIGITS",
+    "--resume --epochs": "--epochs 2",
+    "capsulenet.py --resume": "",
+    "--train_size 20000": f"--train_size 20 {FEW}",
+    "capsulenet.py": f"--epochs 1 {FEW}",
+    "capsulenet_multi_gpu.py": f"--epochs 1 {FEW}",
+    "experiments.reconstruct": "--data_dir DIGITS",
+    "--attack iterative": "--data_dir DIGITS --count 5 --steps 2 --epsilons 0 0.1",
+    "--attack fgsm": "--data_dir DIGITS --count 5 --epsilons 0 0.1",
+    "experiments.adversarial": "--data_dir DIGITS --max_steps 1",
+    "experiments.mnist_table": "--data_dir DIGITS --epochs 1",
+    "experiments.multimnist": FEW,
+    "experiments.affnist": f"--epochs 1 --validation_size 10 {FEW}",
+}
+
+
+class Command(NamedTuple):
+    """A line of a block, or what is between its `&&`.
+
+    Attributes:
+        text: As it is written.
+        words: Without comment, variables and the program's place.
+        variables: Those that are set in front.
+    """
+
+    text: str
+    words: list[str]
+    variables: dict[str, str]
+
+
+def find_blocks(text: str) -> list[tuple[str, str]]:
+    """Language and content of each block of code."""
+    return re.findall(r"^```(\w*)\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+
+
+def find_commands(block: str) -> list[Command]:
+    commands = []
+    for part in re.split(r"\n|&&", block.replace("\\\n", " ")):
+        words = shlex.split(part, comments=True)
+        variables = {}
+        while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
+            name, variables[name] = words.pop(0).split("=", 1)
+        if words:
+            words[0] = words[0].removeprefix(".venv/bin/")
+            commands.append(Command(" ".join(part.split()), words, variables))
+    return commands
+
+
+def first_part(command: Command, parts: dict) -> str | None:
+    return next((part for part in parts if part in command.text), None)
+
+
+def shorten(words: list[str], flags: str) -> list[str]:
+    """Gives a command other flags, in place of its own of these names."""
+    for flag in re.findall(r"--\w+(?: [^-]\S*)*", flags):
+        name, *values = flag.split()
+        if name in words:
+            start = end = words.index(name) + 1
+            while end < len(words) and not words[end].startswith("-"):
+                end += 1
+            words = [*words[:start], *values, *words[end:]]
+        else:
+            words = [*words, name, *values]
+    return words
+
+
+def all_commands():
+    """Each command of all pages, and each program in Python as `python -c`."""
+    for page in PAGES:
+        for language, block in find_blocks(page.read_text(encoding="utf-8")):
+            if language == "python":
+                yield Command(block, ["python", "-c", block], {})
+            elif language in ("bash", "sh", "console"):
+                yield from find_commands(block)
+
+
+def test_commands_are_found_and_shortened():
+    block = "A=1 python x.py --a 1 2 -b  # --c\n.venv/bin/python -m y \\\n  --d && z\n"
+    commands = find_commands(block)
+    assert [c.text for c in commands] == [
+        "A=1 python x.py --a 1 2 -b # --c",
+        ".venv/bin/python -m y --d",
+        "z",
+    ]
+    first, second, _ = commands
+    assert first.variables == {"A": "1"}
+    assert shorten(first.words, "--a 3 --e 4 5 --f") == [
+        *("python", "x.py", "--a", "3", "-b", "--e", "4", "5", "--f")
+    ]
+    assert second.words == ["python", "-m", "y", "--d"]
+
+
+def test_what_the_tables_say_is_about_a_command():
+    rest = list(all_commands())
+    for parts in (NOT_RUN, SHORTER):
+        found = [first_part(command, parts) for command in rest]
+        assert set(parts) <= set(found)
+        rest = [command for command, part in zip(rest, found) if part is None]
+    # What is left runs as it is written: no training.
+    assert {command.words[1] for command in rest} == {"-c"}
+
+
+@pytest.fixture
+def clone(mnist, tmp_path):
+    """The files as in a fresh clone, and the pictures that a reader would have."""
+    listing = ["git", "-C", ROOT, "ls-files", "-z", "--cached", "--others"]
+    try:
+        files = subprocess.run(
+            [*listing, "--exclude-standard"], capture_output=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("needs git, and a checkout")
+    folder = tmp_path / "clone"
+    for name in filter(None, map(os.fsdecode, files.stdout.split(b"\0"))):
+        if (ROOT / name).exists():  # else it was removed, and not committed so far
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / name, folder / name)
+
+    rng = np.random.default_rng(0)
+    for kind in ("circle", "square"):
+        (folder / "my_pictures" / kind).mkdir(parents=True)
+        for i in range(10):
+            draw_shape(kind, rng).save(folder / "my_pictures" / kind / f"{i}.png")
+    draw_shape("circle", rng).save(folder / "new_picture.jpg")
+    photo = Image.fromarray(draw_photo(mnist.test[0][0], rng))
+    photo.save(folder / "my_photo.jpg")
+    write_digits(folder / "DIGITS", mnist, 40, 100)
+    return folder
+
+
+@pytest.mark.slow
+def test_commands_can_be_typed_from_top_to_bottom(clone):
+    for command in all_commands():
+        if first_part(command, NOT_RUN):
+            continue
+        assert command.words[0] == "python", command.text
+        part = first_part(command, SHORTER)
+        words = shorten(command.words, SHORTER[part]) if part else command.words
+        process = subprocess.run(
+            [sys.executable, *words[1:]],
+            cwd=clone,
+            env=environment(clone) | command.variables,
+            capture_output=True,
+            encoding="utf-8",
+            timeout=600,
+        )
+        said = f"$ {shlex.join(words)}\n{process.stdout}{process.stderr}"
+        assert process.returncode == 0 and "Traceback" not in said, said
