@@ -9,16 +9,19 @@ Prints the test error of each epoch of both and writes
 benchmarks/results/direct_convolution/log.csv.
 """
 
+if __name__ == "__main__":
+    from capsnet import startup
+
+    startup.begin()
+
 import argparse
 import csv
 import os
 import sys
 
-import capsulenet  # first, since it silences the backend's start
-
-# isort: split
 import keras
 
+import capsulenet
 from benchmarks.plain import rebuild
 from capsnet import command_line, datasets
 

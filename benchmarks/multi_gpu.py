@@ -7,6 +7,11 @@ Each number of devices has processes of its own, in turn. Writes
 benchmarks/results/multi_gpu_BACKEND_DEVICE.csv.
 """
 
+if __name__ == "__main__":
+    from capsnet import startup
+
+    startup.begin()
+
 import argparse
 import os
 import subprocess
@@ -14,11 +19,9 @@ import sys
 import time
 from statistics import median
 
-import capsulenet  # first, since it silences the backend's start
-
-# isort: split
 import keras
 
+import capsulenet
 import capsulenet_multi_gpu
 from benchmarks.train_step import FOLDER, LAM_RECON, LR, describe_machine, print_row
 from capsnet import backend, command_line, datasets, saving

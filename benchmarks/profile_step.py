@@ -9,16 +9,19 @@ is the time of both at the machine's own rates, which are measured in the same r
 Writes benchmarks/results/profile_tensorflow.csv.
 """
 
+if __name__ == "__main__":
+    from capsnet import startup
+
+    startup.begin()
+
 import argparse
 import math
 import os
 
-import capsulenet  # first, since it silences the backend's start
-
-# isort: split
 import keras
 import tensorflow as tf
 
+import capsulenet
 from benchmarks import train_step
 from capsnet import fft_conv, saving
 

@@ -9,6 +9,11 @@ einsum, direct convolution), `ours` the package. They start from the same weight
 train on the same batch in turn, and print their losses: the same computation.
 """
 
+if __name__ == "__main__":
+    from capsnet import startup
+
+    startup.begin()
+
 import argparse
 import importlib
 import os
@@ -18,15 +23,12 @@ import sys
 import time
 from statistics import median
 
-import numpy as np
-
-import capsulenet  # first, since it silences the backend's start
-
-# isort: split
 import keras
+import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
+import capsulenet
 from benchmarks.plain import EinsumCapsuleLayer, TiledCapsuleLayer, rebuild
 from capsnet import backend, datasets, fft_conv, saving
 

@@ -214,7 +214,8 @@ def fit(
     ]
     for callback in callbacks:
         # Their work after a step may wait until the step's losses are there, while the
-        # next steps are under way: else a GPU would wait for each of them.
+        # next steps are under way: else a GPU would wait for each of them. Keras makes
+        # use of it on JAX and PyTorch; on TensorFlow each step waits.
         callback.async_safe = True
     if RECIPES[args.recipe].decay_steps is None:
         rates = keras.callbacks.LearningRateScheduler(

@@ -27,6 +27,14 @@ def mnist():
     return load_dataset()
 
 
+@pytest.fixture
+def channels_first():
+    """Keras's default is that of a keras.json with "image_data_format": this."""
+    keras.config.set_image_data_format("channels_first")
+    yield
+    keras.config.set_image_data_format("channels_last")
+
+
 def evaluate(function, *arrays) -> np.ndarray:
     """The value of a function of tensors; on JAX compiled once, not op by op."""
     if keras.backend.backend() == "jax":
@@ -139,6 +147,7 @@ def run(*arguments, cwd, program=(ROOT / "capsulenet.py",)):
     """Runs a script as a user does: a process of its own, in any folder."""
     hidden = ("TF_CPP_MIN_LOG_LEVEL", "DISPLAY", "WAYLAND_DISPLAY")
     environment = {k: v for k, v in os.environ.items() if k not in hidden}
+    environment["CUDA_VISIBLE_DEVICES"] = "-1"  # no word about a GPU, either
     command = [sys.executable, *program, *map(str, arguments)]
     return subprocess.run(
         command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300
