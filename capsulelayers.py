@@ -165,7 +165,13 @@ class PrimaryCap(keras.layers.Layer):
         if self.use_fft:
             outputs = fft_conv.conv2d(inputs, self.kernel, self.strides)
         else:
-            outputs = ops.conv(inputs, self.kernel, self.strides, padding="valid")
+            outputs = ops.conv(
+                inputs,
+                self.kernel,
+                self.strides,
+                padding="valid",
+                data_format="channels_last",
+            )
         if self.scale != 1:
             outputs = self.scale * outputs
         outputs = outputs + ops.cast(self.bias, outputs.dtype)

@@ -10,40 +10,29 @@ Reference:
       NIPS 2017, https://arxiv.org/abs/1710.09829
 """
 
+if __name__ == "__main__":
+    from capsnet import startup
+
+    startup.begin()
+
 import argparse
 import os
-import signal
 import sys
 
-if __name__ == "__main__":  # until `main` does better than a page of import lines
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda number, frame: os._exit(128 + number))
-
+import keras
 import numpy as np
+from keras import layers, ops
 
+import utils
+from capsnet import command_line, datasets, images, limits, saving, training
+from capsnet.backend import runs_on_cpu
+from capsnet.command_line import UsageError
+from capsnet.recipes import RECIPES
 from capsnet.startup import quiet_start
+from capsnet.training import predict
+from capsulelayers import PACKAGE, CapsuleLayer, Length, Mask, PrimaryCap
 
 MAX_ROWS = 20  # of predictions.png
-
-
-with quiet_start():
-    import keras
-    from keras import layers, ops
-
-    import utils
-    from capsnet import command_line, datasets, images, limits, saving, training
-    from capsnet.backend import runs_on_cpu
-    from capsnet.command_line import UsageError
-    from capsnet.recipes import RECIPES
-    from capsnet.training import predict
-    from capsulelayers import (
-        PACKAGE,
-        CapsuleLayer,
-        Length,
-        Mask,
-        PrimaryCap,
-    )
-
 
 # What is known of a weights file that says nothing about itself.
 MNIST_INFO = {
@@ -118,7 +107,14 @@ def CapsNet(
         return {**kernel, "bias_initializer": keras.initializers.Constant(bias)}
 
     # conv1: 256 feature maps; primary capsules: 32 types of 8-D capsules
-    features = layers.Conv2D(256, 9, activation="relu", name="conv1", **start(0.05))(x)
+    features = layers.Conv2D(
+        256,
+        9,
+        activation="relu",
+        data_format="channels_last",
+        name="conv1",
+        **start(0.05),
+    )(x)
     primary = PrimaryCap(
         8,
         32,
@@ -180,8 +176,22 @@ def margin_loss(y_true, y_pred):
 
     Returns:
         A tensor of shape (batch,).
+
+    Raises:
+        ValueError: If the labels have another shape than the lengths. To integers,
+            `keras.utils.to_categorical` gives it.
     """
     y_true = ops.cast(y_true, y_pred.dtype)
+    expected, received = tuple(y_pred.shape), tuple(y_true.shape)
+    if len(received) != len(expected) or any(
+        m != n and None not in (m, n) for m, n in zip(expected, received)
+    ):
+        raise ValueError(
+            "Expected one-hot labels of the same shape as the lengths, "
+            f"(batch, n_class) = {expected}; received labels of shape {received}."
+        )
+    # Where a graph does not know a size, this finds what broadcasting would hide.
+    y_true = ops.reshape(y_true, ops.shape(y_pred))
     present = ops.square(ops.maximum(0.0, 0.9 - y_pred))
     absent = ops.square(ops.maximum(0.0, y_pred - 0.1))
     return ops.sum(y_true * present + 0.5 * (1 - y_true) * absent, axis=-1)

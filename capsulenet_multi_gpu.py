@@ -11,33 +11,31 @@ Each device computes its share of every batch, and all take the same step: the r
 is that of capsulenet.py with the same batch.
 """
 
+if __name__ == "__main__":
+    from capsnet import startup
+
+    startup.begin()
+
 import argparse
 import contextlib
 import hashlib
 import os
 import re
 import shutil
-import signal
 import socket
 import sys
 import tempfile
 import threading
 import traceback
 
-if __name__ == "__main__":  # as in capsulenet.py
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda number, frame: os._exit(128 + number))
-
+import keras
 import numpy as np
 
-import capsulenet  # first, since it silences the backend's start
-
-# isort: split
-import keras
-
+import capsulenet
 from capsnet import command_line, training
 from capsnet.command_line import UsageError
 from capsnet.recipes import RECIPES
+from capsnet.startup import quiet_start
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -238,7 +236,7 @@ def check_agreement(args: argparse.Namespace) -> None:
     own = {"host_id", "data_dir", "save_dir", "weights"}  # paths may differ
     shared = sorted((k, v) for k, v in vars(args).items() if k not in own)
     digest = hashlib.sha256(repr(shared).encode()).digest()
-    with capsulenet.quiet_start():
+    with quiet_start():
         digests = multihost_utils.process_allgather(np.frombuffer(digest, "uint8"))
     if (digests != digests[0]).any():
         raise UsageError(
@@ -297,7 +295,7 @@ def one_writer(args: argparse.Namespace):
 
 def run_on_devices(args: argparse.Namespace) -> None:
     """Finds the devices of this host, and does on them what the command line says."""
-    with capsulenet.quiet_start():
+    with quiet_start():
         devices = find_devices(args)
     args.devices = n = len(devices) * args.num_hosts
     if args.batch_size is None:
@@ -322,7 +320,7 @@ def run(args: argparse.Namespace) -> None:
             f"received KERAS_BACKEND={keras.backend.backend()}"
         )
     if args.device == "cpu":
-        with capsulenet.quiet_start():
+        with quiet_start():
             use_cpus(args.gpus or 1)
     if args.num_hosts == 1:
         run_on_devices(args)
@@ -330,14 +328,14 @@ def run(args: argparse.Namespace) -> None:
     meet_hosts(args)
     try:
         run_on_devices(args)
-    except command_line.USER_ERRORS as error:
-        end_process(str(error), 2)
-    except training.DivergedError as error:
-        end_process(str(error), 1)
     except training.Interrupted as interrupt:
         interrupt.explain(args)
         end_process(str(interrupt), interrupt.status)
     except Exception as error:
+        known = command_line.explain(error)
+        if known is not None:
+            status, message = known
+            end_process(message, status)
         if re.match("[A-Z_]+: ", str(error)):  # a status of JAX's runtime
             end_process(f"lost another host: {str(error).splitlines()[0]}", 1)
         traceback.print_exc()

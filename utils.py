@@ -11,8 +11,8 @@ from matplotlib.ticker import LogLocator, MaxNLocator
 DPI = 150
 MAX_BARS = 20
 
-# The names of files and classes may hold dollars.
-matplotlib.rcParams["text.parse_math"] = False
+# For what draws names of files or classes, which may hold dollars: no mathematics.
+plain_text = matplotlib.rc_context({"text.parse_math": False})
 
 
 def plot_log(rows: list[dict], path: str) -> None:
@@ -83,6 +83,7 @@ def plot_reconstructions(images, reconstructions, path: str, columns: int = 10) 
     figure.savefig(path, dpi=DPI, bbox_inches="tight")
 
 
+@plain_text
 def plot_manipulation(images, changes, title: str, path: str) -> None:
     """Draws the reconstructions of a changed capsule.
 
@@ -112,6 +113,7 @@ def plot_manipulation(images, changes, title: str, path: str) -> None:
     figure.savefig(path, dpi=DPI, bbox_inches="tight")
 
 
+@plain_text
 def plot_predictions(
     pictures, images, reconstructions, lengths, titles, class_names, path: str
 ) -> None:

@@ -8,16 +8,19 @@ convolution differs. Writes the test error of each epoch of both into
 direct_convolution_BACKEND_DEVICE.csv, and the run into the folder of that name.
 """
 
+if __name__ == "__main__":
+    from capsnet import startup
+
+    startup.begin()
+
 import argparse
 import csv
 import os
 import sys
 
-import capsulenet  # first, since it silences the backend's start
-
-# isort: split
 import keras
 
+import capsulenet
 from benchmarks import report
 from benchmarks.plain import rebuild
 from capsnet import command_line, datasets

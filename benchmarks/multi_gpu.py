@@ -8,6 +8,11 @@ device, shows what the strategy itself costs. Each row has processes of its own,
 turn. Writes multi_gpu_BACKEND_DEVICE.csv.
 """
 
+if __name__ == "__main__":
+    from capsnet import startup
+
+    startup.begin()
+
 import argparse
 import contextlib
 import subprocess
@@ -15,11 +20,9 @@ import sys
 import time
 from statistics import median
 
-import capsulenet  # first, since it silences the backend's start
-
-# isort: split
 import keras
 
+import capsulenet
 import capsulenet_multi_gpu
 from benchmarks import report
 from benchmarks.train_step import LAM_RECON, LR

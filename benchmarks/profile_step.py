@@ -10,16 +10,19 @@ part is the longer of the two, since a processor may compute and move at once: n
 that does these operations is faster. Writes profile_tensorflow_cpu.csv.
 """
 
+if __name__ == "__main__":
+    from capsnet import startup
+
+    startup.begin()
+
 import argparse
 import math
 from statistics import median
 
-import capsulenet  # first, since it silences the backend's start
-
-# isort: split
 import keras
 import tensorflow as tf
 
+import capsulenet
 from benchmarks import report, timing, train_step
 from capsnet import fft_conv
 

@@ -10,20 +10,22 @@ train on the same batch in turn, and print their losses: the same computation.
 Writes train_step_BACKEND_DEVICE.csv, scaling_BACKEND_DEVICE.csv and its picture.
 """
 
+if __name__ == "__main__":
+    from capsnet import startup
+
+    startup.begin()
+
 import argparse
 import subprocess
 import sys
 from statistics import median
 
-import numpy as np
-
-import capsulenet  # first, since it silences the backend's start
-
-# isort: split
 import keras
+import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
+import capsulenet
 from benchmarks import report
 from benchmarks.plain import EinsumCapsuleLayer, TiledCapsuleLayer, rebuild
 from benchmarks.timing import measure_product_rate, time_in_turn

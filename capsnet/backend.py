@@ -1,6 +1,10 @@
-"""Every branch on the backend: its devices, its optimizer, its compiler."""
+"""Every branch on the backend: devices, precision, compiler, optimizer, errors."""
 
+import contextlib
 import functools
+import os
+import shutil
+import sys
 
 import keras
 from keras import ops
@@ -15,20 +19,57 @@ def in_tensorflow_graph() -> bool:
     return tf.inside_function()
 
 
+def device_kind() -> str:
+    """The kind of the backend's default device, as it is called there: "cpu", "gpu".
+
+    Others are "tpu", and with PyTorch "cuda", "mps" and "xpu".
+    """
+    if keras.backend.backend() == "torch":
+        # Not where a new tensor is: while Keras finds out shapes, that is nowhere.
+        from keras.src.backend.torch import core
+
+        device = core.DEFAULT_DEVICE
+    else:
+        device = keras.distribution.list_devices()[0]
+    return device.split(":")[0].lower()
+
+
 def runs_on_cpu() -> bool:
     """Whether the backend's default device is a CPU."""
-    backend = keras.backend.backend()
-    if backend == "tensorflow":
-        import tensorflow as tf
+    return device_kind() == "cpu"
 
-        return not tf.config.list_logical_devices("GPU")
+
+def missing_gpu_package() -> str | None:
+    """What to install for an NVIDIA GPU that is there, but that the backend lacks."""
+    packages = {"tensorflow": "tensorflow[and-cuda]", "jax": "jax[cuda12]"}
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
+    driver = sys.platform == "linux" and shutil.which("nvidia-smi")
+    if not driver or hidden or not runs_on_cpu():
+        return None
+    return packages.get(keras.backend.backend())  # PyTorch's own has all on Linux
+
+
+@contextlib.contextmanager
+def full_precision():
+    """Products of float32 within it are computed in float32, also on a GPU.
+
+    The default of some GPUs and backends is TF32, whose fraction has 10 bits. JAX notes
+    the precision with each product, and with those of its gradient. TensorFlow has one
+    switch for the process, which is read when a graph runs; on a GPU it stays off from
+    here on. PyTorch's is off, unless someone asked for less precision.
+    """
+    backend = keras.backend.backend()
     if backend == "jax":
         import jax
 
-        return jax.default_backend() == "cpu"
-    import torch
+        with jax.default_matmul_precision("highest"):
+            yield
+        return
+    if backend == "tensorflow" and not runs_on_cpu():
+        import tensorflow as tf
 
-    return not torch.cuda.is_available()
+        tf.config.experimental.enable_tensor_float_32_execution(False)
+    yield
 
 
 def compiled(function):
@@ -54,56 +95,71 @@ def compiled(function):
     return call
 
 
-class AveragingAdam(keras.optimizers.Adam):
-    """Keras's Adam, whose moving average of the weights starts right.
+def adam(learning_rate, **options) -> keras.optimizers.Adam:
+    """Adam in the fastest form that the backend and its devices have.
+
+    It is saved as Keras's own, which is what a model file gives back.
+    """
+    optimizer = keras.optimizers.Adam(learning_rate, **options)
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        if not tf.distribute.has_strategy():
+            optimizer.update_step = functools.partial(_fused_step, optimizer)
+    if optimizer.use_ema:
+        average = functools.partial(_average, optimizer)
+        optimizer._update_model_variables_moving_average = average
+    return optimizer
+
+
+def _average(adam, variables):
+    """Updates the moving average of the weights, so that it starts right.
 
     With a factor of 0.999 from the start, the average of the first thousand steps would
     be the initial weights for the most part. So the factor of step `t` is at most
     `t / (t + 10)`: an average over the last tenth of the steps.
     """
-
-    def _update_model_variables_moving_average(self, trainable_variables):
-        if not self.use_ema:
-            return
-        t = ops.cast(self.iterations, "float32")
-        factor = 1 - ops.minimum(self.ema_momentum, t / (t + 10))
-        averages = self._model_variables_moving_average
-        for variable, average in zip(trainable_variables, averages):
-            change = ops.cast(factor, variable.dtype) * (variable - average)
-            average.assign_add(change)
+    t = ops.cast(adam.iterations, "float32")
+    rate = 1 - ops.minimum(adam.ema_momentum, t / (t + 10))
+    for variable, average in zip(variables, adam._model_variables_moving_average):
+        average.assign_add(ops.cast(rate, variable.dtype) * (variable - average))
 
 
-@keras.saving.register_keras_serializable("capsnet")
-class FusedAdam(AveragingAdam):
-    """Keras's Adam as TensorFlow's kernel: one pass over the weights instead of ten.
+def _fused_step(adam, gradient, variable, learning_rate):
+    """Keras's `Adam.update_step` as TensorFlow's kernel.
 
-    The formula is the same; on a CPU it takes a third of the time.
+    One pass over the weights instead of ten: on a CPU it takes a third of the time.
     """
+    import tensorflow as tf
 
-    def update_step(self, gradient, variable, learning_rate):
+    i = adam._get_variable_index(variable)
+    step = tf.cast(adam.iterations + 1, variable.dtype)
+    tf.raw_ops.ResourceApplyAdam(
+        var=variable.handle,
+        m=adam._momentums[i].value.handle,
+        v=adam._velocities[i].value.handle,
+        beta1_power=adam.beta_1**step,
+        beta2_power=adam.beta_2**step,
+        lr=tf.cast(learning_rate, variable.dtype),
+        beta1=adam.beta_1,
+        beta2=adam.beta_2,
+        epsilon=adam.epsilon,
+        grad=gradient,
+    )
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error says that the backend could not have the memory it needs."""
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
         import tensorflow as tf
 
-        i = self._get_variable_index(variable)
-        step = tf.cast(self.iterations + 1, variable.dtype)
-        tf.raw_ops.ResourceApplyAdam(
-            var=variable.handle,
-            m=self._momentums[i].value.handle,
-            v=self._velocities[i].value.handle,
-            beta1_power=self.beta_1**step,
-            beta2_power=self.beta_2**step,
-            lr=tf.cast(learning_rate, variable.dtype),
-            beta1=self.beta_1,
-            beta2=self.beta_2,
-            epsilon=self.epsilon,
-            grad=gradient,
-        )
+        return isinstance(error, tf.errors.ResourceExhaustedError)
+    if backend == "jax":
+        import jax
 
-
-def adam(learning_rate, **options) -> keras.optimizers.Optimizer:
-    """The fastest form of Adam that the backend and its devices have."""
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        if not tf.distribute.has_strategy():
-            return FusedAdam(learning_rate, **options)
-    return AveragingAdam(learning_rate, **options)
+        exhausted = "RESOURCE_EXHAUSTED" in str(error)
+        return isinstance(error, jax.errors.JaxRuntimeError) and exhausted
+    # A class of its own on some devices only; these are its words and the CPU's.
+    words = ("out of memory", "can't allocate memory")
+    return isinstance(error, RuntimeError) and any(w in str(error) for w in words)

@@ -11,13 +11,13 @@ import tempfile
 
 import keras
 
-from capsnet import datasets, limits, saving, training
+from capsnet import backend, datasets, limits, saving, training
 from capsnet.backend import runs_on_cpu
 from capsnet.recipes import RECIPES
 
 # Flags that are not of a run, and those of it that may change when it goes on.
 NOT_OF_RUN = {"testing", "predict", "export", "resume", "overwrite", "digit", "invert"}
-NOT_OF_RUN |= {"debug", "save_dir", "devices", "num_hosts", "host_id"}
+NOT_OF_RUN |= {"debug", "save_dir", "device", "devices", "num_hosts", "host_id"}
 MAY_CHANGE = {"epochs", "stop_at", "data_dir"}
 # Those that are the recipe's if they are not given; others need the data first.
 OF_RECIPE = ("epochs", "lr", "lr_decay", "warmup", "ema")
@@ -31,7 +31,6 @@ class UsageError(ValueError):
 
 # What ends the script with one line and exit status 2.
 USER_ERRORS = (UsageError, limits.DataError, saving.ModelFileError, OSError)
-USER_ERRORS += (MemoryError,)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -59,7 +58,8 @@ def new_parser(doc: str) -> argparse.ArgumentParser:
         formatter_class=_HelpFormatter,
         conflict_handler="resolve",  # a script may replace a flag
     )
-    parser.set_defaults(devices=1, num_hosts=1, host_id=0, drop_remainder=False)
+    parser.set_defaults(device=None, devices=1, num_hosts=1, host_id=0)
+    parser.set_defaults(drop_remainder=False)
     return parser
 
 
@@ -219,7 +219,7 @@ def add_training_flags(parser: argparse.ArgumentParser, shift: bool = True) -> N
         type=integer(0),
         default=0,
         metavar="N",
-        help="the same seed, machine and versions give the same run",
+        help="on a CPU, the same seed, machine and versions give the same run",
     )
     group.add_argument(
         "--precision",
@@ -612,7 +612,8 @@ def least_memory(
     height, width, _ = input_shape
     features = (height - 8) * (width - 8) * 256
     capsules = 32 * max(0, (height - 15) // 2) * max(0, (width - 15) // 2)
-    routing = 2 * routings * capsules * n_class * 8
+    # Each round but the first keeps two tensors of this size, for the gradient.
+    routing = 2 * (routings - 1) * capsules * n_class * 8
     # Weights come with a gradient and two moments; conv1 and the transform of the
     # primary capsules are kept, with their gradients.
     weights = 4 * least_weights(input_shape, n_class)
@@ -643,16 +644,24 @@ def find_class(digit: str | None, class_names: list[str], flag: str = "--digit")
 
 
 def describe_device(args: argparse.Namespace) -> str:
-    """The header's line about what computes."""
-    backend = keras.backend.backend()
-    module = {"torch": "torch", "jax": "jax"}.get(backend, "tensorflow")
-    version = importlib.import_module(module).__version__
-    device = f"CPU, {os.cpu_count()} cores" if runs_on_cpu() else "GPU"
+    """The header's line about what computes, and one more if that may be a mistake."""
+    name = keras.backend.backend()
+    version = importlib.import_module(name).__version__
+    device = backend.device_kind().upper()
+    if device == "CPU":
+        device += f", {os.cpu_count()} cores"
     if args.devices > 1:
         device = f"{args.devices // args.num_hosts} x {device}"
     if args.num_hosts > 1:
         device = f"{args.num_hosts} hosts, each {device}"
-    return f"Device: {device}; Keras {keras.version()} on {backend} {version}"
+    line = f"Device: {device}; Keras {keras.version()} on {name} {version}"
+    package = backend.missing_gpu_package()
+    if package is not None and args.device != "cpu":
+        line += (
+            f"\nAn NVIDIA driver is here, but {name} sees no GPU; if it should: "
+            f'pip install "{package}"'
+        )
+    return line
 
 
 def describe_run(
@@ -735,13 +744,28 @@ def guard(program: str, function) -> int:
     try:
         with training.interruptible():
             return function() or 0
-    except USER_ERRORS as error:
-        status, message = 2, str(error) or "out of memory"
-    except training.DivergedError as error:
-        status, message = 1, str(error)
     except training.Interrupted as interrupt:
         print(f"{program}: {interrupt}", file=sys.stderr)
         return interrupt.status
-    # The names of files and classes may hold anything.
-    print(f"{program}: error: {limits.one_line(message)}", file=sys.stderr)
+    except Exception as error:
+        known = explain(error)
+        if known is None:
+            raise
+        status, message = known
+    print(f"{program}: error: {message}", file=sys.stderr)
     return status
+
+
+def explain(error: Exception) -> tuple[int, str] | None:
+    """The exit status and the line that an error ends in; None for what is a bug."""
+    if isinstance(error, MemoryError) or backend.is_out_of_memory(error):
+        return 2, (
+            "out of memory; try a smaller --batch_size, a smaller --image_size or "
+            "fewer images"
+        )
+    # The names of files and classes may hold anything.
+    if isinstance(error, USER_ERRORS):
+        return 2, limits.one_line(str(error))
+    if isinstance(error, training.DivergedError):
+        return 1, limits.one_line(str(error))
+    return None

@@ -37,6 +37,8 @@ from typing import NamedTuple
 import numpy as np
 from keras import ops
 
+from capsnet.backend import full_precision
+
 _EIGHTH_ROOT = complex(math.sqrt(0.5), math.sqrt(0.5))
 
 # The first few of these groups are well conditioned, whatever their number.
@@ -67,12 +69,17 @@ class Transform(NamedTuple):
     tiles: int
 
 
+@full_precision()
 def conv2d(x, kernel, strides: int = 1):
     """Convolves images with a kernel, valid padding, as products at a few frequencies.
 
-    Computes the same as `keras.ops.conv(x, kernel, strides, "valid")` and is
-    differentiable on every backend. The arithmetic is done in float32: at a lower
-    precision the matrices would amplify the rounding errors.
+    Computes the same as `keras.ops.conv(x, kernel, strides, "valid", "channels_last")`
+    and is differentiable on every backend. The arithmetic is done in float32: at a
+    lower precision, that of TF32 included, the matrices would amplify the rounding
+    errors. On a GPU with TensorFlow, which has one switch for the whole process, this
+    turns TF32 off and leaves it off
+    (`tf.config.experimental.enable_tensor_float_32_execution`). PyTorch computes in
+    float32 unless `torch.set_float32_matmul_precision` was told otherwise.
 
     Args:
         x: Images.

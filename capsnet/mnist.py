@@ -122,7 +122,12 @@ def load_with_keras(name: str) -> Arrays:
             f"{name}: Keras cannot load it: {reason(error)}; pass a path of your own "
             "copy instead"
         ) from None
-    return dict(zip(IDX_FILES, (*train, *test)))
+    arrays = dict(zip(IDX_FILES, (*train, *test)))
+    if keras.config.image_data_format() == "channels_first":  # in CIFAR's images, too
+        for part in ("x_train", "x_test"):
+            if arrays[part].ndim == 4:
+                arrays[part] = np.moveaxis(arrays[part], 1, -1)
+    return arrays
 
 
 @contextlib.contextmanager

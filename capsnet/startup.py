@@ -1,11 +1,39 @@
-"""What a script does before it imports Keras."""
+"""What a script does before anything else, and a module that is imported never does."""
 
 import contextlib
 import os
+import signal
 import sys
 import tempfile
 
 QUIET = "3"
+
+
+def begin() -> None:
+    """Ends at a signal, and loads Keras and its backend without what they print.
+
+    Until `command_line.main` does better, a signal ends the process at once: a page of
+    import lines would tell nobody anything.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, frame: os._exit(128 + number))
+    load()
+
+
+def load() -> None:
+    """Loads Keras and its backend without what they print.
+
+    TensorFlow will be silent later, too, and take the memory of a GPU as it needs it,
+    unless the environment says otherwise. What is printed to a closed stream is lost.
+    """
+    for name, descriptor in (("stdout", 1), ("stderr", 2)):
+        if getattr(sys, name) is None:  # closed by who started this
+            os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
+            setattr(sys, name, os.fdopen(descriptor, "w"))
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", QUIET)
+    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
+    with quiet_start():
+        from capsnet import command_line  # noqa: F401, and with it all that is slow
 
 
 @contextlib.contextmanager
@@ -16,7 +44,7 @@ def quiet_start():
     before it reads any setting, so the file descriptors themselves have to point
     elsewhere. Whoever sets TF_CPP_MIN_LOG_LEVEL sees everything that it lets through.
     """
-    if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", QUIET) != QUIET:
+    if os.environ.get("TF_CPP_MIN_LOG_LEVEL", QUIET) != QUIET:
         yield
         return
     sys.stdout.flush()

@@ -276,7 +276,8 @@ def fit(
     ]
     for callback in callbacks:
         # Their work after a step may wait until the step's losses are there, while the
-        # next steps are under way: else a GPU would wait for each of them.
+        # next steps are under way: else a GPU would wait for each of them. Keras makes
+        # use of it on JAX and PyTorch; on TensorFlow each step waits.
         callback.async_safe = True
     if isinstance(model.optimizer._learning_rate, keras.Variable):
         rates = keras.callbacks.LearningRateScheduler(

@@ -6,16 +6,19 @@ The shapes are read from the model, and the digit, its capsules and its reconstr
 are those of the published weights.
 """
 
+if __name__ == "__main__":
+    from capsnet import startup
+
+    startup.begin()
+
 import os
 from functools import partial
 
-import capsulenet  # first, since it silences the backend's start
-
-# isort: split
 import keras
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 
+import capsulenet
 import utils
 from capsnet import datasets, saving
 from capsulenet import CapsNet

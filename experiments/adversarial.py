@@ -38,22 +38,24 @@ class. Writes fgsm.png and fgsm.csv, or iterative.png and iterative.csv, with
     - accuracy: share that is classified right after the attack.
 """
 
+if __name__ == "__main__":
+    from capsnet import startup
+
+    startup.begin()
+
 import argparse
 import os
 import sys
 from collections.abc import Callable
 
-import numpy as np
-
-import capsulenet  # first, since it silences the backend's start
-
-# isort: split
 import keras
+import numpy as np
 from keras import ops
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 
+import capsulenet
 import utils
 from capsnet import command_line, datasets, saving
 from capsnet.training import predict
@@ -275,6 +277,7 @@ def run_walk(network, data: datasets.Dataset, args: argparse.Namespace) -> None:
     print("Wrote", path)
 
 
+@utils.plain_text
 def plot_pair(original, changed, lengths, row: dict, names, path: str) -> None:
     """Draws an image, what became of it, and the difference.
 
@@ -313,6 +316,7 @@ def plot_pair(original, changed, lengths, row: dict, names, path: str) -> None:
     figure.savefig(path, dpi=utils.DPI)
 
 
+@utils.plain_text
 def plot_grid(firsts, changed, rows: list[dict], names, path: str) -> None:
     """Draws what each class's image became on the way to each other class.
 

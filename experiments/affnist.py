@@ -12,6 +12,11 @@ Without the .mat files of affNIST's test in --data_dir, these are made from MNIS
 digits, with the published ranges: a synthetic set of this script, not affNIST itself.
 """
 
+if __name__ == "__main__":
+    from capsnet import startup
+
+    startup.begin()
+
 import argparse
 import dataclasses
 import os
@@ -20,16 +25,13 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-
-import capsulenet  # first, since it silences the backend's start
-
-# isort: split
 import keras
+import numpy as np
 from keras import layers
 from matplotlib.figure import Figure
 from PIL import Image
 
+import capsulenet
 import utils
 from capsnet import command_line, datasets, limits, mnist, saving, training
 from capsnet.recipes import RECIPES
@@ -64,16 +66,17 @@ def TraditionalCNN(  # noqa: N802, as CapsNet
     Returns:
         A model: images -> probabilities of the classes, shape (batch, n_class).
     """
-    same = {"kernel_size": 5, "padding": "same", "activation": "relu"}
+    last = {"data_format": "channels_last"}  # whatever keras.json says
+    same = {"kernel_size": 5, "padding": "same", "activation": "relu", **last}
     return keras.Sequential(
         [
             keras.Input(input_shape, name="image"),
             FastConv2D(256, name="conv1", **same),
-            layers.MaxPooling2D(),
+            layers.MaxPooling2D(**last),
             FastConv2D(256, name="conv2", **same),
-            layers.MaxPooling2D(),
+            layers.MaxPooling2D(**last),
             FastConv2D(128, name="conv3", **same),
-            layers.Flatten(),
+            layers.Flatten(**last),
             layers.Dense(768, activation="relu", name="dense1"),
             layers.Dense(192, activation="relu", name="dense2"),
             baseline.dropout(),

@@ -8,17 +8,20 @@ Data, augmentation, optimizer, log and --resume are those of capsulenet.py. It h
 times the multiplications of a CapsNet, if both convolve directly.
 """
 
+if __name__ == "__main__":
+    from capsnet import startup
+
+    startup.begin()
+
 import argparse
 import os
 import random
 import sys
 
-import capsulenet  # first, since it silences the backend's start
-
-# isort: split
 import keras
 from keras import layers
 
+import capsulenet
 from capsnet import command_line, datasets, saving, training
 from capsulelayers import FastConv2D
 
@@ -38,14 +41,15 @@ def Baseline(  # noqa: N802, as CapsNet
     Returns:
         A model: images -> probabilities of the classes, shape (batch, n_class).
     """
-    same = {"kernel_size": 5, "padding": "same", "activation": "relu"}
+    last = {"data_format": "channels_last"}  # whatever keras.json says
+    same = {"kernel_size": 5, "padding": "same", "activation": "relu", **last}
     return keras.Sequential(
         [
             keras.Input(input_shape, name="image"),
             FastConv2D(256, name="conv1", **same),
             FastConv2D(256, name="conv2", **same),
             FastConv2D(128, name="conv3", **same),
-            layers.Flatten(),
+            layers.Flatten(**last),
             layers.Dense(328, activation="relu", name="dense1"),
             layers.Dense(192, activation="relu", name="dense2"),
             dropout(),

@@ -16,6 +16,11 @@ the runs alone. With `--epochs 10` it is table_10_epochs.csv, and logs that are 
 count with their row 10.
 """
 
+if __name__ == "__main__":
+    from capsnet import startup
+
+    startup.begin()
+
 import argparse
 import csv
 import logging
@@ -23,12 +28,10 @@ import os
 import sys
 from statistics import mean, stdev
 
-import capsulenet  # first, since it silences the backend's start
-
-# isort: split
 import keras
 from matplotlib.figure import Figure
 
+import capsulenet
 import utils
 from capsnet import command_line, saving, training
 from capsnet.limits import DataError

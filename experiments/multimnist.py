@@ -12,21 +12,24 @@ digit once, as (seed, epoch) says. The error is the paper's: both classes have t
 two with the longest capsules (or the largest outputs of the baseline).
 """
 
+if __name__ == "__main__":
+    from capsnet import startup
+
+    startup.begin()
+
 import argparse
 import dataclasses
 import os
 import sys
 from functools import partial
 
-import numpy as np
-
-import capsulenet  # first, since it silences the backend's start
-
-# isort: split
 import keras
+import numpy as np
 from keras import layers, ops
 from matplotlib.figure import Figure
 
+import capsulenet
+import utils
 from capsnet import command_line, datasets, saving, training
 from capsnet.recipes import RECIPES
 from capsulelayers import FastConv2D
@@ -104,15 +107,16 @@ def Baseline(  # noqa: N802, as CapsNet
     Returns:
         A model: images -> probability that each class is there, shape (batch, n_class).
     """
-    same = {"padding": "same", "activation": "relu"}
+    last = {"data_format": "channels_last"}  # whatever keras.json says
+    same = {"padding": "same", "activation": "relu", **last}
     return keras.Sequential(
         [
             keras.Input(input_shape, name="image"),
             FastConv2D(512, 9, name="conv1", **same),
-            layers.MaxPooling2D(),
+            layers.MaxPooling2D(**last),
             FastConv2D(256, 5, name="conv2", **same),
-            layers.MaxPooling2D(),
-            layers.Flatten(),
+            layers.MaxPooling2D(**last),
+            layers.Flatten(**last),
             layers.Dense(1024, activation="relu", name="dense1"),
             layers.Dense(n_class, name="dense2"),
             layers.Activation("sigmoid", dtype="float32"),
@@ -271,6 +275,7 @@ def draw_sheets(
         print("Wrote", path)
 
 
+@utils.plain_text
 def plot_sheet(images, decoded, truth, drawn, title: str, path: str) -> None:
     """Draws images over the reconstructions of two capsules, together and apart.
 

@@ -11,6 +11,11 @@ not loaded. A run that was interrupted goes on with the same command. Writes to
 recipes.csv, recipes.md and recipes.png.
 """
 
+if __name__ == "__main__":
+    from capsnet import startup
+
+    startup.begin()
+
 import csv
 import dataclasses
 import logging
@@ -18,14 +23,11 @@ import os
 import sys
 from statistics import mean, stdev
 
-import numpy as np
-
-import capsulenet  # first, since it silences the backend's start
-
-# isort: split
 import keras
+import numpy as np
 from matplotlib.figure import Figure
 
+import capsulenet
 import utils
 from capsnet import command_line, datasets, saving, training
 from capsnet.augmentation import Affine

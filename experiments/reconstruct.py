@@ -15,22 +15,24 @@ Writes to `--save_dir`:
       `predicted` one and the `length` of the longest capsule.
 """
 
+if __name__ == "__main__":
+    from capsnet import startup
+
+    startup.begin()
+
 import argparse
 import contextlib
 import math
 import os
 import sys
 
-import numpy as np
-
-import capsulenet  # first, since it silences the backend's start
-
-# isort: split
 import keras
+import numpy as np
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
+import capsulenet
 import utils
 from capsnet import command_line, datasets, saving
 from capsnet.training import predict
@@ -53,6 +55,7 @@ def confusion_matrix(truth, predicted, n_class: int) -> np.ndarray:
     return matrix
 
 
+@utils.plain_text
 def plot_sheet(images, reconstructions, titles, wrong, title: str, path: str) -> None:
     """Draws images over their reconstructions, each pair with a title of its own.
 
@@ -97,6 +100,7 @@ def plot_sheet(images, reconstructions, titles, wrong, title: str, path: str) ->
     figure.savefig(path, dpi=utils.DPI)
 
 
+@utils.plain_text
 def plot_confusion(matrix, class_names, path: str) -> None:
     """Draws a confusion matrix whose colours are the errors.
 

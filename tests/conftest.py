@@ -89,6 +89,16 @@ def mnist(pytestconfig):
     return load_dataset()
 
 
+@pytest.fixture
+def channels_first():
+    """Keras's default is that of a keras.json with "image_data_format": this."""
+    import keras
+
+    keras.config.set_image_data_format("channels_first")
+    yield
+    keras.config.set_image_data_format("channels_last")
+
+
 def evaluate(function, *arrays) -> np.ndarray:
     """The value of a function of tensors; on JAX compiled once, not op by op."""
     import keras
@@ -206,6 +216,7 @@ def environment(root=ROOT):
     # Without what a start of the scripts sets in this one.
     kept = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}
     path = [str(root), *filter(None, [os.environ.get("PYTHONPATH")])]
+    kept["CUDA_VISIBLE_DEVICES"] = "-1"  # no word about a GPU, either
     return {**kept, "PYTHONPATH": os.pathsep.join(path)}
 
 

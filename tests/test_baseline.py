@@ -7,7 +7,7 @@ from conftest import assert_same_run, read_log, write_digits
 
 import capsulenet
 from capsnet import command_line, datasets
-from experiments import baseline
+from experiments import affnist, baseline, multimnist
 
 
 def main(*arguments):
@@ -27,6 +27,15 @@ def test_the_baseline_has_the_weights_of_the_paper():
     same = [(28, 28, 256), (28, 28, 256), (28, 28, 128)]  # nothing is pooled
     assert shapes[:3] == same
     assert shapes[4:6] == [(328,), (192,)]
+
+
+@pytest.mark.parametrize(
+    "network", [baseline.Baseline, affnist.TraditionalCNN, multimnist.Baseline]
+)
+def test_networks_are_channels_last_whatever_keras_json_says(network, channels_first):
+    layers = network((8, 8, 1), 10).layers
+    formats = [one.data_format for one in layers if hasattr(one, "data_format")]
+    assert len(formats) > 3 and set(formats) == {"channels_last"}
 
 
 @pytest.mark.parametrize(("shape", "n_class"), [((12, 9, 3), 2), ((8, 8, 1), 47)])

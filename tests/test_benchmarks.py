@@ -215,9 +215,9 @@ def test_adam_reads_four_arrays_and_writes_three():
     import tensorflow as tf
 
     from benchmarks import profile_step
-    from capsnet.backend import FusedAdam
+    from capsnet.backend import adam
 
-    weight, optimizer = keras.Variable(np.ones((30, 10), "float32")), FusedAdam(0.1)
+    weight, optimizer = keras.Variable(np.ones((30, 10), "float32")), adam(0.1)
     optimizer.build([weight])
     step = tf.ones((30, 10))
     graph = tf.function(lambda: optimizer.apply([step]))

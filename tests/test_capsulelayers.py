@@ -7,6 +7,7 @@ from conftest import evaluate, finite_differences, gradients
 from keras import ops
 
 import capsulelayers
+from capsnet import backend
 from capsulelayers import CapsuleLayer, FastConv2D, Length, Mask, PrimaryCap, squash
 
 # float32 rounds by 6e-8 of a number; a few dozen operations on numbers of size 1.
@@ -212,6 +213,11 @@ def test_primary_capsules(shape, method):
 
 
 @pytest.mark.parametrize("method", ["fft", "direct"])
+def test_primary_capsules_are_channels_last(method, channels_first):
+    test_primary_capsules(PRIMARY_SHAPES[0], method)
+
+
+@pytest.mark.parametrize("method", ["fft", "direct"])
 def test_primary_capsules_with_a_scale(method):
     # The authors divide by the number of types, before the bias.
     options = {"scale": 0.25, "bias_initializer": keras.initializers.Constant(0.1)}
@@ -255,6 +261,21 @@ def test_primary_capsules_of_mnist_take_the_fast_method_on_a_cpu(monkeypatch, on
     layer = PrimaryCap(8, 32, kernel_size=9, strides=2)
     layer.build((None, 20, 20, 256))
     assert layer.use_fft == on_cpu
+
+
+def test_the_method_is_chosen_within_a_layer_of_ones_own():
+    # It is built while Keras finds out shapes, when PyTorch's tensors are nowhere.
+    class Own(keras.layers.Layer):
+        def __init__(self):
+            super().__init__()
+            self.primary = PrimaryCap(8, 4, kernel_size=9, strides=2)
+
+        def call(self, inputs):
+            return self.primary(inputs)
+
+    own = Own()
+    own(keras.Input((20, 20, 16)))
+    assert own.primary.use_fft == backend.runs_on_cpu()
 
 
 @pytest.mark.parametrize("kernel_size", [1, 2])

@@ -1,15 +1,20 @@
-"""capsulenet.py: the network, its loss and its optimizer, and that they learn."""
+"""capsulenet.py: the network, its loss and its files, and that it learns."""
+
+import os
+import re
+import subprocess
+import sys
 
 import keras
 import numpy as np
 import pytest
-from conftest import evaluate, finite_differences, gradients
+from conftest import ROOT, evaluate, finite_differences, gradients
 from keras import ops
 
 import capsulenet
 from benchmarks.plain import EinsumCapsuleLayer, TiledCapsuleLayer, rebuild
 from capsnet import backend
-from capsulelayers import CapsuleLayer
+from capsulelayers import CapsuleLayer, Length, PrimaryCap
 from capsulenet import CapsNet, margin_loss
 
 # float32 rounds by 6e-8 of a number; a few dozen operations on numbers of size 1.
@@ -92,6 +97,49 @@ def test_gradient_of_margin_loss():
     (gradient,) = gradients(lambda v: ops.sum(margin_loss(labels, v)), LENGTHS)
     (expected,) = finite_differences(lambda v: margin_oracle(LABELS, v).sum(), LENGTHS)
     np.testing.assert_allclose(gradient, expected, **TOLERANCE)
+
+
+# An integer a sample, as CIFAR has it, would be broadcast: it would train on garbage.
+
+
+@pytest.mark.parametrize("shape", [(3,), (3, 1), (3, 5), (2, 4)])
+def test_labels_of_another_shape_are_refused(shape):
+    message = f"(batch, n_class) = (3, 4); received labels of shape {shape}."
+    with pytest.raises(ValueError, match=re.escape(message)):
+        evaluate(margin_loss, np.zeros(shape, "int32"), LENGTHS)
+
+
+def test_shapes_that_are_not_known_yet():
+    assert margin_loss(keras.Input((4,)), keras.Input((4,))).shape == (None,)
+    message = r"\(None, 4\); received labels of shape \(None, 1\)"
+    with pytest.raises(ValueError, match=message):
+        margin_loss(keras.Input((1,)), keras.Input((4,)))
+
+
+def fit_linear(y):
+    model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(4)])
+    model.compile("sgd", margin_loss)
+    return model.fit(np.ones((3, 6)), y, verbose=0).history["loss"]
+
+
+@pytest.mark.parametrize("shape", [(3,), (3, 1)])
+def test_fit_refuses_labels_that_are_not_one_hot(shape):
+    assert np.isfinite(fit_linear(LABELS)).all()
+    with pytest.raises(ValueError, match="Expected one-hot labels"):
+        fit_linear(np.zeros(shape, "int32"))
+
+
+if keras.backend.backend() == "tensorflow":  # only its graphs know no sizes
+
+    def test_labels_whose_size_is_known_too_late_do_not_train():
+        import tensorflow as tf
+
+        unknown = tf.TensorSpec((None, None), "float32")
+        loss = tf.function(margin_loss, input_signature=[unknown, unknown])
+        expected = margin_oracle(LABELS, LENGTHS)
+        np.testing.assert_allclose(loss(LABELS, LENGTHS), expected, **TOLERANCE)
+        with pytest.raises(tf.errors.InvalidArgumentError, match="reshape"):
+            loss(LABELS[:, :1], LENGTHS)
 
 
 # The network
@@ -198,6 +246,14 @@ def test_manipulate_model_adds_noise_to_the_labelled_capsule(models, decode):
     np.testing.assert_allclose(elsewhere, expected, **TOLERANCE)
 
 
+def test_images_are_channels_last_whatever_keras_json_says(models, channels_first):
+    other = CapsNet((28, 28, 1), 10)[0]
+    other.set_weights(models[0].get_weights())
+    x, y = images(3), one_hot([5, 8, 8])
+    for one, two in zip(run(other, x, y), run(models[0], x, y)):
+        np.testing.assert_allclose(one, two, **TOLERANCE)
+
+
 def test_mixed_precision_ends_in_float32(models):
     try:
         keras.config.set_dtype_policy("mixed_bfloat16")
@@ -251,53 +307,56 @@ def test_plain_layers_route_the_same(layer_class, routings):
     np.testing.assert_allclose(evaluate(plain, u), evaluate(ours, u), **TOLERANCE)
 
 
-# The optimizer
-
-if keras.backend.backend() == "tensorflow":  # elsewhere Keras's own is used
-
-    def test_fused_adam_is_adam():
-        rng = np.random.default_rng(0)
-        shapes = [(4, 3), (5,), ()]
-        start = [rng.normal(size=shape) for shape in shapes]
-        steps = [[rng.normal(size=shape) for shape in shapes] for _ in range(6)]
-
-        def train(optimizer):
-            variables = [keras.Variable(value, dtype="float32") for value in start]
-            for step, values in enumerate(steps):
-                optimizer.learning_rate = 0.01 * 0.9**step
-                tensors = [ops.convert_to_tensor(v, "float32") for v in values]
-                optimizer.apply_gradients(zip(tensors, variables))
-            return [ops.convert_to_numpy(v) for v in variables + optimizer.variables]
-
-        fused = train(backend.FusedAdam(0.01))
-        for one, other in zip(fused, train(keras.optimizers.Adam(0.01)), strict=True):
-            # the bias correction beta ** step is rounded in another order
-            np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-7)
-
-    def test_fused_adam_inside_a_compiled_step():
-        def fit(optimizer):
-            model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
-            model.set_weights([np.ones((3, 2)), np.zeros(2)])
-            model.compile(optimizer, "mse")
-            x = np.random.default_rng(0).normal(size=(8, 3))
-            model.fit(x, x[:, :2], batch_size=2, shuffle=False, verbose=0)
-            return model.get_weights()
-
-        fused = fit(backend.FusedAdam(0.1))
-        for one, other in zip(fused, fit(keras.optimizers.Adam(0.1))):
-            np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+# Files
 
 
 def test_compiled_model_file_round_trip(models, tmp_path):
     model = keras.models.clone_model(models[0])
     capsulenet.task(0.392).compile(model, backend.adam(0.001))
+    x, y = images(2), one_hot([3, 1])
+    model.train_on_batch([x, y], [y, x])
     path = tmp_path / "model.keras"
     model.save(path)
     loaded = keras.models.load_model(path)
-    assert type(loaded.optimizer) is type(model.optimizer)
-    x, y = images(2), one_hot([3, 1])
+    assert type(loaded.optimizer) is type(keras.optimizers.Adam())
+    state, other = (m.optimizer.variables for m in (model, loaded))
+    for one, two in zip(state, other, strict=True):
+        np.testing.assert_array_equal(*map(ops.convert_to_numpy, (one, two)))
+    model.reset_metrics()
     losses = [m.test_on_batch([x, y], [y, x]) for m in (model, loaded)]
     np.testing.assert_array_equal(*losses)
+
+
+def test_what_a_saved_model_needs_is_one_import(tmp_path):
+    # The README's model.
+    image = keras.Input((20, 20, 1))
+    x = PrimaryCap(dim_capsule=4, n_channels=2, kernel_size=9, strides=2)(image)
+    x = CapsuleLayer(num_capsule=5, dim_capsule=4, routings=3)(x)
+    model = keras.Model(image, Length()(x))
+    model.compile(backend.adam(0.001), loss=margin_loss, metrics=["accuracy"])
+    x, y = images(2, (20, 20, 1)), one_hot([3, 1], 5)
+    model.train_on_batch(x, y)
+    model.save(tmp_path / "mine.keras")
+    loss = margin_loss(y, model(x))
+    np.savez(tmp_path / "batch.npz", x=x, y=y, loss=ops.convert_to_numpy(loss))
+    code = """
+import keras, numpy as np
+try:
+    keras.models.load_model("mine.keras")
+except TypeError as error:
+    assert "register_keras_serializable" in str(error)
+    import capsulenet
+model = keras.models.load_model("mine.keras")
+with np.load("batch.npz") as file:
+    x, y, loss = (file[name] for name in ("x", "y", "loss"))
+ours = keras.ops.convert_to_numpy(capsulenet.margin_loss(y, model(x)))
+np.testing.assert_allclose(ours, loss, rtol=1e-5)
+model.train_on_batch(x, y)
+"""
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {**os.environ, "PYTHONPATH": path}
+    command = [sys.executable, "-c", code]
+    subprocess.run(command, cwd=tmp_path, env=environment, check=True)
 
 
 # Learning

@@ -27,7 +27,8 @@ from conftest import (
 )
 
 import capsulenet
-from capsnet import command_line, datasets, saving, training
+import capsulenet_multi_gpu
+from capsnet import backend, command_line, datasets, limits, saving, training
 
 COLUMNS = ["loss", "margin_loss", "reconstruction_loss", "accuracy"]
 
@@ -246,6 +247,91 @@ def test_best_is_the_first_of_the_best_in_validation(monkeypatch, tmp_path):
 def test_the_test_set_selects_nothing(monkeypatch, tmp_path):
     log = scripted_log(monkeypatch, tmp_path, test=[0.9, 0.1])
     assert log.best_epoch is None and log.best_weights is None
+
+
+# Devices and memory.
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [("cpu", f"CPU, {os.cpu_count()} cores"), ("mps", "MPS")]
+)
+def test_the_header_names_the_device(monkeypatch, kind, name):
+    monkeypatch.setattr(backend, "device_kind", lambda: kind)
+    monkeypatch.setattr(backend, "missing_gpu_package", lambda: None)
+    args = capsulenet.build_parser().parse_args([])
+    line = command_line.describe_device(args)
+    assert line.startswith(f"Device: {name}; Keras {keras.version()} on ")
+
+
+def test_the_header_says_what_a_gpu_lacks(monkeypatch):
+    monkeypatch.setattr(backend, "missing_gpu_package", lambda: "tensorflow[and-cuda]")
+    args = capsulenet.build_parser().parse_args([])
+    _, line = command_line.describe_device(args).splitlines()
+    assert line.startswith("An NVIDIA driver is here, but ")
+    assert line.endswith(
+        'sees no GPU; if it should: pip install "tensorflow[and-cuda]"'
+    )
+    flags = ["--gpus", "1", "--device", "cpu"]  # on purpose
+    args = capsulenet_multi_gpu.build_parser().parse_args(flags)
+    assert "\n" not in command_line.describe_device(args)
+
+
+MNIST_SHAPE, CAPSULES = (28, 28, 1), 1152
+
+
+def test_memory_of_the_routing():
+    def needed(routings, n_class):
+        """Bytes of one image more."""
+        shape = (MNIST_SHAPE, n_class, routings)
+        return command_line.least_memory(*shape, 2) - command_line.least_memory(
+            *shape, 1
+        )
+
+    # The first round is one product. Each other keeps what the agreement is computed
+    # from and the weighted input, (n_class, capsules, 8) numbers each.
+    assert needed(1, 1000) == needed(1, 2)
+    for routings in (2, 3, 4):
+        rounds = needed(routings, 47) - needed(1, 47)
+        assert rounds == (routings - 1) * 2 * 4 * 47 * CAPSULES * 8
+
+
+def test_a_thousand_classes_with_little_memory(monkeypatch):
+    monkeypatch.setattr(command_line, "runs_on_cpu", lambda: True)
+    monkeypatch.setattr(limits, "available_memory", lambda: 3 * 10**9)
+    x, y = np.zeros((200, *MNIST_SHAPE), "float32"), np.eye(1000, dtype="float32")[:200]
+    names = list(map(str, range(1000)))
+    data = datasets.Dataset((x, y), (x, y), class_names=names, name="mine")
+
+    def check(routings):
+        flags = ["-r", str(routings), "--batch_size", "100"]
+        args = capsulenet.build_parser().parse_args(flags)
+        args.info, args.recipe = {}, "seed"
+        command_line.check_data(data, args)
+
+    check(routings=1)
+    with pytest.raises(limits.DataError, match=r"batches of 100 need about 17\.\d GB"):
+        check(routings=3)
+
+
+@pytest.mark.parametrize("kind", [MemoryError, RuntimeError])
+def test_running_out_of_memory(kind, digits, monkeypatch, capsys, tmp_path):
+    def fit(*arguments, **options):
+        raise kind("of the backend, on\nmany lines")
+
+    monkeypatch.setattr(keras.Model, "fit", fit)
+    # Which errors of a backend these are is in test_backend.py.
+    monkeypatch.setattr(backend, "is_out_of_memory", lambda e: type(e) is RuntimeError)
+    assert main("--data_dir", digits, "--save_dir", tmp_path) == 2
+    assert capsys.readouterr().err.endswith(
+        ": error: out of memory; try a smaller --batch_size, a smaller --image_size or "
+        "fewer images\n"
+    )
+
+
+def test_an_error_of_ours_is_no_line_for_the_user(digits, monkeypatch, tmp_path):
+    monkeypatch.setattr(keras.Model, "fit", lambda *arguments, **options: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        main("--data_dir", digits, "--save_dir", tmp_path)
 
 
 # Testing.
@@ -604,32 +690,3 @@ def test_a_bad_argument_in_a_process_of_its_own(tmp_path):
     expected = "capsulenet.py: error: --digit: expected 0 to 9, received 10\n"
     assert process.stderr == expected
     assert os.listdir(tmp_path) == []
-
-
-# The quiet start.
-
-
-def test_what_libraries_print_while_they_load_is_hidden(monkeypatch, capfd):
-    monkeypatch.delenv("TF_CPP_MIN_LOG_LEVEL", raising=False)
-    with capsulenet.quiet_start():
-        os.write(2, b"Could not find cuda drivers\n")
-    os.write(2, b"after\n")
-    assert capfd.readouterr().err == "after\n"
-
-
-def test_what_libraries_print_is_shown_if_loading_fails(monkeypatch, capfd):
-    def load():
-        with capsulenet.quiet_start():
-            os.write(2, b"the reason\n")
-            raise ImportError
-
-    monkeypatch.delenv("TF_CPP_MIN_LOG_LEVEL", raising=False)
-    pytest.raises(ImportError, load)
-    assert capfd.readouterr().err == "the reason\n"
-
-
-def test_who_asks_for_the_messages_sees_them(monkeypatch, capfd):
-    monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "0")
-    with capsulenet.quiet_start():
-        os.write(2, b"oneDNN custom operations are on\n")
-    assert capfd.readouterr().err == "oneDNN custom operations are on\n"

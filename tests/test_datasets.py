@@ -696,6 +696,15 @@ def test_keras_loaders_give_names_to_the_classes(monkeypatch):
         np.testing.assert_array_equal(y, np.eye(10)[labels[:, 0]])
 
 
+def test_keras_gives_channels_first_if_keras_json_says_so(monkeypatch, channels_first):
+    wanted = draw(6, 32, 32, 3), draw(3, 32, 32, 3, seed=1)
+    x, x_test = (pixels.transpose(0, 3, 1, 2) for pixels in wanted)
+    arrays = (x, LABELS), (x_test, TEST_LABELS)
+    monkeypatch.setattr(keras.datasets.cifar10, "load_data", lambda: arrays)
+    for (found, _), pixels in zip(load_dataset("cifar10"), wanted):
+        np.testing.assert_array_equal(found, pixels / np.float32(255))
+
+
 @pytest.mark.parametrize("name", ["fashion_mnist", "cifar10", "cifar100"])
 def test_what_keras_cannot_load(monkeypatch, name):
     def load_data():

@@ -117,6 +117,20 @@ def test_keeps_the_dtype_and_computes_in_float32():
     np.testing.assert_allclose(y, expected, rtol=2**-8, atol=1e-5)
 
 
+if keras.backend.backend() == "jax":  # the others' precision is in test_backend.py
+
+    def test_every_product_is_of_full_precision():
+        import jax
+
+        x, kernel, dy = example((11, 9), (3, 3), 2, channels=4, filters=4, batch=3)
+        gradient = jax.grad(
+            lambda x, kernel: ops.sum(conv2d(x, kernel, 2) * dy), (0, 1)
+        )
+        program = str(jax.make_jaxpr(gradient)(x, kernel))
+        full = "precision=(Precision.HIGHEST, Precision.HIGHEST)"
+        assert program.count(full) == program.count("dot_general[") > 20
+
+
 @pytest.mark.parametrize("size", [(3, 8), (8, 3)])
 def test_kernel_larger_than_the_image(size):
     x = np.zeros((1, *size, 1), "float32")

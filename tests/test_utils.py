@@ -2,8 +2,10 @@
 
 import warnings
 
+import matplotlib
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import RendererAgg
 from PIL import Image
 
 import utils
@@ -101,6 +103,31 @@ def test_plot_manipulation(tmp_path, dimensions, shape):
     )
     # Beside it is what the rows are, and no more.
     assert left > 20 and width > 0.8 * pixels.shape[1]
+
+
+# What matplotlib would take for mathematics, and for mathematics that it does not know.
+DOLLARS = ["$5 and $6", "$\\no$", "\\$", "a_b"]
+
+
+def test_names_are_drawn_as_they_are(tmp_path, monkeypatch):
+    drawn, draw = [], RendererAgg.draw_text
+
+    def draw_text(self, gc, x, y, text, prop, angle, ismath=False, mtext=None):
+        drawn.append(text)
+        assert ismath is False
+        draw(self, gc, x, y, text, prop, angle, ismath, mtext)
+
+    monkeypatch.setattr(RendererAgg, "draw_text", draw_text)
+    before = matplotlib.rcParams.copy()
+    images = np.random.default_rng(0).random((1, 28, 28, 1), dtype="float32")
+    titles, lengths = [(DOLLARS[0], DOLLARS[1])], np.array([[0.1, 0.2, 0.3, 0.4]])
+    path = str(tmp_path / "p.png")
+    utils.plot_predictions(images, images, images, lengths, titles, DOLLARS, path)
+    assert {*DOLLARS} <= {*drawn}
+    drawn.clear()
+    utils.plot_manipulation(images.repeat(11, 0), np.arange(11), DOLLARS[1], path)
+    assert DOLLARS[1] in drawn
+    assert matplotlib.rcParams.copy() == before  # those of the process
 
 
 def rows_of_log(epochs, prefixes=("", "test_"), accuracy=0.9):

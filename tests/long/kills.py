@@ -28,6 +28,11 @@ machine, too. SIGKILL leaves what was written to the system: whether `fsync` is 
 where a power cut asks for it is for `tests/test_resume.py`.
 """
 
+if __name__ == "__main__":
+    from capsnet import startup
+
+    startup.load()
+
 import argparse
 import collections
 import contextlib
@@ -42,9 +47,6 @@ import tempfile
 import time
 from pathlib import Path
 
-import capsulenet  # noqa: F401, first, since it silences the backend's start
-
-# isort: split
 import h5py
 import numpy as np
 from PIL import Image

@@ -10,6 +10,11 @@ file asks for. What a library crashes on is counted apart. Case i of a kind depe
 the seed, the kind and i alone.
 """
 
+if __name__ == "__main__":
+    from capsnet import startup
+
+    startup.load()
+
 import argparse
 import collections
 import contextlib
