@@ -343,8 +343,8 @@ def build_parser(doc: str = __doc__) -> argparse.ArgumentParser:
         "--predict",
         nargs="+",
         metavar="IMG",
-        help="print the class of each picture (PNG, JPEG, BMP, GIF) and draw "
-        "predictions.png; needs nothing but the model",
+        help="print the class of each picture (PNG, JPEG, BMP, GIF, WebP, TIFF) and "
+        "draw predictions.png; needs nothing but the model",
     )
     modes.add_argument(
         "--export",

@@ -195,7 +195,7 @@ def meet_hosts(args: argparse.Namespace) -> None:
 
 def end_process(message: str, status: int) -> None:
     """Ends the process at once; the usual end would wait for the other hosts."""
-    sys.stdout.flush()
+    command_line.drop_unwritten()
     print(f"capsulenet_multi_gpu.py: error: {message}", file=sys.stderr, flush=True)
     os._exit(status)
 
@@ -328,6 +328,8 @@ def run(args: argparse.Namespace) -> None:
     meet_hosts(args)
     try:
         run_on_devices(args)
+    except BrokenPipeError:
+        end_process("the reader of the output has gone", 128 + command_line.PIPE)
     except training.Interrupted as interrupt:
         interrupt.explain(args)
         end_process(str(interrupt), interrupt.status)

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import importlib.util
+import io
 import math
 import os
 import re
@@ -11,7 +12,7 @@ import tempfile
 
 import keras
 
-from capsnet import backend, datasets, limits, saving, training
+from capsnet import backend, datasets, images, limits, saving, training
 from capsnet.backend import runs_on_cpu
 from capsnet.recipes import RECIPES
 
@@ -31,6 +32,7 @@ class UsageError(ValueError):
 
 # What ends the script with one line and exit status 2.
 USER_ERRORS = (UsageError, limits.DataError, saving.ModelFileError, OSError)
+PIPE = 13  # SIGPIPE, which Windows does not have
 
 
 class _Parser(argparse.ArgumentParser):
@@ -177,15 +179,16 @@ def add_training_flags(parser: argparse.ArgumentParser, shift: bool = True) -> N
         "--train_size",
         type=integer(1),
         metavar="N",
-        help="train on the first N training images (default: all)",
+        help="train on the first N training images (default: all); those of your own "
+        "data are mixed with --seed first",
     )
     group.add_argument(
         "--validation_size",
         type=integer(0),
         default=0,
         metavar="N",
-        help="hold out the last N training images and keep the epoch that does best "
-        "on them, instead of the last",
+        help="hold out the last N training images, mixed in the same way, and keep the "
+        "epoch that does best on them, instead of the last",
     )
     if shift:
         group.add_argument(
@@ -247,9 +250,9 @@ def add_data_flags(
         "--dataset",
         metavar="NAME_OR_PATH",
         help=f"{', '.join(datasets.NAMED)}; an npz file with x_train, y_train, x_test "
-        "and y_test; a folder of IDX files; a folder with a sub-folder of pictures for "
-        "each class, or with train/ and test/ that hold these (default: the model "
-        "file's, else mnist)",
+        "and y_test; a folder of IDX files; a folder with a sub-folder of pictures "
+        f"({', '.join(images.EXTENSIONS)}) for each class, or with train/ and test/ "
+        "that hold these (default: the model file's, else mnist)",
     )
     group.add_argument(
         "--test_fraction",
@@ -556,9 +559,10 @@ def check_data(data: datasets.Dataset, args: argparse.Namespace) -> None:
         lam_recon = RECIPES[args.recipe].lam_recon
         args.lam_recon = lam_recon * math.prod(x_test.shape[1:])
     if not args.testing:
-        (x, _), _ = datasets.split(
+        (x, y), validation = datasets.split(
             x_train, y_train, args.train_size, args.validation_size
         )
+        datasets.check_classes(data, (x, y), validation)
         if args.devices > 1 and not args.drop_remainder and len(x) % args.batch_size:
             raise UsageError(
                 "--resume: expected one device, on which the run was begun and uses "
@@ -575,7 +579,9 @@ def check_data(data: datasets.Dataset, args: argparse.Namespace) -> None:
             )
             datasets.check_memory(needed, f"training with batches of {args.batch_size}")
     trained = args.info.get("split") if args.testing else None
-    if trained and data.split and trained["digest"] != data.split["digest"]:
+    # Files of earlier versions know the names alone.
+    known = [key for key in ("digest", "contents") if trained and key in trained]
+    if data.split and any(trained[key] != data.split[key] for key in known):
         raise UsageError(
             f"{args.dataset}: expected the files of the training, of which a part was "
             "kept for the test, received others; put the test images into test/ "
@@ -730,6 +736,12 @@ def main(argv: list[str] | None, build_parser, run) -> int:
         except training.Interrupted as interrupt:
             interrupt.explain(args)
             raise
+        except BrokenPipeError:
+            if not args.finished:
+                raise
+            interrupt = training.Interrupted(PIPE)
+            interrupt.explain(args)
+            raise interrupt from None
 
     return guard(parser.prog, parse_and_run)
 
@@ -737,22 +749,35 @@ def main(argv: list[str] | None, build_parser, run) -> int:
 def guard(program: str, function) -> int:
     """Calls a function, and makes one line and an exit status of what goes wrong.
 
+    Where the reader of the output goes away, as `head` does, the function ends at its
+    next line, without a word, with the status of a process that SIGPIPE ends.
+
     Args:
         program: The name before the line.
         function: May return an exit status; 0 if it returns None.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # The names of files and classes may hold what the terminal has no sign for.
+        sys.stdout.reconfigure(errors="backslashreplace")
+    message = ""
     try:
         with training.interruptible():
-            return function() or 0
+            status = function() or 0
+        print(end="", flush=True)
+    except BrokenPipeError:
+        status = 128 + PIPE
     except training.Interrupted as interrupt:
-        print(f"{program}: {interrupt}", file=sys.stderr)
-        return interrupt.status
+        status, message = interrupt.status, str(interrupt)
     except Exception as error:
         known = explain(error)
         if known is None:
             raise
-        status, message = known
-    print(f"{program}: error: {message}", file=sys.stderr)
+        status, message = known[0], f"error: {known[1]}"
+    finally:
+        if message:
+            with contextlib.suppress(OSError):  # it may have had the same reader
+                print(f"{program}: {message}", file=sys.stderr)
+        drop_unwritten()
     return status
 
 
@@ -769,3 +794,13 @@ def explain(error: Exception) -> tuple[int, str] | None:
     if isinstance(error, training.DivergedError):
         return 1, limits.one_line(str(error))
     return None
+
+
+def drop_unwritten() -> None:
+    """Makes sure that Python's own flush at its end does not fail once more."""
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        try:
+            stream.flush()
+        except OSError:
+            with open(os.devnull, "wb") as nowhere:
+                os.dup2(nowhere.fileno(), stream.fileno())

@@ -10,7 +10,7 @@ import numpy as np
 
 from capsnet import images, mnist
 from capsnet.augmentation import Affine, transform
-from capsnet.limits import MAX_NAME, DataError, check_memory
+from capsnet.limits import MAX_NAME, DataError, check_memory, warn
 
 # What `load_dataset` knows by name, and the names of the classes.
 NAMED = {
@@ -27,6 +27,7 @@ NAMED = {
 }
 IN_FOLDERS = ("mnist", "fashion_mnist")  # those that `data_dir` may hold
 MAX_CLASSES = 1000
+DARK = 1 / 16  # of white; no image is brighter where 12 bits are stored in 16
 
 Pair = tuple[np.ndarray, np.ndarray]
 
@@ -41,8 +42,8 @@ class Dataset:
         test: The same.
         class_names: A name for each class.
         name: What it was loaded by.
-        split: For a folder that was split here: seed, fraction and a digest of the
-            list of files; else `None`.
+        split: For a folder that was split here: seed, fraction, `digest` of the list of
+            files and `contents`, a digest of what is in them; else `None`.
         more_tests: Further sets to evaluate, by name.
     """
 
@@ -75,6 +76,11 @@ def load_dataset(
 ) -> Dataset:
     """Loads a data set by its name, or from the user's own files.
 
+    Training images of the user's own come in a random order in which each class is
+    spread evenly, so that the first or the last of them are a fair part of all, also
+    where the files are sorted by class. The built-in sets keep their order, also those
+    that are read from `data_dir`. So do all test images.
+
     Args:
         name: One of `NAMED`, or a path: an npz file with the arrays x_train, y_train,
             x_test and y_test; a folder of IDX files; a folder with one sub-folder of
@@ -84,7 +90,7 @@ def load_dataset(
         image_size: Height and width to fit all images into, with their aspect kept.
         grayscale: Whether to make colour images grey.
         test_fraction: Part of each class to test with, where a folder has no `test/`.
-        seed: Of the choice of that part.
+        seed: Of the choice of that part, and of the order.
 
     Raises:
         DataError: If the data is missing, damaged or makes no sense.
@@ -108,7 +114,7 @@ def load_dataset(
     else:
         arrays = mnist.read_folder(source)
     try:
-        return _from_arrays(arrays, name, image_size, grayscale)
+        return _from_arrays(arrays, name, image_size, grayscale, seed)
     except DataError as error:
         raise DataError(f"{source}: {error}") from None
 
@@ -117,7 +123,11 @@ def load_dataset(
 
 
 def _from_arrays(
-    arrays: mnist.Arrays, name: str, image_size: tuple[int, int] | None, grayscale: bool
+    arrays: mnist.Arrays,
+    name: str,
+    image_size: tuple[int, int] | None,
+    grayscale: bool,
+    seed: int,
 ) -> Dataset:
     for part in ("train", "test"):
         _check_images(arrays[f"x_{part}"], f"x_{part}")
@@ -129,26 +139,28 @@ def _from_arrays(
     shapes = [arrays[f"x_{part}"].shape[1:] for part in ("train", "test")]
     if shapes[0] != shapes[1]:
         raise DataError(f"x_test: expected images of {shapes[0]}, got {shapes[1]}")
+    types = [arrays[f"x_{part}"].dtype.newbyteorder("=") for part in ("train", "test")]
+    if types[0] != types[1] and all(dtype.kind in "ui" for dtype in types):
+        raise DataError(  # white may be another number in each
+            f"x_test: expected {types[0]}, the type of x_train, got {types[1]}"
+        )
     size = arrays["x_train"].size + arrays["x_test"].size
     if image_size is not None:
         n = len(arrays["x_train"]) + len(arrays["x_test"])
         channels = 3 if shapes[0][2:] == (3,) and not grayscale else 1
         size = max(size, n * math.prod(image_size) * channels)
-    check_memory(4 * size, "the images")
+    # Putting them into another order makes a copy for a while.
+    check_memory(max(4 * size, arrays["x_train"].nbytes), "the images")
+    names, y = _one_hot(arrays["y_train"], arrays["y_test"], NAMED.get(name))
+    if name not in NAMED:
+        order = mix(y[0].argmax(axis=1), np.random.default_rng(seed))
+        arrays["x_train"], y[0] = arrays["x_train"][order], y[0][order]
     white = max(_white(arrays["x_train"]), _white(arrays["x_test"]))
+    _warn_if_dark(arrays, white, name)
     x = [
         _fit(_scale(arrays[f"x_{part}"], white), image_size, grayscale)
         for part in ("train", "test")
     ]
-    names, y = _one_hot(arrays["y_train"], arrays["y_test"])
-    if name in NAMED:
-        if arrays["y_train"].dtype.kind in "US":
-            raise DataError(f"expected labels 0 to {len(NAMED[name]) - 1}, got names")
-        if len(names) > len(NAMED[name]):
-            got = len(names) - 1
-            raise DataError(f"expected labels 0 to {len(NAMED[name]) - 1}, got {got}")
-        names = NAMED[name]
-        y = [np.pad(a, ((0, 0), (0, len(names) - a.shape[1]))) for a in y]
     return Dataset((x[0], y[0]), (x[1], y[1]), names, name)
 
 
@@ -180,6 +192,20 @@ def _white(x: np.ndarray) -> int:
     return 65535 if x.dtype.newbyteorder("=") == np.uint16 or x.max() > 255 else 255
 
 
+def _warn_if_dark(arrays: mnist.Arrays, white: int, name: str) -> None:
+    dark = []
+    for part in ("x_train", "x_test"):
+        largest = arrays[part].max()
+        limit = 1 if arrays[part].dtype.kind == "f" else white
+        if largest <= DARK * limit:
+            dark.append(f"{part} (largest number {largest:g}, while {limit} is white)")
+    if dark:
+        warn(
+            f"{name}: almost black: {' and '.join(dark)}; if that is not meant, divide "
+            "by what is white, since fractions from 0 to 1 are taken as they are"
+        )
+
+
 def _scale(x: np.ndarray, white: int) -> np.ndarray:
     x = np.divide(x, 1 if x.dtype.kind == "f" else white, dtype="float32")
     return x if x.ndim == 4 else x[..., np.newaxis]
@@ -199,44 +225,61 @@ def _fit(
 
 
 def _one_hot(
-    y_train: np.ndarray, y_test: np.ndarray
+    y_train: np.ndarray, y_test: np.ndarray, known: list[str] | None
 ) -> tuple[list[str], list[np.ndarray]]:
-    """Names of the classes, and one-hot labels for numbers, names or one-hot labels."""
+    """Names of the classes, and one-hot labels.
+
+    The classes are those `known`, numbered from 0; else the columns of one-hot labels;
+    else what occurs in `y_train`: of the labels 3 and 7, the class "3" is the first.
+    """
+    labels, classes = _read_labels(y_train, y_test)
+    if known is not None:
+        last = len(known) - 1
+        for part, found in (("y_train", classes), ("y_test", labels[1])):
+            got = "names" if isinstance(found[0], str) else max(found)
+            if got == "names" or got > last:
+                raise DataError(f"{part}: expected labels 0 to {last}, got {got}")
+        classes = list(range(len(known)))
+    _check_count(len(classes))
+    index = {label: i for i, label in enumerate(classes)}
+    unknown = sorted(set(labels[1]) - index.keys())
+    if unknown:
+        raise DataError(
+            f"y_test: expected the classes of y_train, got {unknown[0]!r} as well"
+        )
+    if len(set(labels[0])) < 2:
+        raise DataError("y_train: expected at least 2 classes, got 1")
+    identity = np.eye(len(classes), dtype="float32")
+    names = known or [str(label) for label in classes]
+    return names, [identity[[index[label] for label in part]] for part in labels]
+
+
+def _read_labels(
+    y_train: np.ndarray, y_test: np.ndarray
+) -> tuple[list[list], list[int] | list[str]]:
+    """The labels of both parts, numbers or names, and the classes in their order."""
+    parts = ("y_train", "y_test")
     y = [a[:, 0] if a.ndim == 2 and a.shape[1] == 1 else a for a in (y_train, y_test)]
     if all(a.ndim == 2 and a.dtype.kind in "uifb" for a in y):
-        _check_count(y[0].shape[1])
-        for a, name in zip(y, ("y_train", "y_test")):
+        n = y[0].shape[1]
+        _check_count(n)
+        for a, part in zip(y, parts):
             if not (((a == 0) | (a == 1)).all() and (a.sum(axis=1) == 1).all()):
-                raise DataError(f"{name}: expected one-hot rows, got other numbers")
-        if y[0].shape[1] != y[1].shape[1]:
-            raise DataError(
-                f"y_test: expected {y[0].shape[1]} columns, got {y[1].shape[1]}"
-            )
-        names = [str(i) for i in range(y[0].shape[1])]
-        y = [a.argmax(axis=1) for a in y]
-    elif all(a.ndim == 1 and a.dtype.kind in "US" for a in y):
-        y = [_to_text(a, name) for a, name in zip(y, ("y_train", "y_test"))]
-        unknown = sorted(set(y[1].tolist()) - set(y[0].tolist()))
-        if unknown:
-            raise DataError(
-                f"y_test: expected the classes of y_train, got {unknown[0]!r} as well"
-            )
-        unique = np.unique(y[0])
-        names = unique.tolist()
-        y = [np.searchsorted(unique, a) for a in y]
-    elif all(a.ndim == 1 and a.dtype.kind in "ui" for a in y):
-        names = [str(i) for i in range(_count_classes(*y))]
-    else:
+                raise DataError(f"{part}: expected one-hot rows, got other numbers")
+        if y[1].shape[1] != n:
+            raise DataError(f"y_test: expected {n} columns, got {y[1].shape[1]}")
+        return [a.argmax(axis=1).tolist() for a in y], list(range(n))
+    if all(a.ndim == 1 and a.dtype.kind in "US" for a in y):
+        y = [_to_text(a, part) for a, part in zip(y, parts)]
+    elif not all(a.ndim == 1 and a.dtype.kind in "ui" for a in y):
         raise DataError(
             "y_train and y_test: expected labels that are whole numbers, names or "
             f"one-hot rows, got {y_train.dtype} of shape {y_train.shape} and "
             f"{y_test.dtype} of shape {y_test.shape}"
         )
-    if len(set(y[0].tolist())) < 2:
-        raise DataError("y_train: expected at least 2 classes, got 1")
-    _check_count(len(names))
-    identity = np.eye(len(names), dtype="float32")
-    return names, [identity[a] for a in y]
+    elif min(a.min() for a in y) < 0:
+        raise DataError("y_train and y_test: expected labels from 0 on, got negatives")
+    return [a.tolist() for a in y], np.unique(y[0]).tolist()
 
 
 def _check_count(n_class: int) -> None:
@@ -266,21 +309,6 @@ def _to_text(y: np.ndarray, name: str) -> np.ndarray:
     return y
 
 
-def _count_classes(y_train: np.ndarray, y_test: np.ndarray) -> int:
-    largest = int(y_train.max())
-    if y_train.min() < 0 or largest >= MAX_CLASSES:
-        raise DataError(
-            f"y_train: expected labels 0 to {MAX_CLASSES - 1} at most, "
-            f"got {y_train.min()} to {largest}"
-        )
-    if y_test.min() < 0 or y_test.max() > largest:
-        raise DataError(
-            f"y_test: expected labels 0 to {largest}, the largest of y_train, "
-            f"got {y_test.min()} to {y_test.max()}"
-        )
-    return largest + 1
-
-
 # Folders of pictures.
 
 
@@ -305,23 +333,39 @@ def _load_pictures(
     else:
         files = images.list_classes(folder)
         train, test = _split_files(files, test_fraction, rng)
-        paths = [p.relative_to(folder).as_posix() for c in files.values() for p in c]
-        digest = hashlib.sha256(
-            "\n".join(paths).encode(errors="surrogatepass")
-        ).hexdigest()
-        split = {"seed": seed, "fraction": test_fraction, "digest": digest}
+        split = {"seed": seed, "fraction": test_fraction}
     names = list(train)
     labelled = [[(p, names.index(c)) for c in d for p in d[c]] for d in (train, test)]
-    rng.shuffle(labelled[0])  # else the first or last N would be of one class
+    order = mix(np.array([label for _, label in labelled[0]]), rng)
+    labelled[0] = [labelled[0][i] for i in order]
     height, width, channels = _common_shape(
         [p for part in labelled for p, _ in part], image_size, grayscale
     )
     n = sum(map(len, labelled))
     check_memory(4 * n * height * width * channels, f"{n} images")
+    if split is not None:  # now that they are known to be pictures
+        split |= _digests(folder, [path for paths in files.values() for path in paths])
     train, test = (
         _read_pictures(part, len(names), (height, width, channels)) for part in labelled
     )
+    brightest = max(train[0].max(), test[0].max())
+    if brightest <= DARK:
+        warn(
+            f"{name}: almost black: the brightest pixel is {brightest:.2g}, "
+            "while 1 is white"
+        )
     return Dataset(train, test, names, name, split)
+
+
+def _digests(folder: Path, paths: list[Path]) -> dict[str, str]:
+    """SHA-256 sums: of the list of files, and of what is in them."""
+    names = [path.relative_to(folder).as_posix() for path in paths]
+    sums = [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
+    listed = "\n".join(names).encode(errors="surrogatepass")
+    return {
+        "digest": hashlib.sha256(listed).hexdigest(),
+        "contents": hashlib.sha256("".join(sums).encode()).hexdigest(),
+    }
 
 
 def _split_files(files: dict, fraction: float, rng: np.random.Generator):
@@ -372,6 +416,26 @@ def _read_pictures(
 # Arrays to arrays.
 
 
+def mix(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A random order of samples in which each class is spread evenly.
+
+    The first N samples have every class, and the last N every class of two samples or
+    more, if N is not less than the number of classes.
+
+    Args:
+        labels: Numbers of the classes, shape `(n,)`.
+        rng: What all that chance decides is drawn from.
+
+    Returns:
+        The indices of the samples, shape `(n,)`.
+    """
+    place = np.empty(len(labels))
+    for label in np.unique(labels):
+        members = rng.permutation(np.flatnonzero(labels == label))
+        place[members] = np.linspace(0, 1, len(members))
+    return np.lexsort((rng.random(len(labels)), place))  # by place, then at random
+
+
 def split(
     x: np.ndarray,
     y: np.ndarray,
@@ -381,7 +445,8 @@ def split(
     """Cuts a training set into training and validation samples.
 
     The validation samples are cut first, from the end of the full set, so that they are
-    the same ones whatever `train_size` is.
+    the same ones whatever `train_size` is. Which classes the parts have depends on the
+    order: see `load_dataset`, and `check_classes`.
 
     Args:
         x: Images.
@@ -412,6 +477,36 @@ def split(
         )
     validation = (x[rest:], y[rest:]) if validation_size else None
     return (x[:train_size], y[:train_size]), validation
+
+
+def check_classes(data: Dataset, train: Pair, validation: Pair | None) -> None:
+    """Finds a class of the user's own data that a part has no image of.
+
+    The training part needs all classes; so do the validation images, but for classes
+    of one image. Of the built-in sets, whose order is random, small parts are known to
+    be a first look, and nothing is refused.
+
+    Args:
+        data: Where the parts are from.
+        train: Images and labels to train on.
+        validation: Those that are held out, if any are.
+
+    Raises:
+        DataError: If there is such a class.
+    """
+    if data.name in NAMED:
+        return
+    counts = data.train[1].sum(axis=0)
+    parts = [("train on", train, 1)]
+    parts += [("validate with", validation, 2)] if validation else []
+    for purpose, (_, y), least in parts:
+        missing = np.flatnonzero((counts >= least) & ~y.any(axis=0))
+        if len(missing):
+            raise DataError(
+                f"expected images of every class to {purpose}, got {len(y)} without "
+                f"any of {data.class_names[missing[0]]}: change --train_size or "
+                "--validation_size"
+            )
 
 
 def shift(images: np.ndarray, offsets: np.ndarray) -> np.ndarray:

@@ -1,26 +1,31 @@
 """Pictures of your own: read them, fit them to a network, photos of digits to MNIST."""
 
 import contextlib
+import io
+import logging
 import math
 import os
 import re
+import shutil
+import struct
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageFilter
 
-from capsnet.limits import DataError, check_memory, is_class_name, one_line
+from capsnet.limits import DataError, check_memory, is_class_name, one_line, warn
 
-FORMATS = ("PNG", "JPEG", "BMP", "GIF")
-EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".gif")
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP")  # and TIFF, by `_open_tiff`
+EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 ORIENTATION = 0x0112  # the EXIF tag
 LUMINANCE = np.array([0.299, 0.587, 0.114], "float32")  # of red, green and blue
 
 
 # Bytes for a pixel while a picture is read: Pillow's and ours, as measured.
-_PIXEL_COST = 30
+_PIXEL_COST = 32
 # Pixels of pictures that are slow to read: Pillow unpacks compressed BMP in Python, and
 # each scan of a JPEG goes over all pixels, even if it has only a few bytes.
 _MAX_RLE_PIXELS = 10_000_000
@@ -28,11 +33,23 @@ _MAX_SCANNED_PIXELS = 10_000_000_000
 _MAX_FILE = 1 << 29  # bytes; no picture of `Image.MAX_IMAGE_PIXELS` pixels needs more
 _JPEG_SEGMENT = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
 
+# TIFF: how it starts, with the order of its bytes; what of a directory describes the
+# pixels; Pillow's names of compressions that lose nothing; and how long a list of
+# numbers may be, such as that of the strips.
+_TIFF_ORDERS = {b"II*\0": "<", b"MM\0*": ">"}
+_TIFF_TAGS = {254, 256, 257, 258, 259, 262, 266, 273, 274, 277, 278, 279, 284, 317, 320}
+_TIFF_TAGS |= {322, 323, 324, 325, 338, 339, 530, 531, 532}
+_TIFF_COMPRESSIONS = ("raw", "tiff_lzw", "tiff_adobe_deflate", "tiff_deflate")
+_TIFF_COMPRESSIONS += ("packbits",)
+_MAX_TIFF_LIST = 100_000
+# Pillow logs errors that it raises as well; without a handler, Python prints them.
+logging.getLogger("PIL.TiffImagePlugin").addHandler(logging.NullHandler())
+
 # One file.
 
 
 def read_image(path: str | os.PathLike[str], channels: int | None = None) -> np.ndarray:
-    """Reads a PNG, JPEG or BMP picture, or the first frame of a GIF.
+    """Reads a PNG, JPEG, BMP, GIF, WebP or TIFF picture, of several the first one.
 
     Photos are turned upright as their EXIF data say, transparent pixels lie over
     white, and 16-bit grey keeps its precision.
@@ -55,6 +72,8 @@ def read_image(path: str | os.PathLike[str], channels: int | None = None) -> np.
             raise DataError(f"expected 1 or 3 channels to read, got {channels}")
         _check_cost(image, path)
         orientation = _orientation(image)
+        with _quiet_libtiff() if image.format == "TIFF" else contextlib.nullcontext():
+            image.load()
         pixels = _upright(_pixels(image), orientation)
     if channels == 1 and pixels.shape[2] == 3:
         pixels = pixels @ LUMINANCE[:, np.newaxis]
@@ -94,7 +113,7 @@ def _open(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path, formats=FORMATS) as image:
+            with _open_tiff(path) or Image.open(path, formats=FORMATS) as image:
                 limit = Image.MAX_IMAGE_PIXELS or math.inf
                 if image.width * image.height > limit:  # the filters are not per thread
                     raise Image.DecompressionBombError
@@ -103,8 +122,68 @@ def _open(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
         raise DataError(one_line(f"{path}: {_reason(error)}")) from None
 
 
+def _open_tiff(path: str | os.PathLike[str]) -> Image.Image | None:
+    """The first picture of a TIFF; None of other files.
+
+    Pillow is shown only what describes the pixels. Of the rest it would read lists of
+    millions of numbers, further directories and further pictures.
+    """
+    content = io.BytesIO()
+    with open(path, "rb") as file:
+        head = file.read(8)
+        order = _TIFF_ORDERS.get(head[:4])
+        if order is None:
+            return None
+        content.write(head)
+        shutil.copyfileobj(file, content)
+    entry = struct.Struct(f"{order}HHII")  # tag, type, number of values, their place
+    with content.getbuffer() as view:
+        (start,) = struct.unpack_from(f"{order}I", view, 4)
+        (n,) = struct.unpack_from(f"{order}H", view, start)
+        directory = view[start + 2 : start + 2 + entry.size * n]
+        kept = [e for e in entry.iter_unpack(directory) if e[0] in _TIFF_TAGS]
+        directory.release()
+    if any(values > _MAX_TIFF_LIST for _, _, values, _ in kept):
+        raise DataError(f"expected a TIFF of at most {_MAX_TIFF_LIST} strips or tiles")
+    end = content.tell()
+    content.write(struct.pack(f"{order}H", len(kept)))
+    content.write(b"".join(entry.pack(*e) for e in kept))
+    content.write(bytes(4))  # no further directory
+    content.seek(4)
+    content.write(struct.pack(f"{order}I", end))
+    try:
+        image = Image.open(content, formats=("TIFF",))
+    except Image.UnidentifiedImageError:
+        raise DataError("expected a TIFF that Pillow reads, got another kind") from None
+    if image.info["compression"] not in _TIFF_COMPRESSIONS:
+        raise DataError(
+            "expected a TIFF without compression, or with LZW, Deflate or PackBits, "
+            f"got {image.info['compression']}"
+        )
+    if image.mode in ("I", "F") or image.tag_v2.get(258) == (12,):
+        raise DataError("expected a TIFF of 1 to 8 or 16 bits, got other numbers")
+    return image
+
+
+@contextlib.contextmanager
+def _quiet_libtiff() -> Iterator[None]:
+    """Keeps off stderr what libtiff writes there of a damaged file, in C."""
+    with open(os.devnull, "wb") as nowhere:
+        stderr = os.dup(2)
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+
+
 def _check_cost(image: Image.Image, path: str | os.PathLike[str]) -> None:
     size = image.width * image.height
+    if image.format == "TIFF":  # a tile is unpacked whole
+        tile = math.prod(int(image.tag_v2.get(tag, 1)) for tag in (322, 323))
+        if tile > max(size, 1 << 20):
+            raise DataError(f"expected tiles within the picture, got {tile} pixels")
     check_memory(_PIXEL_COST * size, "its pixels")
     if image.tile and image.tile[0][0] == "bmp_rle" and size > _MAX_RLE_PIXELS:
         raise DataError(
@@ -131,7 +210,9 @@ def _reason(error: Exception) -> str:
     if isinstance(error, DataError):
         return str(error)
     if isinstance(error, Image.UnidentifiedImageError):
-        return "expected a PNG, JPEG, BMP or GIF picture, got something else"
+        return (
+            "expected a PNG, JPEG, BMP, GIF, WebP or TIFF picture, got something else"
+        )
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
         return (
             f"expected a picture of at most {Image.MAX_IMAGE_PIXELS} pixels, got more"
@@ -141,6 +222,8 @@ def _reason(error: Exception) -> str:
 
 
 def _orientation(image: Image.Image) -> int:
+    if image.format == "TIFF":  # Pillow turns it
+        return 1
     # Not PNG's own method, which decodes the pixels to look for EXIF data behind them.
     orientation = Image.Image.getexif(image).get(ORIENTATION)
     return orientation if orientation in range(1, 9) else 1
@@ -158,9 +241,13 @@ def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
 
 def _channels(image: Image.Image) -> int:
     if image.mode in ("P", "PA"):
-        size = len(image.palette.rawmode or image.palette.mode)  # bytes of a colour
+        mode = image.palette.rawmode or image.palette.mode
         colours = np.frombuffer(bytes(image.palette.palette), "uint8")
-        colours = colours[: len(colours) // size * size].reshape(-1, size)
+        if mode == "RGB;L":  # all reds, all greens, all blues
+            colours = colours[: len(colours) // 3 * 3].reshape(3, -1).T
+        else:  # as many bytes for a colour as the mode has letters
+            colours = colours[: len(colours) // len(mode) * len(mode)]
+            colours = colours.reshape(-1, len(mode))
         return 1 if (colours[:, :3] == colours[:, :1]).all() else 3
     return 1 if image.mode in ("1", "L", "LA") or image.mode[0] == "I" else 3
 
@@ -170,7 +257,9 @@ def _pixels(image: Image.Image) -> np.ndarray:
     if image.mode[0] == "I":  # 16 bits, which Pillow's conversions would clip
         pixels = np.asarray(image, "float32")[..., None]
         transparent = pixels == image.info.get("transparency", -1)
-        return np.where(transparent, 1, pixels / np.float32(65535))
+        pixels = np.where(transparent, 1, pixels / np.float32(65535))
+        is_negative = image.format == "TIFF" and image.tag_v2.get(262, 0) == 0
+        return 1 - pixels if is_negative else pixels
     mode = "L" if _channels(image) == 1 else "RGB"
     if not image.has_transparency_data:
         pixels = _fractions(np.asarray(image.convert(mode)))
@@ -234,8 +323,9 @@ def _resize(
 def list_classes(folder: str | os.PathLike[str]) -> dict[str, list[Path]]:
     """Lists the pictures of a folder that has one sub-folder for each class.
 
-    Hidden files and folders, and files without an extension of `EXTENSIONS`, are
-    ignored, and so are folders within the class folders.
+    Hidden files and folders are ignored, and so are folders within the class folders.
+    A line on stderr counts the files that are left out since their extension is none of
+    `EXTENSIONS`.
 
     Args:
         folder: Name of the folder.
@@ -249,15 +339,15 @@ def list_classes(folder: str | os.PathLike[str]) -> dict[str, list[Path]]:
             more, or one of them has no picture.
     """
     folder = Path(folder)
-    classes = {
-        path.name: [
-            file
-            for file in _visible(path)
-            if file.suffix.lower() in EXTENSIONS and not file.is_dir()
-        ]
-        for path in _visible(folder)
-        if path.is_dir()
-    }
+    classes, skipped = {}, Counter()
+    for path in filter(Path.is_dir, _visible(folder)):
+        pictures = classes[path.name] = []
+        for file in _visible(path):
+            suffix = file.suffix.lower()
+            if suffix in EXTENSIONS and not file.is_dir():
+                pictures.append(file)
+            elif not file.is_dir():
+                skipped[suffix or "no extension"] += 1
     if not any(classes.values()):
         raise DataError(
             one_line(f"{folder}: expected a sub-folder of pictures for each class")
@@ -269,10 +359,19 @@ def list_classes(folder: str | os.PathLike[str]) -> dict[str, list[Path]]:
             )
         if not files:
             raise DataError(
-                one_line(f"{folder / name}: class folder without a picture")
+                one_line(
+                    f"{folder / name}: class folder without a picture "
+                    f"({', '.join(EXTENSIONS)})"
+                )
             )
     if len(classes) == 1:
         raise DataError(one_line(f"{folder}: expected at least 2 class folders, got 1"))
+    if skipped:
+        counts = [f"{n} {suffix}" for suffix, n in skipped.most_common(5)]
+        warn(
+            f"{folder}: files left out: {skipped.total()} ({', '.join(counts)}); "
+            f"pictures end in {', '.join(EXTENSIONS)}"
+        )
     if all(re.fullmatch(r"-?\d+", name) for name in classes):
         return dict(sorted(classes.items(), key=lambda item: int(item[0])))
     return classes

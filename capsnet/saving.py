@@ -389,6 +389,7 @@ def _is_split(value) -> bool:
         and _is_number(value.get("fraction"))
         and 0 <= value["fraction"] < 1
         and isinstance(value.get("digest"), str)
+        and isinstance(value.get("contents", ""), str)
     )
 
 
@@ -441,11 +442,13 @@ def export_model(model: keras.Model, folder: str) -> None:
     ):
         signature = [tf.TensorSpec(model.input_shape, dtype, name="images")]
         archive.add_endpoint(name, function, signature)
-    folder = os.path.abspath(folder)
+    folder = os.path.realpath(folder)
     os.makedirs(os.path.dirname(folder), exist_ok=True)
     with tempfile.TemporaryDirectory(dir=os.path.dirname(folder)) as temporary:
         path = os.path.join(temporary, "model")
         archive.write_out(path, verbose=False)
+        if os.path.isdir(folder):  # Windows renames to names that are free
+            os.rmdir(folder)
         os.replace(path, folder)
 
 

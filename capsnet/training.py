@@ -270,7 +270,7 @@ def fit(
     log.check_space(model)
     callbacks = [
         keras.callbacks.LambdaCallback(on_epoch_begin=batches.set_epoch),
-        keras.callbacks.ProgbarLogger(),  # before the log, so that its time is training
+        Progress(),  # before the log, so that its time is training
         StopOnNaN(log),
         log,
     ]
@@ -310,6 +310,18 @@ def fit(
     saving.save_model(model, path, log.info)
     for name in ("log.csv", "log.png", "trained_model.h5"):
         print("Wrote", os.path.join(args.save_dir, name))
+
+
+class Progress(keras.callbacks.ProgbarLogger):
+    """Keras's bar, or line an epoch.
+
+    If the reader of the output has gone, the epoch is not lost: the next line after
+    its state is written ends the run.
+    """
+
+    def on_epoch_end(self, epoch, logs=None):
+        with contextlib.suppress(BrokenPipeError):
+            super().on_epoch_end(epoch, logs)
 
 
 class EpochLog(keras.callbacks.Callback):

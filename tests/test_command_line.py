@@ -6,6 +6,7 @@ import io
 import os
 import re
 import shutil
+import subprocess
 import sys
 import tempfile
 from functools import partial
@@ -17,6 +18,7 @@ import keras
 import numpy as np
 import pytest
 from conftest import (
+    ROOT,
     assert_picture,
     assert_same_run,
     read_log,
@@ -25,6 +27,7 @@ from conftest import (
     training_of,
     write_digits,
 )
+from PIL import Image
 
 import capsulenet
 import capsulenet_multi_gpu
@@ -387,6 +390,93 @@ def test_testing_takes_the_model_of_save_dir(trained, digits, tmp_path, capsys):
     ]
 
 
+# Readers of the output that go away, and terminals without a sign for a name.
+
+
+def run_without_reader(*arguments, cwd, stderr=subprocess.PIPE):
+    """Runs the script with a pipe as its output that nobody reads any more."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, ROOT / "capsulenet.py", *map(str, arguments)]
+    hidden = ("TF_CPP_MIN_LOG_LEVEL", "PYTHONUNBUFFERED")
+    environment = {k: v for k, v in os.environ.items() if k not in hidden}
+    with open(writer, "wb") as output:
+        return subprocess.run(
+            command,
+            cwd=cwd,
+            env=environment,
+            stdout=output,
+            stderr=stderr,
+            text=True,
+            timeout=300,
+        )
+
+
+def test_a_test_whose_reader_has_gone_ends_without_a_word(trained, digits, tmp_path):
+    options = ["-w", trained[0] / "trained_model.h5", "--data_dir", digits]
+    process = run_without_reader("-t", *options, "--save_dir", ".", cwd=tmp_path)
+    assert process.returncode == 141  # as if SIGPIPE had ended it
+    assert process.stderr == ""
+
+
+def test_an_error_that_nobody_reads(tmp_path):
+    process = run_without_reader("--digit", 10, cwd=tmp_path, stderr=subprocess.STDOUT)
+    assert process.returncode == 2
+
+
+def test_a_training_whose_reader_goes_keeps_its_last_epoch(
+    mnist, tmp_path, monkeypatch, capfd
+):
+    digits = write_digits(tmp_path / "digits", mnist, 60, 30)
+    reader, writer = os.pipe()
+    step = training.StopOnNaN.on_train_batch_end
+
+    def close_reader(self, batch, logs=None):
+        if (self.epoch, batch) == (1, 0):  # within the second epoch
+            os.close(reader)
+        step(self, batch, logs)
+
+    monkeypatch.setattr(training.StopOnNaN, "on_train_batch_end", close_reader)
+    options = ["--image_size", 17, 17, "--epochs", 9, "--batch_size", 30]
+    options += ["--data_dir", digits, "--save_dir", tmp_path]
+    with open(writer, "w") as output, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", output)
+        assert main(*options) == 141
+    assert len(read_log(tmp_path)) == 2
+    assert capfd.readouterr().err.endswith(
+        ": interrupted; epoch 2 is the last one finished, "
+        f"--resume --save_dir {tmp_path} goes on from there\n"
+    )
+    assert len(saving.read_run(str(tmp_path / "run_state.h5"))["rows"]) == 2
+
+
+def test_printing_never_fails_for_want_of_a_sign(tmp_path, monkeypatch):
+    program = """
+from capsnet import command_line
+assert command_line.guard("script", lambda: print("class 猫")) == 0
+"""
+    monkeypatch.setenv("PYTHONIOENCODING", "cp1252")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    process = run(cwd=tmp_path, program=("-c", program))
+    assert process.returncode == 0, process.stderr
+    assert process.stdout == "class \\u732b\n"
+
+
+@pytest.mark.slow
+def test_a_class_name_that_the_terminal_has_no_sign_for(tmp_path, monkeypatch):
+    for name in ("猫", "dog"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for i in range(5):
+            Image.new("L", (17, 17), 99).save(tmp_path / "data" / name / f"{i}.png")
+    monkeypatch.setenv("PYTHONIOENCODING", "cp1252")
+    options = ["--dataset", "data", "--epochs", 1, "--batch_size", 4, "--save_dir", "."]
+    process = run(*options, cwd=tmp_path)
+    assert process.returncode == 0, process.stderr
+    assert "Traceback" not in process.stderr
+    assert "Accuracy of class \\u732b: " in process.stdout
+    assert (tmp_path / "manipulate-1.png").exists()
+
+
 # Help.
 
 # Every flag of the older scripts and of ours, with its default.
@@ -454,6 +544,14 @@ def test_help_groups_the_flags_and_says_their_defaults(capsys, flag):
     for flag, default in FLAGS.items():
         shown = f"(default: {default})" in parts[flag]
         assert shown == (default is not None and default is not False)
+
+
+def test_help_names_the_formats_of_pictures_and_what_is_mixed(capsys):
+    assert main("--help") == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "(PNG, JPEG, BMP, GIF, WebP, TIFF)" in out
+    assert "(.png, .jpg, .jpeg, .bmp, .gif, .webp, .tif, .tiff)" in out
+    assert "those of your own data are mixed with --seed first" in out
 
 
 # Where files go, if --save_dir is not said.

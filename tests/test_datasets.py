@@ -10,7 +10,15 @@ from PIL import Image
 from test_mnist import write_idx
 
 from capsnet import datasets, images, limits
-from capsnet.datasets import DataError, ShiftedBatches, load_dataset, shift, split
+from capsnet.datasets import (
+    DataError,
+    ShiftedBatches,
+    check_classes,
+    load_dataset,
+    mix,
+    shift,
+    split,
+)
 
 
 def refused(path, *, file=None, **options):
@@ -45,6 +53,19 @@ def npz(folder, **changes):
     return str(path)
 
 
+def places(x, drawn):
+    """Which of the drawn images each of the loaded ones is, whatever their order."""
+    pixels = np.rint(255 * x).astype(int).reshape(len(x), 1, -1)
+    same = (pixels == drawn.reshape(1, len(drawn), -1)).all(axis=2)
+    assert (same.sum(axis=0) == 1).all() and (same.sum(axis=1) == 1).all()
+    return same.argmax(axis=1)
+
+
+def sort(x):
+    """Images in an order that depends on their pixels alone."""
+    return x[np.lexsort(x.reshape(len(x), -1).T)]
+
+
 @pytest.mark.parametrize("shape", [(5, 4), (5, 4, 1), (5, 4, 3)])
 @pytest.mark.parametrize(
     ("dtype", "largest", "white"),
@@ -74,7 +95,8 @@ def test_the_dtype_and_the_largest_number_say_what_is_white(
     train, test = load_dataset(npz(tmp_path, **arrays))
     for (x, _), array in ((train, arrays["x_train"]), (test, arrays["x_test"])):
         wanted = (array.astype("float64") / white).astype("float32")
-        np.testing.assert_array_equal(x, wanted.reshape(len(array), 5, 4, -1))
+        wanted = wanted.reshape(len(array), 5, 4, -1)
+        np.testing.assert_array_equal(sort(x), sort(wanted))
         assert x.dtype == np.float32
 
 
@@ -83,7 +105,8 @@ def test_white_is_the_same_in_training_and_test(tmp_path):
     (read, _), (brightest, _) = load_dataset(
         npz(tmp_path, x_train=x, x_test=257 * x[:3], y_test=LABELS[:3])
     )
-    np.testing.assert_array_equal(read[..., 0], (x / 65535).astype("float32"))
+    wanted = (x / 65535).astype("float32")
+    np.testing.assert_array_equal(sort(read[..., 0]), sort(wanted))
     np.testing.assert_array_equal(brightest[..., 0], (x[:3] / 255).astype("float32"))
 
 
@@ -92,6 +115,45 @@ def test_fractions_beside_whole_numbers_are_not_divided(tmp_path):
     (x, _), (read, _) = load_dataset(npz(tmp_path, x_test=x_test))
     np.testing.assert_array_equal(read[..., 0], x_test)
     assert x.max() > 0.9
+
+
+@pytest.mark.parametrize(
+    ("dtype", "largest", "white"),
+    [
+        ("uint16", 4095, 65535),  # 12 bits
+        ("uint16", 255, 65535),  # 8 bits
+        ("int64", 4095, 65535),
+        ("uint8", 1, 255),  # black and white as 0 and 1
+        ("float32", 1 / 16, 1),
+    ],
+)
+def test_images_that_are_almost_black_are_noticed(
+    tmp_path, capsys, dtype, largest, white
+):
+    x = np.zeros((6, 5, 4), dtype)
+    x[2, 3, 1] = largest
+    path = npz(tmp_path, x_train=x, x_test=x[:3])
+    load_dataset(path)
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1
+    number = f"(largest number {largest}, while {white} is white)"
+    start = f"warning: {path}: almost black: x_train {number} and x_test {number}; "
+    assert err.startswith(start)
+    x[4] = white  # one bright image is enough
+    load_dataset(npz(tmp_path, x_train=x, x_test=x[4:5], y_test=LABELS[:1]))
+    assert capsys.readouterr() == ("", "")
+
+
+def test_pictures_that_are_almost_black_are_noticed(tmp_path, capsys):
+    twelve_bits = np.full((5, 4), 4095, "uint16")
+    for path in ("ant/1.png", "ant/2.png", "bee/1.png", "bee/2.png"):
+        draw_picture(tmp_path / path)
+        Image.fromarray(twelve_bits).save(tmp_path / path)
+    load_dataset(str(tmp_path))
+    assert capsys.readouterr().err == (
+        f"warning: {tmp_path}: almost black: the brightest pixel is 0.062, "
+        "while 1 is white\n"
+    )
 
 
 ANIMALS = np.array(["ant", "bee", "cat"])
@@ -103,7 +165,8 @@ LETTERS = np.array(["ä".encode(), "é".encode(), b"z"])
     [
         (lambda y: y, "012", "012"),
         (lambda y: y.astype("uint8"), "012", "012"),
-        (lambda y: 2 * y, "01234", "024"),
+        (lambda y: 2 * y, "024", "024"),
+        (lambda y: 1000 * y + 1990, ["1990", "2990", "3990"], ["1990", "2990", "3990"]),
         (lambda y: y[:, np.newaxis], "012", "012"),
         (lambda y: np.eye(3, dtype=int)[y], "012", "012"),
         (lambda y: np.eye(3, dtype=bool)[y], "012", "012"),
@@ -114,7 +177,7 @@ LETTERS = np.array(["ä".encode(), "é".encode(), b"z"])
         (lambda y: LETTERS[y], "zäé", "äéz"),
     ],
     ids=[
-        *("int64", "uint8", "even numbers only", "int64 (n, 1)", "one-hot"),
+        *("int64", "uint8", "even numbers only", "years", "int64 (n, 1)", "one-hot"),
         "one-hot of truth values",
         *("float one-hot with classes of no image", "names", "names (n, 1)"),
         *("ASCII bytes", "UTF-8 bytes"),
@@ -124,8 +187,10 @@ def test_labels_become_one_hot(tmp_path, encode, class_names, used):
     path = npz(tmp_path, y_train=encode(LABELS), y_test=encode(TEST_LABELS))
     dataset = load_dataset(path)
     assert dataset.class_names == list(class_names)
-    for (_, y), labels in zip(dataset, (LABELS, TEST_LABELS)):
+    drawn = draw(6, 5, 4), draw(3, 5, 4, seed=1)
+    for (x, y), labels, images_ in zip(dataset, (LABELS, TEST_LABELS), drawn):
         assert y.dtype == np.float32 and y.shape == (len(labels), len(class_names))
+        labels = labels[places(x, images_)]
         columns = [list(class_names).index(used[label]) for label in labels]
         np.testing.assert_array_equal(y, np.eye(len(class_names))[columns])
 
@@ -164,11 +229,10 @@ def test_a_path_to_idx_files_of_any_size_and_number_of_classes(tmp_path, packed)
         "y_test": 12 * TEST_LABELS.astype("uint8"),
     }
     dataset = load_dataset(str(write_idx(tmp_path, arrays, packed=packed)))
-    assert dataset.class_names == [str(i) for i in range(25)]
+    assert dataset.class_names == ["0", "12", "24"]
     for (x, y), part in zip(dataset, ("train", "test")):
-        pixels = arrays[f"x_{part}"][..., np.newaxis]
-        np.testing.assert_array_equal(x, pixels / np.float32(255))
-        np.testing.assert_array_equal(y.argmax(axis=1), arrays[f"y_{part}"])
+        labels = arrays[f"y_{part}"][places(x, arrays[f"x_{part}"])]
+        np.testing.assert_array_equal(12 * y.argmax(axis=1), labels)
 
 
 def test_data_dir_with_a_data_set_in_the_form_of_mnist(tmp_path):
@@ -186,9 +250,12 @@ def test_data_dir_with_a_data_set_in_the_form_of_mnist(tmp_path):
 @pytest.mark.parametrize(
     ("labels", "complaint"),
     [
-        (5 * LABELS, "expected labels 0 to 9, got 10"),
-        (np.eye(11)[LABELS], "expected labels 0 to 9, got 10"),
-        (np.array(["7", "8", "9"])[LABELS], "expected labels 0 to 9, got names"),
+        (5 * LABELS, "y_train: expected labels 0 to 9, got 10"),
+        (np.eye(11)[LABELS], "y_train: expected labels 0 to 9, got 10"),
+        (
+            np.array(["7", "8", "9"])[LABELS],
+            "y_train: expected labels 0 to 9, got names",
+        ),
     ],
 )
 def test_labels_that_data_dir_cannot_have(tmp_path, labels, complaint):
@@ -201,6 +268,100 @@ def test_labels_that_data_dir_cannot_have(tmp_path, labels, complaint):
 def test_data_dir_is_for_data_of_mnists_form(tmp_path, name):
     with pytest.raises(DataError, match=f"expected mnist or .* data_dir, got {name}$"):
         load_dataset(name, data_dir=str(tmp_path))
+
+
+# The order of the training images.
+
+
+def write_sorted(folder, form):
+    """60 training images, sorted by class, in a form of the user's own; and its arrays.
+
+    The first pixel of an image is its number.
+    """
+    y = np.repeat([0, 1, 2], [30, 20, 10])
+    x = draw(60, 5, 4)
+    x[:, 0, 0] = np.arange(60)
+    arrays = {"x_train": x, "y_train": y, "x_test": x[::-1], "y_test": y[::-1]}
+    arrays |= {part: arrays[part].astype("uint8") for part in ("y_train", "y_test")}
+    path = npz(folder, **arrays) if form == "npz" else write_idx(folder, arrays)
+    return str(path), arrays
+
+
+def first_pixels(x):
+    return np.rint(255 * x[:, 0, 0, 0]).astype(int)
+
+
+@pytest.mark.parametrize("form", ["npz", "idx"])
+def test_files_sorted_by_class_give_parts_with_all_classes(tmp_path, form):
+    path, arrays = write_sorted(tmp_path, form)
+    dataset = load_dataset(path, seed=1)
+    train, validation = split(*dataset.train, train_size=12, validation_size=12)
+    for _, y in (train, validation):
+        assert np.abs(y.sum(axis=0) - [6, 4, 2]).max() <= 1  # their part of all 60
+    x, y = dataset.train
+    assert sorted(first_pixels(x)) == list(range(60))
+    np.testing.assert_array_equal(y.argmax(axis=1), arrays["y_train"][first_pixels(x)])
+
+
+@pytest.mark.parametrize("form", ["npz", "idx"])
+def test_the_order_is_a_function_of_the_seed(tmp_path, form):
+    path, arrays = write_sorted(tmp_path, form)
+    one, again, other = (load_dataset(path, seed=seed) for seed in (1, 1, 2))
+    assert one.digest() == again.digest()
+    assert set(map(tuple, one.train[1][:9])) == set(map(tuple, other.train[1][:9]))
+    assert not np.array_equal(first_pixels(one.train[0]), first_pixels(other.train[0]))
+    for dataset in (one, other):  # tests stay as they are
+        assert first_pixels(dataset.test[0]).tolist() == list(range(60))[::-1]
+
+
+def test_the_built_in_sets_keep_their_order(tmp_path):
+    _, arrays = write_sorted(tmp_path, "idx")
+    for name in ("mnist", "fashion_mnist"):
+        (x, y), _ = load_dataset(name, data_dir=str(tmp_path), seed=1)
+        np.testing.assert_array_equal(first_pixels(x), np.arange(60))
+        np.testing.assert_array_equal(y.argmax(axis=1), arrays["y_train"])
+
+
+@pytest.mark.parametrize("counts", [[1, 50, 3], [2, 2], [40, 30, 20, 10], [5, 1, 1]])
+@pytest.mark.parametrize("seed", range(5))
+def test_each_class_is_in_all_parts_that_have_room(counts, seed):
+    labels = np.repeat(np.arange(len(counts)), counts)
+    order = mix(labels, np.random.default_rng(seed))
+    assert sorted(order) == list(range(len(labels)))
+    labels = labels[order]
+    several = {label for label, count in enumerate(counts) if count > 1}
+    for n in range(len(counts), len(labels)):
+        assert set(labels[:n]) == set(range(len(counts)))
+        assert set(labels[-n:]) >= several
+
+
+def test_a_part_without_a_class_is_refused(tmp_path):
+    dataset = load_dataset(write_sorted(tmp_path, "npz")[0])
+    for sizes, complaint in (
+        ((2, 0), "expected images of every class to train on, got 2 without any of "),
+        ((None, 58), "expected images of every class to train on, got 2 without any"),
+        ((None, 2), "expected images of every class to validate with, got 2 without"),
+    ):
+        with pytest.raises(DataError) as caught:
+            check_classes(dataset, *split(*dataset.train, *sizes))
+        assert str(caught.value).startswith(complaint)
+        assert str(caught.value).endswith("change --train_size or --validation_size")
+    for sizes in ((3, 3), (None, 0), (57, 3), (3, 57)):
+        check_classes(dataset, *split(*dataset.train, *sizes))
+
+
+def test_a_class_of_one_image_is_for_the_training(tmp_path):
+    labels = np.array([0, 0, 0, 1, 1, 2])
+    path = npz(tmp_path, y_train=labels, y_test=labels[[0, 3, 5]])
+    for seed in range(5):
+        dataset = load_dataset(path, seed=seed)
+        check_classes(dataset, *split(*dataset.train, 3, 2))
+
+
+def test_small_parts_of_the_built_in_sets_are_a_first_look(tmp_path):
+    write_sorted(tmp_path, "idx")
+    dataset = load_dataset(data_dir=str(tmp_path))
+    check_classes(dataset, *split(*dataset.train, 2, 2))
 
 
 # What is refused of arrays.
@@ -254,6 +415,10 @@ FAULTY_ARRAYS = {
         {"y_test": 7},
         "y_test: expected 3 labels, one for each image, got shape ()",
     ),
+    "other whole numbers in the test": (
+        {"x_test": draw(3, 5, 4).astype("uint16")},
+        "x_test: expected uint8, the type of x_train, got uint16",
+    ),
     "other size in the test": (
         {"x_test": draw(3, 5, 5)},
         "x_test: expected images of (5, 4), got (5, 5)",
@@ -264,19 +429,27 @@ FAULTY_ARRAYS = {
     ),
     "negative label": (
         {"y_train": LABELS - 1},
-        "y_train: expected labels 0 to 999 at most, got -1 to 1",
-    ),
-    "label 1000": (
-        {"y_train": 500 * LABELS},
-        "y_train: expected labels 0 to 999 at most, got 0 to 1000",
+        "y_train and y_test: expected labels from 0 on, got negatives",
     ),
     "negative test label": (
         {"y_test": TEST_LABELS - 1},
-        "y_test: expected labels 0 to 2, the largest of y_train, got -1 to 1",
+        "y_train and y_test: expected labels from 0 on, got negatives",
     ),
     "test label beyond": (
         {"y_test": TEST_LABELS + 1},
-        "y_test: expected labels 0 to 2, the largest of y_train, got 1 to 3",
+        "y_test: expected the classes of y_train, got 3 as well",
+    ),
+    "test label between": (
+        {"y_train": 2 * LABELS},
+        "y_test: expected the classes of y_train, got 1 as well",
+    ),
+    "1001 labels": (
+        {
+            "x_train": draw(1001, 1, 1),
+            "x_test": draw(3, 1, 1),
+            "y_train": np.arange(1001),
+        },
+        "y_train: expected at most 1000 classes, got 1001",
     ),
     "unknown name in the test": (
         {"y_train": ANIMALS[LABELS], "y_test": np.array(["ant", "dog", "bee"])},
@@ -421,27 +594,33 @@ def test_a_split_is_a_function_of_the_seed(tmp_path):
             np.testing.assert_array_equal(array, array_again)
     assert set(numbers(one.test[0])) != set(numbers(other.test[0]))
     assert one.split == again.split
-    assert one.split == {"seed": 3, "fraction": 0.3, "digest": one.split["digest"]}
+    assert one.split.keys() == {"seed", "fraction", "digest", "contents"}
+    assert (one.split["seed"], one.split["fraction"]) == (3, 0.3)
     assert other.split == one.split | {"seed": 4}
 
 
-def test_the_digest_of_a_split_is_of_the_list_of_files(tmp_path):
-    def digest(folder):
-        return load_dataset(str(folder)).split["digest"]
+def test_the_digests_of_a_split_are_of_the_names_and_of_the_contents(tmp_path):
+    def digests(folder):
+        split = load_dataset(str(folder)).split
+        return split["digest"], split["contents"]
 
     one, two = tmp_path / "one", tmp_path / "two"
     pictures(one, {"ant": 3, "bee": 3})
     pictures(two, {"ant": 3, "bee": 3})
-    draw_picture(two / "ant" / "2.png", 200)
-    digests = [digest(one)]
-    assert digest(two) == digests[0]
+    names, contents = digests(one)
+    assert digests(two) == (names, contents)
+    draw_picture(two / "ant" / "2.png", 200)  # of the same size
+    assert digests(two)[0] == names and digests(two)[1] != contents
+    draw_picture(two / "ant" / "2.png", 2)
+    assert digests(two) == (names, contents)
+    others = []
     (two / "ant" / "2.png").rename(two / "bee" / "2.png")
-    digests.append(digest(two))
+    others.append(digests(two)[0])
     (two / "bee" / "2.png").rename(two / "bee" / "new.png")
-    digests.append(digest(two))
+    others.append(digests(two)[0])
     draw_picture(two / "bee" / "more.png")
-    digests.append(digest(two))
-    assert len(set(digests)) == 4
+    others.append(digests(two)[0])
+    assert len({names, *others}) == 4
 
 
 @pytest.mark.parametrize("split_here", [True, False])
@@ -583,7 +762,8 @@ def test_folders_without_classes(tmp_path):
     assert refused(tmp_path) == "expected at least 2 class folders, got 1"
     (tmp_path / "bee").mkdir()
     file = tmp_path / "bee"
-    assert refused(tmp_path, file=file) == "class folder without a picture"
+    expected = "class folder without a picture (.png, .jpg, "
+    assert refused(tmp_path, file=file).startswith(expected)
 
 
 @pytest.mark.parametrize("part", ["train", "test"])
@@ -612,8 +792,8 @@ def test_a_class_too_small_to_split(tmp_path, n, fraction):
 @pytest.mark.parametrize(
     ("damage", "complaint"),
     [
-        ("text", "expected a PNG, JPEG, BMP or GIF picture, got something else"),
-        ("empty", "expected a PNG, JPEG, BMP or GIF picture, got something else"),
+        ("text", "expected a PNG, JPEG, BMP, GIF, WebP or TIFF picture, got somethi"),
+        ("empty", "expected a PNG, JPEG, BMP, GIF, WebP or TIFF picture, got somethi"),
         ("truncated", "cannot be read: "),
     ],
 )

@@ -4,11 +4,14 @@ import io
 import os
 import random
 import struct
+import subprocess
+import sys
 import tracemalloc
 import zlib
 
 import numpy as np
 import pytest
+from conftest import ROOT
 from PIL import Image, ImageDraw, ImageOps
 
 from capsnet import images, limits
@@ -24,6 +27,7 @@ from capsnet.images import (
 )
 
 FORMAT_OF = {".png": "PNG", ".jpg": "JPEG", ".bmp": "BMP", ".gif": "GIF"}
+FORMAT_OF |= {".webp": "WEBP", ".tif": "TIFF"}
 
 
 def picture(mode="RGB", size=(40, 30)):
@@ -70,13 +74,15 @@ def is_valid(image):
 
 
 @pytest.mark.parametrize("suffix", FORMAT_OF)
-@pytest.mark.parametrize(("mode", "channels"), [("RGB", 3), ("L", 1)])
-def test_formats(tmp_path, suffix, mode, channels):
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_formats(tmp_path, suffix, mode):
     path = save(tmp_path / f"a{suffix}", picture(mode))
     image = read_image(path)
     assert is_valid(image)
+    channels = 1 if mode == "L" and suffix != ".webp" else 3  # WebP has no grey
     assert image.shape == image_shape(path) == (30, 40, channels)
-    expected = np.asarray(picture(mode), "float32").reshape(image.shape) / 255
+    expected = picture(mode).convert("L" if channels == 1 else "RGB")
+    expected = np.asarray(expected, "float32").reshape(image.shape) / 255
     np.testing.assert_allclose(image.mean((0, 1)), expected.mean((0, 1)), atol=0.01)
     assert np.median(np.abs(image - expected)) < 0.01  # JPEG blurs the edge
 
@@ -100,6 +106,12 @@ def test_the_content_decides_not_the_extension(tmp_path):
         ("P", ".gif", 3),
         ("RGBA", ".png", 3),
         ("CMYK", ".jpg", 3),
+        ("1", ".tif", 1),
+        ("LA", ".tif", 1),
+        ("I;16", ".tif", 1),
+        ("P", ".tif", 3),
+        ("RGBA", ".tif", 3),
+        ("CMYK", ".tif", 3),
     ],
 )
 def test_modes(tmp_path, mode, suffix, channels):
@@ -116,7 +128,7 @@ def test_modes(tmp_path, mode, suffix, channels):
         np.testing.assert_allclose(image, expected, atol=tolerance)
 
 
-@pytest.mark.parametrize("suffix", [".png", ".bmp", ".gif"])
+@pytest.mark.parametrize("suffix", [".png", ".bmp", ".gif", ".tif"])
 def test_a_palette_of_greys_is_grey(tmp_path, suffix):
     image = Image.new("P", (3, 1))
     image.putpalette([200, 200, 200, 10, 10, 10, 90, 90, 90])
@@ -126,18 +138,23 @@ def test_a_palette_of_greys_is_grey(tmp_path, suffix):
     np.testing.assert_allclose(read_image(path)[0, :, 0] * 255, [10, 200, 90], 1e-5)
 
 
-def test_16_bits_keep_their_precision(tmp_path):
-    values = np.arange(0, 65536, 17, dtype="uint16").reshape(-1, 8)
-    path = save(tmp_path / "a.png", Image.fromarray(values))
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+@pytest.mark.parametrize("order", "<>")
+def test_16_bits_keep_their_precision(tmp_path, suffix, order):
+    values = np.arange(0, 65536, 17, dtype=f"{order}u2").reshape(-1, 8)
+    path = save(tmp_path / f"a{suffix}", Image.fromarray(values))
     image = read_image(path)
     assert is_valid(image)
     np.testing.assert_allclose(image[..., 0] * 65535, values, atol=0.01)
     assert image.max() == 1
 
 
-def test_an_animation_gives_its_first_frame(tmp_path):
+@pytest.mark.parametrize("suffix", [".gif", ".webp", ".tif"])
+def test_of_several_frames_the_first_one_counts(tmp_path, suffix):
     frames = [Image.new("RGB", (8, 6), colour) for colour in ("red", "blue")]
-    path = save(tmp_path / "a.gif", frames[0], save_all=True, append_images=frames[1:])
+    options = {"lossless": True} if suffix == ".webp" else {}
+    path = tmp_path / f"a{suffix}"
+    frames[0].save(path, save_all=True, append_images=frames[1:], **options)
     with Image.open(path) as image:
         assert image.n_frames == 2
     np.testing.assert_array_equal(read_image(path), np.full((6, 8, 3), [1.0, 0, 0]))
@@ -198,13 +215,26 @@ def test_transparent_pixels_lie_over_white(tmp_path, make):
         np.testing.assert_allclose(pixels[0, :, channel], expected, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("suffix", "make"), [(".tif", half_la), (".tif", half_rgba), (".webp", half_rgba)]
+)
+def test_transparent_pixels_of_other_formats_do_so_too(tmp_path, suffix, make):
+    image, _, expected = make()
+    options = {"lossless": True} if suffix == ".webp" else {}
+    path = save(tmp_path / f"a{suffix}", image, **options)
+    pixels = read_image(path)
+    assert is_valid(pixels) and pixels.shape == image_shape(path)
+    for channel in range(pixels.shape[2]):
+        np.testing.assert_allclose(pixels[0, :, channel], expected, atol=1e-6)
+
+
 def test_a_transparent_gif_lies_over_white(tmp_path):
     image, options, expected = palette_key()
     path = save(tmp_path / "a.gif", image, **options)
     np.testing.assert_allclose(read_image(path, 1)[0, :, 0], expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tif"])
 @pytest.mark.parametrize("orientation", [*range(1, 9), 0, 77])
 def test_photos_are_turned_upright(tmp_path, suffix, orientation):
     image = picture()
@@ -248,8 +278,11 @@ def one_line(error, path):
 
 
 FAULTS = {
-    "empty": (b"", "expected a PNG, JPEG, BMP or GIF picture"),
-    "text": (b"not a picture\n" * 99, "expected a PNG, JPEG, BMP or GIF picture"),
+    "empty": (b"", "expected a PNG, JPEG, BMP, GIF, WebP or TIFF picture"),
+    "text": (
+        b"not a picture\n" * 99,
+        "expected a PNG, JPEG, BMP, GIF, WebP or TIFF picture",
+    ),
     "no width": (png(0, 5, chunk(b"IDAT", b"")), "expected a PNG"),
     "no height": (png(5, 0, chunk(b"IDAT", b"")), "expected a PNG"),
     "too large": (png(65535, 65535, chunk(b"IDAT", b"")), "pixels, got more"),
@@ -289,8 +322,8 @@ def make_locked(path, monkeypatch):
     monkeypatch.setattr(images.Image, "open", refuse)  # root may read anything
 
 
-def make_tiff(path, monkeypatch):
-    picture().save(path, "TIFF")
+def make_ppm(path, monkeypatch):
+    picture().save(path, "PPM")
 
 
 @pytest.mark.parametrize("function", [read_image, image_shape])
@@ -305,7 +338,10 @@ def make_tiff(path, monkeypatch):
             else []
         ),
         (make_locked, "cannot be read: Permission denied"),
-        (make_tiff, "expected a PNG, JPEG, BMP or GIF picture, got something else"),
+        (
+            make_ppm,
+            "expected a PNG, JPEG, BMP, GIF, WebP or TIFF picture, got something else",
+        ),
     ],
 )
 def test_what_cannot_be_read_is_refused(tmp_path, monkeypatch, function, make, match):
@@ -337,9 +373,11 @@ def test_a_truncated_file_is_refused(tmp_path, capfd, recwarn, suffix, part):
 
 @pytest.mark.parametrize("suffix", FORMAT_OF)
 def test_damage_anywhere_gives_pixels_or_one_line(tmp_path, capfd, recwarn, suffix):
-    exif = Image.Exif()
-    exif[images.ORIENTATION] = 6
-    whole = save(tmp_path / f"whole{suffix}", picture(), exif=exif).read_bytes()
+    options = {"exif": Image.Exif()}
+    options["exif"][images.ORIENTATION] = 6
+    if suffix == ".tif":  # unpacked by libtiff, which has much to say
+        options["compression"] = "tiff_lzw"
+    whole = save(tmp_path / f"whole{suffix}", picture(), **options).read_bytes()
     path = tmp_path / f"a{suffix}"
     draw = random.Random(0)
     messages = []
@@ -379,6 +417,140 @@ def test_more_pixels_than_pillow_allows(tmp_path, monkeypatch, function, pixels)
     with pytest.raises(DataError, match="at most 100 pixels, got more") as error:
         function(path)
     one_line(error, path)
+
+
+# TIFF, which may hold anything.
+
+
+def tiff(order, *entries):
+    """A TIFF of 2 x 2 grey pixels, 10, 20, 30 and 40, with other or further entries.
+
+    An entry is a tag, the type of its values (3 for 16 bits, 4 for 32), how many there
+    are, and the value, or the bytes of several.
+    """
+    known = {256: 2, 257: 2, 258: 8, 259: 1, 262: 1, 273: 8, 277: 1, 278: 2, 279: 4}
+    directory = {tag: (tag, 4, 1, value) for tag, value in known.items()}
+    directory |= {entry[0]: entry for entry in entries}
+    head, tail = b"", bytes([10, 20, 30, 40])
+    for tag, kind, count, value in sorted(directory.values()):
+        if isinstance(value, bytes):
+            value, tail = 8 + len(tail), tail + value
+        head += struct.pack(f"{order}HHII", tag, kind, count, value)
+    start = {"<": b"II*\0", ">": b"MM\0*"}[order]
+    start += struct.pack(f"{order}I", 8 + len(tail))
+    return start + tail + struct.pack(f"{order}H", len(directory)) + head + bytes(4)
+
+
+@pytest.mark.parametrize("order", "<>")
+def test_a_plain_tiff(tmp_path, order):
+    path = tmp_path / "a.tif"
+    path.write_bytes(tiff(order))
+    assert image_shape(path) == (2, 2, 1)
+    pixels = read_image(path)[..., 0] * 255
+    np.testing.assert_allclose(pixels, [[10, 20], [30, 40]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_a_tiff_in_which_0_is_white(tmp_path, bits):
+    path = tmp_path / "a.tif"
+    path.write_bytes(
+        tiff("<", (258, 4, 1, bits), (262, 4, 1, 0), (256, 4, 1, 16 // bits))
+    )
+    first = [10, 20] if bits == 8 else [10 + 256 * 20]
+    pixels = read_image(path)[0, :, 0] * (2**bits - 1)
+    np.testing.assert_allclose(pixels, [2**bits - 1 - n for n in first], rtol=1e-6)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "CMYK", "I;16"])
+@pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_adobe_deflate", "packbits"])
+def test_compressed_tiffs(tmp_path, mode, compression):
+    plain = save(tmp_path / "plain.tif", picture(mode))
+    path = save(tmp_path / "a.tif", picture(mode), compression=compression)
+    assert path.read_bytes() != plain.read_bytes()
+    assert image_shape(path) == image_shape(plain)
+    np.testing.assert_array_equal(read_image(path), read_image(plain))
+
+
+FAULTY_TIFFS = {
+    "other numbers": (tiff("<", (258, 4, 1, 32)), "a TIFF of 1 to 8 or 16 bits"),
+    "12 bits": (tiff("<", (258, 4, 1, 12)), "a TIFF of 1 to 8 or 16 bits"),
+    "fractions": (
+        tiff("<", (258, 4, 1, 32), (339, 4, 1, 3)),
+        "a TIFF of 1 to 8 or 16 bits",
+    ),
+    "photo in it": (tiff("<", (259, 4, 1, 7)), "LZW, Deflate or PackBits, got jpeg"),
+    "unknown layout": (
+        tiff("<", (262, 4, 1, 4)),
+        "a TIFF that Pillow reads, got anoth",
+    ),
+    "100 million samples": (tiff("<", (277, 4, 1, 10**8)), "a TIFF that Pillow reads"),
+    "BigTIFF": (b"II+\0\x08\0\0\0" + bytes(99), "or TIFF picture, got something else"),
+    "no directory": (b"II*\0\xff\xff\xff\xff", "cannot be read: "),
+    "half a directory": (tiff(">")[:60], "cannot be read: "),
+    "too many strips": (
+        tiff("<", (273, 4, 100_001, bytes(400_004))),
+        "at most 100000 strips or tiles",
+    ),
+    "a palette without end": (
+        tiff("<", (262, 4, 1, 3), (320, 3, 10**6, bytes(2 * 10**6))),
+        "at most 100000 strips or tiles",
+    ),
+}
+
+
+@pytest.mark.parametrize("function", [read_image, image_shape])
+@pytest.mark.parametrize("fault", FAULTY_TIFFS)
+def test_tiffs_that_are_refused(tmp_path, capfd, recwarn, function, fault):
+    data, match = FAULTY_TIFFS[fault]
+    path = tmp_path / "a.tif"
+    path.write_bytes(data)
+    with pytest.raises(DataError, match=match) as error:
+        function(path)
+    one_line(error, path)
+    assert not recwarn.list and capfd.readouterr() == ("", "")
+
+
+def test_what_pillow_logs_of_a_tiff_is_not_printed(tmp_path):
+    path = tmp_path / "a.tif"
+    path.write_bytes(FAULTY_TIFFS["100 million samples"][0])
+    # In a process of its own, as pytest handles what is logged.
+    program = """
+import sys
+from capsnet.images import DataError, read_image
+try:
+    read_image(sys.argv[1])
+except DataError:
+    print("refused")
+"""
+    process = subprocess.run(
+        [sys.executable, "-c", program, path],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (process.stdout, process.stderr) == ("refused\n", "")
+
+
+def test_a_tile_of_gigabytes_is_not_unpacked(tmp_path):
+    path = tmp_path / "a.tif"
+    sides = (322, 4, 1, 40_000), (323, 4, 1, 40_000)
+    place = (324, 4, 1, 8), (325, 4, 1, 4)
+    path.write_bytes(tiff("<", (259, 4, 1, 8), *sides, *place))
+    with pytest.raises(DataError, match="within the picture, got 1600000000") as error:
+        read_image(path)
+    one_line(error, path)
+
+
+@pytest.mark.parametrize("tag", [34665, 34853, 330, 700, 65000])
+def test_what_a_tiff_says_beside_its_pixels_is_not_read(tmp_path, tag):
+    path = tmp_path / "a.tif"
+    path.write_bytes(tiff("<", (tag, 3, 10**6, bytes(2 * 10**6))))
+    tracemalloc.start()
+    assert read_image(path).shape == (2, 2, 1)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 8e6  # the file, and half of it again
 
 
 # The size of the network's input.
@@ -455,7 +627,7 @@ def test_numbers_are_sorted_as_numbers_if_all_are(tmp_path, names, expected):
     assert list(list_classes(tmp_path)) == expected
 
 
-def test_what_is_hidden_or_no_picture_is_ignored(tmp_path):
+def test_what_is_hidden_or_no_picture_is_ignored(tmp_path, capsys):
     make_classes(
         tmp_path,
         "a/1.png",
@@ -470,6 +642,22 @@ def test_what_is_hidden_or_no_picture_is_ignored(tmp_path):
         "a": [tmp_path / "a" / "1.png"],
         "b": [tmp_path / "b" / "4.png"],
     }
+    assert capsys.readouterr().err == (
+        f"warning: {tmp_path}: files left out: 1 (1 .txt); pictures end in .png, .jpg, "
+        ".jpeg, .bmp, .gif, .webp, .tif, .tiff\n"
+    )
+
+
+def test_files_that_are_left_out_are_counted_by_extension(tmp_path, capsys):
+    make_classes(tmp_path, "a/1.png", "b/1.webp", "b/2.tif", "b/3.TIFF")
+    assert len(list_classes(tmp_path)["b"]) == 3
+    assert capsys.readouterr().err == ""
+    make_classes(tmp_path, "a/2.heic", "b/4.HEIC", "b/README", "b/5.\x1b[2J")
+    list_classes(tmp_path)
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert ": files left out: 4 (2 .heic, 1 " in err
+    assert "1 no extension" in err and "1 .\\x1b[2j" in err
 
 
 @pytest.mark.parametrize(
@@ -744,11 +932,11 @@ def test_faint_ink_gets_full_brightness():
 
 def test_a_picture_that_is_too_large_for_memory(tmp_path, monkeypatch):
     path = save(tmp_path / "a.png", picture(size=(40, 30)))
-    monkeypatch.setattr(limits, "available_memory", lambda: 30 * 40 * 30 - 1)
+    monkeypatch.setattr(limits, "available_memory", lambda: 32 * 40 * 30 - 1)
     with pytest.raises(DataError, match="its pixels need about 0.0 GB") as error:
         read_image(path)
     one_line(error, path)
-    monkeypatch.setattr(limits, "available_memory", lambda: 30 * 40 * 30)
+    monkeypatch.setattr(limits, "available_memory", lambda: 32 * 40 * 30)
     assert is_valid(read_image(path))
 
 

@@ -2,12 +2,14 @@
 
 import contextlib
 import io
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
 
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -81,7 +83,7 @@ def test_the_network_follows_the_data(trained):
     info = saving.read_info(folder / "trained_model.h5")
     assert info["input_shape"] == [20, 24, 3]
     assert info["class_names"] == list(CLASSES)
-    assert info["split"].keys() == {"seed", "fraction", "digest"}
+    assert info["split"].keys() == {"seed", "fraction", "digest", "contents"}
 
 
 def test_lam_recon_grows_with_the_image(trained):
@@ -138,12 +140,35 @@ def test_training_images_never_leak_into_a_test(trained, shapes, tmp_path, capsy
     flags = ("-t", "-w", trained[0] / "trained_model.h5", "--save_dir", tmp_path / "o")
     assert main(*flags, "--dataset", copy) == 0  # the same files at another place
     capsys.readouterr()
+    content = (copy / "circle" / "0.png").read_bytes()
+    shutil.copy(copy / "square" / "0.png", copy / "circle" / "0.png")
+    expected = "expected the files of the training"
+    assert expected in refuse(capsys, *flags, "--dataset", copy)
+    (copy / "circle" / "0.png").write_bytes(content)
+    assert main(*flags, "--dataset", copy) == 0
+    capsys.readouterr()
     (copy / "circle" / "0.png").rename(copy / "circle" / "new.png")
-    assert "expected the files of the training" in refuse(
-        capsys, *flags, "--dataset", copy
-    )
+    assert expected in refuse(capsys, *flags, "--dataset", copy)
     message = refuse(capsys, *flags, "--dataset", shapes, "--test_fraction", 0.5)
     assert "expected 0.2" in message and "received 0.5" in message
+
+
+def test_models_of_earlier_versions_know_the_names_of_the_files_alone(
+    trained, shapes, tmp_path, capsys
+):
+    model = shutil.copy(trained[0] / "trained_model.h5", tmp_path)
+    with h5py.File(model, "r+") as file:
+        info = json.loads(file.attrs["capsnet"])
+        del info["split"]["contents"]
+        file.attrs["capsnet"] = json.dumps(info)
+    copy = tmp_path / "copy"
+    shutil.copytree(shapes, copy)
+    shutil.copy(copy / "square" / "0.png", copy / "circle" / "0.png")
+    flags = ("-t", "-w", model, "--save_dir", tmp_path / "o", "--dataset", copy)
+    assert main(*flags) == 0
+    capsys.readouterr()
+    (copy / "circle" / "0.png").rename(copy / "circle" / "new.png")
+    assert "expected the files of the training" in refuse(capsys, *flags)
 
 
 def test_a_class_that_is_not_there(trained, shapes, tmp_path, capsys):
@@ -238,7 +263,7 @@ def test_images_that_are_too_small(tmp_path, capsys):
     for name in ("a", "b"):
         (tmp_path / "data" / name).mkdir(parents=True)
         for i in range(5):
-            Image.new("L", (30, 16), 9).save(tmp_path / "data" / name / f"{i}.png")
+            Image.new("L", (30, 16), 99).save(tmp_path / "data" / name / f"{i}.png")
     flags = ("--dataset", tmp_path / "data", "--save_dir", tmp_path / "out")
     message = refuse(capsys, *flags)
     assert "at least 17 x 17" in message and "received 16 x 30" in message
@@ -312,7 +337,8 @@ def test_a_named_data_set_comes_from_keras(tmp_path, capsys, monkeypatch):
         ({"y_train": np.array(["cat"] * 6)}, "expected the classes of y_train"),
         ({"y_train": np.zeros(5, int)}, "y_train: expected 6 labels"),
         ({"y_train": np.zeros(6, int), "y_test": np.zeros(3, int)}, "2 classes, got 1"),
-        ({"y_train": np.arange(6), "y_test": np.full(3, 6)}, "labels 0 to 5"),
+        ({"y_train": np.arange(6), "y_test": np.full(3, 6)}, "of y_train, got 6 as"),
+        ({"x_test": np.zeros((3, 18, 20, 3), "uint8")}, "expected uint16, the type"),
         ({"y_test": np.array([0, "x", None], object)}, "cannot be read"),
     ],
 )
@@ -321,6 +347,20 @@ def test_faults_of_arrays(changes, message, tmp_path, capsys):
     flags = ("--dataset", tmp_path / "bad.npz", "--save_dir", tmp_path / "out")
     error = refuse(capsys, *flags)
     assert str(tmp_path / "bad.npz") in error and message in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_parts_without_a_class(tmp_path, capsys):
+    np.savez(
+        tmp_path / "pets.npz", **arrays(y_train=np.array(["cat"] * 3 + ["dog"] * 3))
+    )
+    flags = ("--dataset", tmp_path / "pets.npz", "--save_dir", tmp_path / "out")
+    for sizes, purpose in (
+        (("--train_size", 1), "to train on"),
+        (("--validation_size", 1), "to validate with"),
+    ):
+        error = refuse(capsys, *flags, *sizes)
+        assert f"expected images of every class {purpose}, got 1 without any" in error
     assert not (tmp_path / "out").exists()
 
 

@@ -522,6 +522,7 @@ def test_faults(network, copy, fault):
         {"dataset": "x" * 5000},
         {"split": {"seed": 1, "fraction": 1, "digest": ""}},
         {"split": {"seed": 1, "fraction": -0.5, "digest": ""}},
+        {"split": {"seed": 1, "fraction": 0.5, "digest": "", "contents": None}},
     ],
 )
 def test_values_that_no_training_writes(copy, value):
@@ -762,6 +763,48 @@ def test_a_model_that_cannot_be_written_leaves_the_old_one(
         save_model(network, str(copy), INFO)
     assert copy.read_bytes() == before
     assert os.listdir(tmp_path) == ["copy.h5"]
+
+
+# Exports.
+
+
+class Archive:
+    """Stands for Keras's `ExportArchive`, which takes long."""
+
+    def track(self, model):
+        pass
+
+    def add_endpoint(self, *arguments):
+        pass
+
+    def write_out(self, path, verbose):
+        os.mkdir(path)
+        Path(path, "saved_model.pb").write_text("a model")
+
+
+def replace_as_windows(source, target):
+    """What `os.replace` does there: no folder takes the place of another."""
+    if os.path.isdir(target):
+        raise PermissionError(13, "Access is denied", target)
+    os.rename(source, target)
+
+
+@pytest.mark.parametrize("folder", ["new", "empty", "link", "some/new/folders"])
+def test_an_export_goes_into_a_new_or_an_empty_folder(tmp_path, monkeypatch, folder):
+    pytest.importorskip("tensorflow")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "behind").mkdir()
+    (tmp_path / "link").symlink_to("behind", target_is_directory=True)
+    before = set(os.listdir(tmp_path))
+    monkeypatch.setattr(keras.export, "ExportArchive", Archive)
+    monkeypatch.setattr(os, "replace", replace_as_windows)
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Flatten()])
+    saving.export_model(model, str(tmp_path / folder))
+    assert (tmp_path / folder / "saved_model.pb").read_text() == "a model"
+    assert set(os.listdir(tmp_path)) == before | {folder.split("/")[0]}
+
+
+# Damage that HDF5 itself would not come to the end of.
 
 
 def test_a_heap_that_has_no_end(network, copy):

@@ -1,4 +1,4 @@
-"""Pictures, for `--predict` and in folders: PNG, JPEG, BMP and GIF."""
+"""Pictures, for `--predict` and in folders: PNG, JPEG, BMP, GIF, WebP and TIFF."""
 
 import io
 import json
@@ -20,13 +20,17 @@ from tests.long.cases import (
     special,
 )
 
-FORMATS = ("PNG", "JPEG", "BMP", "GIF")
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF")
 MODES = {
     "PNG": ("1", "L", "LA", "P", "RGB", "RGBA", "I;16", "P transparent"),
     "JPEG": ("L", "RGB", "CMYK", "L progressive", "RGB progressive", "RGB turned"),
     "BMP": ("1", "L", "P", "RGB", "RGBA", "P compressed"),
     "GIF": ("L", "P", "P transparent", "P frames"),
+    "WEBP": ("RGB", "RGBA", "RGB turned", "RGBA lossless", "RGBA frames"),
+    "TIFF": ("1", "L", "LA", "P", "RGB", "CMYK", "I;16", "RGB turned", "RGB frames"),
 }
+# The same, as libtiff packs them.
+MODES["TIFF"] += tuple(f"{mode} {how}" for mode in ("L", "P", "RGBA") for how in "zrl")
 # Models that a picture may be for: what they say of themselves.
 MODELS = {
     "digits": {"input_shape": [28, 28, 1], "digit_box": 20, "border_brightness": 0.0},
@@ -58,6 +62,10 @@ def picture(form: str, mode: str) -> bytes:
     else:
         image = image.convert("RGB" if mode in ("CMYK", "P") else "RGBA").convert(mode)
     options = {
+        "lossless": {"lossless": True},
+        "z": {"compression": "tiff_adobe_deflate"},
+        "r": {"compression": "packbits"},
+        "l": {"compression": "tiff_lzw"},
         "progressive": {"progressive": True},
         "transparent": {"transparency": 3},
         "frames": {
@@ -74,7 +82,7 @@ def picture(form: str, mode: str) -> bytes:
 
 
 def of_picture(rng, data, what="valid", refused=False) -> Case:
-    extension = rng.choice(("png", "png", "jpg", "bmp", "gif"))
+    extension = rng.choice(("png", "png", "jpg", "bmp", "gif", "webp", "tif"))
     if rng.random() < 0.6:
         name = rng.choice(list(MODELS))
         path = f"picture.{extension}"
@@ -416,12 +424,63 @@ def gif_extra(rng):
     return of_picture(rng, data, f"GIF of {width} x {height}, frame {place}")
 
 
+# TIFF: a directory. WebP: sizes at fixed places.
+
+
+def tiff_directory(rng):
+    """Entries with other tags, types, numbers of values or values, and further ones."""
+    data, what = choose(rng, "TIFF")
+    data = bytearray(data)
+    (start,) = struct.unpack_from("<I", data, 4)
+    (n,) = struct.unpack_from("<H", data, start)
+    entries = [
+        list(e) for e in struct.iter_unpack("<HHII", data[start + 2 :][: 12 * n])
+    ]
+    said = []
+    for _ in range(rng.randint(1, 3)):
+        entry, i = rng.choice(entries), rng.randrange(4)
+        tags = (258, 259, 262, 266, 273, 277, 278, 279, 284, 317, 320, 322, 323, 324)
+        small = rng.choice((0, 1, 2, 3, 4, 5, 6, 7, 8, 16, 32, 255, 1000, 65535))
+        value = rng.choice(tags) if i == 0 else rng.choice((small, rng.choice(NUMBERS)))
+        entry[i] = value % (2**16 if i < 2 else 2**32)
+        said.append(entry)
+    if rng.random() < 0.5:
+        number = rng.choice((1, 3, 100_000, 10**7, 2**31))
+        place = rng.choice((8, start, len(data) - 4))
+        tag = rng.choice((273, 279, 320, 322, 323, 325, 330, 34665, 34853, 700))
+        entries.append([tag, rng.choice((1, 3, 4, 5, 12)), number, place])
+        said.append(entries[-1])
+    data[4:8] = struct.pack("<I", len(data))
+    data += struct.pack("<H", len(entries))
+    data += b"".join(struct.pack("<HHII", *entry) for entry in entries)
+    data += struct.pack("<I", rng.choice((0, 8, len(data), 2**31)))
+    data += bytes(rng.choice((0, 0, 10**7)))
+    return of_picture(rng, bytes(data), f"{what}: {said}")
+
+
+def webp_chunks(rng):
+    """Sides and sizes in the headers of a WebP, and chunks behind its end."""
+    data, what = choose(rng, "WEBP")
+    data = bytearray(data)
+    said = []
+    for _ in range(rng.randint(1, 3)):
+        at, n = rng.choice(
+            ((4, 4), (16, 4), (20, 1), (21, 4), (24, 3), (26, 2), (27, 3))
+        )
+        value = rng.choice(NUMBERS) % 256**n
+        data[at : at + n] = value.to_bytes(n, "little")
+        said.append(f"{at}: {value}")
+    if rng.random() < 0.3:
+        data += rng.choice((bytes(data[12:]), b"EXIF\xff\xff\xff\x7f", bytes(1000)))
+    return of_picture(rng, bytes(data), f"{what}: {', '.join(said)}")
+
+
 # What is no picture of these.
 
 
 def other_format(rng):
     image = Image.new("RGB", (32, 24), "red")
-    form = rng.choice(("TIFF", "PPM", "ICO", "WEBP", "PCX", "TGA", "EPS", "PDF", "XBM"))
+    form = rng.choice(("PPM", "ICO", "PCX", "TGA", "EPS", "PDF", "XBM"))
     file = io.BytesIO()
     (image.convert("1") if form == "XBM" else image).save(file, form)
     data = file.getvalue()
@@ -435,6 +494,7 @@ def other_format(rng):
 def start_only(rng):
     """Nothing but the bytes that a format is known by, or garbage behind them."""
     starts = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM", b"GIF89a", b"GIF87a")
+    starts += (b"RIFF\x20\0\0\0WEBPVP8X", b"II*\0", b"MM\0*", b"II+\0")
     start = rng.choice(starts)
     data = start + rng.randbytes(rng.choice((0, 1, 4, 30, 1000)))
     return of_picture(rng, data, f"{start} and {len(data) - len(start)} bytes")
@@ -475,6 +535,7 @@ IMAGE = Kind(
     [
         *(png_header, jpeg_frame, bmp_header, gif_blocks, png_chunks, jpeg_scans),
         *(png_extra, jpeg_extra, bmp_runs, gif_extra, png_pixels, jpeg_segments),
+        *(tiff_directory, webp_chunks),
         *(other_format, start_only, no_file),
     ],
     read,

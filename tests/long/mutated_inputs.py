@@ -21,6 +21,7 @@ import contextlib
 import dataclasses
 import os
 import random
+import re
 import resource
 import select
 import shutil
@@ -153,6 +154,8 @@ def _classify(status: int, said: str, in_time: bool, peak: int, stolen: bool) ->
     if os.WIFSIGNALED(status):
         return "library crash"
     code = os.WEXITSTATUS(status)
+    # What `limits.warn` says is no noise, and stands before the one line of an error.
+    said = re.sub(r"^warning: .*\n", "", said, flags=re.M)
     if code == WRONG_LOAD:
         return "wrong load"
     if code == 0:
