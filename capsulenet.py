@@ -32,7 +32,9 @@ with quiet_start():
     from keras import layers, ops
 
     import utils
-    from capsnet import command_line, datasets, images, limits, saving, training
+    from capsnet import command_line, datasets, images, training
+    from capsnet import memory as limits
+    from capsnet import weights as saving
     from capsnet.backend import runs_on_cpu
     from capsnet.command_line import UsageError
     from capsnet.recipes import RECIPES

@@ -21,7 +21,8 @@ import keras
 
 import capsulenet_multi_gpu
 from benchmarks.train_step import FOLDER, LAM_RECON, LR, describe_machine, print_row
-from capsnet import backend, command_line, datasets, saving
+from capsnet import backend, command_line, datasets
+from capsnet import weights as saving
 
 REPLICAS = (1, 2, 4)
 IMAGES = 100  # a device

@@ -20,7 +20,8 @@ import keras
 import tensorflow as tf
 
 from benchmarks import train_step
-from capsnet import fft_conv, saving
+from capsnet import fft_conv
+from capsnet import weights as saving
 
 BATCH_SIZE = 100
 # Operations that pass a buffer on, or know only its shape.

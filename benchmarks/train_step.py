@@ -28,7 +28,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
 from benchmarks.plain import EinsumCapsuleLayer, TiledCapsuleLayer, rebuild
-from capsnet import backend, datasets, fft_conv, saving
+from capsnet import backend, datasets, fft_conv
+from capsnet import weights as saving
 
 FOLDER = os.path.join(os.path.dirname(__file__), "results")
 FORMULATIONS = {

@@ -10,7 +10,9 @@ import tempfile
 
 import keras
 
-from capsnet import datasets, limits, saving, training
+from capsnet import datasets, training
+from capsnet import memory as limits
+from capsnet import weights as saving
 from capsnet.backend import runs_on_cpu
 from capsnet.recipes import RECIPES
 

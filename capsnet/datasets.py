@@ -10,7 +10,7 @@ import numpy as np
 
 from capsnet import images, mnist
 from capsnet.augmentation import Affine, transform
-from capsnet.limits import MAX_NAME, DataError, check_memory
+from capsnet.memory import MAX_NAME, DataError, check_memory
 
 # What `load_dataset` knows by name, and the names of the classes.
 NAMED = {

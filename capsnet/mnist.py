@@ -20,7 +20,7 @@ from typing import BinaryIO
 import keras
 import numpy as np
 
-from capsnet.limits import DataError, check_memory, one_line
+from capsnet.memory import DataError, check_memory, one_line
 
 SIDE = 28
 N_CLASS = 10

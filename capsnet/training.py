@@ -18,7 +18,8 @@ import numpy as np
 from keras import ops
 
 import utils
-from capsnet import backend, datasets, saving
+from capsnet import backend, datasets
+from capsnet import weights as saving
 from capsnet.augmentation import Affine
 from capsnet.recipes import RECIPES, make_schedule
 

@@ -17,7 +17,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 
 import utils
-from capsnet import datasets, saving
+from capsnet import datasets
+from capsnet import weights as saving
 from capsulenet import CapsNet
 
 FOLDER = os.path.dirname(os.path.abspath(__file__))

@@ -55,7 +55,8 @@ from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 
 import utils
-from capsnet import command_line, datasets, saving
+from capsnet import command_line, datasets
+from capsnet import weights as saving
 from capsnet.training import predict
 from capsulenet import UsageError, margin_loss
 from experiments.baseline import Baseline

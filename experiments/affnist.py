@@ -31,7 +31,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 import utils
-from capsnet import command_line, datasets, limits, mnist, saving, training
+from capsnet import command_line, datasets, mnist, training
+from capsnet import memory as limits
+from capsnet import weights as saving
 from capsnet.recipes import RECIPES
 from capsulelayers import FastConv2D
 from experiments import baseline, digits

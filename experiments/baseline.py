@@ -21,7 +21,8 @@ import capsulenet  # first, since it silences the backend's start
 import keras
 from keras import layers
 
-from capsnet import command_line, datasets, saving, training
+from capsnet import command_line, datasets, training
+from capsnet import weights as saving
 from capsulelayers import FastConv2D
 
 

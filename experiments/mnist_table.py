@@ -30,8 +30,9 @@ import keras
 from matplotlib.figure import Figure
 
 import utils
-from capsnet import command_line, saving, training
-from capsnet.limits import DataError
+from capsnet import command_line, training
+from capsnet import weights as saving
+from capsnet.memory import DataError
 from capsnet.recipes import RECIPES
 from experiments import baseline
 

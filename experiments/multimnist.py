@@ -28,7 +28,8 @@ import keras
 from keras import layers, ops
 from matplotlib.figure import Figure
 
-from capsnet import command_line, datasets, saving, training
+from capsnet import command_line, datasets, training
+from capsnet import weights as saving
 from capsnet.recipes import RECIPES
 from capsulelayers import FastConv2D
 from capsulenet import margin_loss

@@ -27,9 +27,10 @@ import keras
 from matplotlib.figure import Figure
 
 import utils
-from capsnet import command_line, datasets, saving, training
+from capsnet import command_line, datasets, training
+from capsnet import weights as saving
 from capsnet.augmentation import Affine
-from capsnet.limits import DataError
+from capsnet.memory import DataError
 
 HELD_OUT = 5000
 FOLDER = os.path.join("result", "recipes")

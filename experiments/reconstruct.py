@@ -32,7 +32,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
 import utils
-from capsnet import command_line, datasets, saving
+from capsnet import command_line, datasets
+from capsnet import weights as saving
 from capsnet.training import predict
 
 FOLDER = os.path.join("result", "reconstruct")

@@ -13,7 +13,8 @@ from conftest import ROOT, assert_picture, finite_differences, read_rows, run
 from keras import ops
 
 import capsulenet
-from capsnet import command_line, saving
+from capsnet import command_line
+from capsnet import weights as saving
 from capsulenet import margin_loss
 from experiments import adversarial
 
@@ -75,7 +76,8 @@ def test_gradients_of_capsnet(network, mnist, loss):
 @pytest.mark.slow
 def test_backends_agree_on_the_gradients_of_images(trained, digits, tmp_path):
     program = (
-        "import sys, numpy as np, capsulenet, keras, saving, datasets\n"
+        "import sys, numpy as np, capsulenet, keras\n"
+        "from capsnet import datasets, weights as saving\n"
         "from experiments import adversarial\n"
         "models = capsulenet.CapsNet((28, 28, 1), 10)\n"
         "saving.load_weights(models[0], sys.argv[1])\n"

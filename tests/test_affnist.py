@@ -8,7 +8,8 @@ import pytest
 from conftest import assert_picture, assert_same_run, read_log, write_digits
 from scipy.io import savemat
 
-from capsnet import command_line, datasets, limits
+from capsnet import command_line, datasets
+from capsnet import memory as limits
 from experiments import affnist
 
 

@@ -27,7 +27,8 @@ from conftest import (
 )
 
 import capsulenet
-from capsnet import command_line, datasets, saving, training
+from capsnet import command_line, datasets, training
+from capsnet import weights as saving
 
 COLUMNS = ["loss", "margin_loss", "reconstruction_loss", "accuracy"]
 

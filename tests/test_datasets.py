@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 from test_mnist import write_idx
 
-from capsnet import datasets, images, limits
+from capsnet import datasets, images
+from capsnet import memory as limits
 from capsnet.datasets import DataError, ShiftedBatches, load_dataset, shift, split
 
 

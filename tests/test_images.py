@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageOps
 
-from capsnet import images, limits
+from capsnet import images
+from capsnet import memory as limits
 from capsnet.images import (
     DataError,
     border_brightness,

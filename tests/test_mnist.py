@@ -16,7 +16,8 @@ import keras
 import numpy as np
 import pytest
 
-from capsnet import limits, mnist
+from capsnet import memory as limits
+from capsnet import mnist
 from capsnet.datasets import DataError, load_dataset
 
 # A tiny data set in MNIST's layout and, in its place, the same for the loader's sums.

@@ -15,7 +15,8 @@ from test_command_line import contents, main
 from test_images import draw_photo
 
 import capsulenet
-from capsnet import saving, training
+from capsnet import training
+from capsnet import weights as saving
 
 needs_tensorflow = pytest.mark.skipif(
     keras.backend.backend() != "tensorflow", reason="a SavedModel needs TensorFlow"
@@ -217,7 +218,7 @@ def test_images_that_are_too_small(tmp_path, capsys):
 
 
 def test_images_that_are_too_large_for_memory(shapes, tmp_path, capsys, monkeypatch):
-    from capsnet import limits
+    from capsnet import memory as limits
 
     monkeypatch.setattr(limits, "available_memory", lambda: 50_000_000)
     message = refuse(capsys, "--dataset", shapes, "--save_dir", tmp_path)

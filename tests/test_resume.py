@@ -31,7 +31,8 @@ from conftest import (
 )
 
 import capsulenet
-from capsnet import datasets, saving, training
+from capsnet import datasets, training
+from capsnet import weights as saving
 
 SCRIPT = Path(capsulenet.__file__).resolve()
 # The learning rate is right in epoch 1 and far too large in those that follow: the

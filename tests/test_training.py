@@ -10,7 +10,8 @@ from conftest import read_log, without_times
 from keras import ops
 
 import capsulenet
-from capsnet import backend, saving, training
+from capsnet import backend, training
+from capsnet import weights as saving
 
 
 def parse(*flags):

@@ -21,7 +21,8 @@ import keras
 import numpy as np
 
 import capsulenet
-from capsnet import command_line, saving
+from capsnet import command_line
+from capsnet import weights as saving
 from tests.long.cases import NUMBERS, WrongLoadError
 from tests.long.kind_image import picture
 

@@ -49,7 +49,8 @@ import h5py
 import numpy as np
 from PIL import Image
 
-from capsnet import datasets, saving
+from capsnet import datasets
+from capsnet import weights as saving
 from tests.conftest import write_digits
 from tests.long import results
 from tests.long.processes import (

@@ -22,7 +22,8 @@ import time
 import traceback
 
 import capsulenet
-from capsnet import saving, training
+from capsnet import training
+from capsnet import weights as saving
 
 START_UP, FIRST_EPOCH, BETWEEN, WRITING = PHASES = (
     "start-up",

@@ -2,7 +2,7 @@
 
 import pytest
 
-from capsnet import limits
+from capsnet import memory as limits
 
 
 @pytest.fixture

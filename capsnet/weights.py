@@ -16,7 +16,7 @@ import h5py
 import keras
 import numpy as np
 
-from capsnet import limits
+from capsnet import memory as limits
 
 FORMAT_VERSION = 1
 _INFO_ATTRIBUTE = "capsnet"

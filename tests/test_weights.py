@@ -12,8 +12,9 @@ import keras
 import numpy as np
 import pytest
 
-from capsnet import limits, saving
-from capsnet.saving import (
+from capsnet import memory as limits
+from capsnet import weights as saving
+from capsnet.weights import (
     ModelFileError,
     load_weights,
     read_info,
