@@ -21,8 +21,7 @@ import keras
 
 import capsulenet_multi_gpu
 from benchmarks.train_step import FOLDER, LAM_RECON, LR, describe_machine, print_row
-from capsnet import backend, command_line, datasets
-from capsnet import weights as saving
+from capsnet import backend, command_line, datasets, run_folder
 
 REPLICAS = (1, 2, 4)
 IMAGES = 100  # a device
@@ -105,7 +104,7 @@ def main() -> None:
         print_row(rows[-1])
     name = f"multi_gpu_{keras.backend.backend()}_{args.device}.csv"
     path = os.path.join(FOLDER, name)
-    saving.write_csv(path, rows)
+    run_folder.write_csv(path, rows)
     print("Wrote", path)
 
 

@@ -20,8 +20,7 @@ import keras
 import tensorflow as tf
 
 from benchmarks import train_step
-from capsnet import fft_conv
-from capsnet import weights as saving
+from capsnet import fft_conv, run_folder
 
 BATCH_SIZE = 100
 # Operations that pass a buffer on, or know only its shape.
@@ -183,7 +182,7 @@ def main() -> None:
     for row in rows:
         train_step.print_row(row)
     path = os.path.join(train_step.FOLDER, "profile_tensorflow.csv")
-    saving.write_csv(path, rows)
+    run_folder.write_csv(path, rows)
     print("Wrote", path)
 
 

@@ -28,8 +28,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
 from benchmarks.plain import EinsumCapsuleLayer, TiledCapsuleLayer, rebuild
-from capsnet import backend, datasets, fft_conv
-from capsnet import weights as saving
+from capsnet import backend, datasets, fft_conv, run_folder
 
 FOLDER = os.path.join(os.path.dirname(__file__), "results")
 FORMULATIONS = {
@@ -259,11 +258,11 @@ def main() -> None:
         outputs[f"scaling_{backend}.csv"] = run_scaling(rounds=1, repeats=4)
     for name, rows in outputs.items():
         path = os.path.join(FOLDER, name)
-        saving.write_csv(path, rows)
+        run_folder.write_csv(path, rows)
         print("Wrote", path)
     if not args.no_scaling:
         path = os.path.join(FOLDER, f"scaling_{backend}.png")
-        with saving.replace_file(path) as temporary:
+        with run_folder.replace_file(path) as temporary:
             plot_scaling(rows, temporary)
         print("Wrote", path)
 

@@ -10,7 +10,8 @@ import numpy as np
 
 from capsnet import images, mnist
 from capsnet.augmentation import Affine, transform
-from capsnet.memory import MAX_NAME, DataError, check_memory
+from capsnet.errors import MAX_NAME, DataError
+from capsnet.memory import check_memory
 
 # What `load_dataset` knows by name, and the names of the classes.
 NAMED = {

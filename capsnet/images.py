@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFilter
 
-from capsnet.memory import DataError, check_memory, is_class_name, one_line
+from capsnet.errors import DataError, is_class_name, one_line
+from capsnet.memory import check_memory
 
 FORMATS = ("PNG", "JPEG", "BMP", "GIF")
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".gif")

@@ -1,28 +1,11 @@
-"""Untrusted data: the error that it ends in, and how much memory it may take."""
+"""How much memory there is, and who needs more."""
 
-import unicodedata
-from collections.abc import Iterator
+import re
 from pathlib import Path
 
-MAX_NAME = 255  # characters in the name of a class
+from capsnet.errors import DataError
+
 ROOT = Path("/")  # of the files in which Linux says what there is
-
-
-class DataError(ValueError):
-    """Data that is missing, damaged or too little; one line, fit for the user."""
-
-
-def one_line(text: str) -> str:
-    """Text of any origin in one line, without what a terminal would obey."""
-    text = " ".join(text.splitlines())
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
-
-
-def is_class_name(text: str) -> bool:
-    """Whether a name is short enough, and holds nothing that a terminal would obey."""
-    return len(text) <= MAX_NAME and not any(
-        unicodedata.category(c) in ("Cc", "Cs") for c in text
-    )
 
 
 def check_memory(needed: int, what: str) -> None:
@@ -47,66 +30,31 @@ def check_memory(needed: int, what: str) -> None:
 def available_memory() -> int | None:
     """Bytes that can still be allocated; None where the system does not say.
 
-    The least of what the machine, the limit of the process (`ulimit -v`) and those of
-    its container (Linux's control groups) leave.
+    The least of what the machine and the limit of its container leave.
     """
-    left = [*_of_machine(), *_of_process(), *_of_groups()]
+    left = [n for n in (_of_machine(), _of_container()) if n is not None]
     return max(0, min(left)) if left else None
 
 
-def _of_machine() -> Iterator[int]:
-    available = _fields(ROOT / "proc/meminfo").get("MemAvailable:")
-    if available is not None:
-        yield 1024 * available
+def _of_machine() -> int | None:
+    found = re.search(r"^MemAvailable: *(\d+) kB", _read("proc/meminfo"), re.M)
+    return 1024 * int(found[1]) if found else None
 
 
-def _of_process() -> Iterator[int]:
+def _of_container() -> int | None:
+    """What control groups (version 2) leave; a container's own is at the top."""
+    limit = _read("sys/fs/cgroup/memory.max").strip()
+    used = _read("sys/fs/cgroup/memory.current").strip()
+    if not (limit.isdecimal() and used.isdecimal()):  # no container, or one without
+        return None
+    # Cached files give way when memory is asked for.
+    stat = _read("sys/fs/cgroup/memory.stat")
+    cached = re.findall(r"^(?:in)?active_file (\d+)$", stat, re.M)
+    return int(limit) - int(used) + sum(map(int, cached))
+
+
+def _read(path: str) -> str:
     try:
-        import resource
-    except ImportError:  # Windows
-        return
-    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-    used = _fields(ROOT / "proc/self/status").get("VmSize:")
-    if limit != resource.RLIM_INFINITY and used is not None:
-        yield limit - 1024 * used
-
-
-def _of_groups() -> Iterator[int]:
-    for line in _lines(ROOT / "proc/self/cgroup"):
-        _, controllers, path = line.split(":", 2)
-        top = ROOT / "sys/fs/cgroup"
-        if not controllers:
-            prefix, limit, used = "", "memory.max", "memory.current"
-        elif "memory" in controllers.split(","):  # version 1
-            top /= "memory"
-            prefix, limit, used = (
-                "total_",
-                "memory.limit_in_bytes",
-                "memory.usage_in_bytes",
-            )
-        else:
-            continue
-        # Each group is bound by those that it is in; in a container, the path may be
-        # the host's, and what can be seen is the container's group, at the top.
-        group = top / path.strip().lstrip("/")
-        while group != top.parent:
-            sizes = [*_lines(group / limit), *_lines(group / used)]
-            if len(sizes) == 2 and sizes[0].strip().isdecimal():  # else "max"
-                stat = _fields(group / "memory.stat")
-                # Cached files give way when memory is asked for.
-                cache = (stat.get(f"{prefix}{s}active_file", 0) for s in ("", "in"))
-                yield int(sizes[0]) - int(sizes[1]) + sum(cache)
-            group = group.parent
-
-
-def _fields(path: Path) -> dict[str, int]:
-    """The whole numbers of a file of lines that start with a name and a number."""
-    words = [line.split() for line in _lines(path)]
-    return {w[0]: int(w[1]) for w in words if len(w) > 1 and w[1].isdecimal()}
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text(errors="replace").splitlines()
+        return (ROOT / path).read_text(errors="replace")
     except OSError:
-        return []
+        return ""

@@ -1,8 +1,6 @@
 """Model files and run states: written whole or not at all, read with suspicion."""
 
 import contextlib
-import csv
-import glob
 import io
 import json
 import mmap
@@ -16,7 +14,9 @@ import h5py
 import keras
 import numpy as np
 
-from capsnet import memory as limits
+from capsnet import run_folder
+from capsnet.errors import is_class_name
+from capsnet.memory import check_memory
 
 FORMAT_VERSION = 1
 _INFO_ATTRIBUTE = "capsnet"
@@ -36,92 +36,6 @@ class ModelFileError(ValueError):
     """A weights file that is missing, unreadable or made for another network."""
 
 
-@contextlib.contextmanager
-def replace_file(path: str):
-    """Yields a temporary name to write to; on success it becomes `path` at once.
-
-    A reader sees the old file or the new one, never a part, also after a crash.
-    The temporary name ends like `path`, since plotting takes the format from there.
-
-    Args:
-        path: The file to create or to replace.
-
-    Raises:
-        OSError: If it cannot be written; an earlier file is still there.
-    """
-    folder, name = os.path.split(os.path.abspath(path))
-    temporary = os.path.join(folder, f".{os.getpid()}.{name}")
-    try:
-        yield temporary
-        with open(temporary, "r+b") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _sync_folder(folder)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            os.remove(temporary)
-        if isinstance(error, OSError):
-            reason = error.strerror or error
-            raise OSError(f"{path}: cannot be written: {reason}") from error
-        raise
-
-
-def _sync_folder(folder: str) -> None:
-    """Makes a rename last, where the system opens folders."""
-    if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def remove_leftovers(folder: str, names: tuple[str, ...]) -> None:
-    """Removes the temporary files of a process that was killed.
-
-    Args:
-        folder: A folder that is locked.
-        names: Names of files, or patterns, that are written by who holds the lock.
-    """
-    for name in names:
-        for path in glob.glob(os.path.join(glob.escape(folder), f".[0-9]*.{name}")):
-            os.remove(path)
-
-
-@contextlib.contextmanager
-def lock_folder(folder: str):
-    """Keeps other runs out of a folder, until the block or the process ends.
-
-    Args:
-        folder: An existing folder; a hidden empty file stays there.
-
-    Raises:
-        OSError: If another process has the lock, or there are no locks.
-    """
-    with open(os.path.join(folder, ".lock"), "ab") as file:
-        try:
-            if os.name == "posix":
-                import fcntl
-
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            else:
-                import msvcrt
-
-                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-        except (BlockingIOError, PermissionError) as error:
-            raise BlockingIOError(f"{folder}: another run is at work here") from error
-        yield
-
-
-def write_csv(path: str, rows: list[dict]) -> None:
-    """Writes rows that share their columns."""
-    utf8 = {"newline": "", "encoding": "utf-8"}  # class names may hold anything
-    with replace_file(path) as temporary, open(temporary, "w", **utf8) as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
-
-
 def save_model(model: keras.Model, path: str, info: dict) -> None:
     """Writes the weights in Keras's legacy HDF5 layout, without optimizer state.
 
@@ -135,7 +49,7 @@ def save_model(model: keras.Model, path: str, info: dict) -> None:
     Raises:
         OSError: If it cannot be written; an earlier file is still there.
     """
-    with replace_file(path) as temporary, _create(temporary) as file:
+    with run_folder.replace_file(path) as temporary, _create(temporary) as file:
         _put_weights(file, model, info)
 
 
@@ -398,7 +312,7 @@ _INFO_CHECKS = {
     "class_names": lambda v: (
         isinstance(v, list)
         and 2 <= len(v) <= 1000
-        and all(isinstance(name, str) and limits.is_class_name(name) for name in v)
+        and all(isinstance(name, str) and is_class_name(name) for name in v)
     ),
     "routings": lambda v: _is_int(v, 1, 100),
     "recipe": lambda v: v in ("seed", "modern", "paper"),
@@ -465,7 +379,7 @@ def _open(path):
             f"{path}: expected a weights file (.h5, .weights.h5 or .keras), "
             "found something else."
         )
-    limits.check_memory(size, f"the weights of {path}")
+    check_memory(size, f"the weights of {path}")
     try:
         with contextlib.ExitStack() as stack:
             if start == _HDF5_SIGNATURE:

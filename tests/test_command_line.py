@@ -28,7 +28,7 @@ from conftest import (
 
 import capsulenet
 from capsnet import command_line, datasets, training
-from capsnet import weights as saving
+from capsnet.weights import ModelFileError, load_weights, read_info
 
 COLUMNS = ["loss", "margin_loss", "reconstruction_loss", "accuracy"]
 
@@ -94,7 +94,7 @@ def test_log(trained):
 
 def test_model_file(trained):
     path = trained[0] / "trained_model.h5"
-    assert saving.read_info(path) == {
+    assert read_info(path) == {
         "format_version": 1,
         "input_shape": [28, 28, 1],
         "class_names": list("0123456789"),
@@ -145,7 +145,7 @@ def test_the_seed_sets_the_first_weights_and_the_shifts(digits, tmp_path):
         outputs = capsulenet.predict(model, [x, y], args)
         loss = capsulenet.evaluate(*outputs, x, y, 0.392)["reconstruction_loss"]
         before = model.get_weights()
-        saving.load_weights(model, tmp_path / "trained_model.h5")
+        load_weights(model, tmp_path / "trained_model.h5")
         pairs = zip(before, model.get_weights())
         same_weights = all(np.array_equal(w, other) for w, other in pairs)
         same_shifts = float(row["reconstruction_loss"]) == pytest.approx(loss, rel=1e-5)
@@ -211,7 +211,7 @@ def scripted_log(monkeypatch, save_dir, **accuracies):
 
     monkeypatch.setattr(training, "predict", lambda model, inputs, args: [None])
     monkeypatch.setattr(training, "all_alike", lambda outputs: False)
-    monkeypatch.setattr(saving, "save_run", lambda _, path, *others: Path(path).touch())
+    monkeypatch.setattr(training, "save_run", lambda _, path, *rest: Path(path).touch())
     log = training.EpochLog(
         batches=SimpleNamespace(num_samples=1),
         held_out={name: ([], (name,)) for name in accuracies},
@@ -471,7 +471,7 @@ def test_arguments_that_no_run_has(changes):
     good = {name: getattr(args, name) for name in args.of_run}
     assert vars(command_line.parse_run(parser, good, "x.h5")) == vars(args)
     complaint = "^x.h5: (damaged run state|expected a run of this script)"
-    with pytest.raises(saving.ModelFileError, match=complaint) as caught:
+    with pytest.raises(ModelFileError, match=complaint) as caught:
         command_line.parse_run(parser, {**good, **changes}, "x.h5")
     assert len(str(caught.value)) < 500
 

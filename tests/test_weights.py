@@ -1,25 +1,25 @@
-"""saving.py: whole files, read by old and new Keras, and those that are refused."""
+"""weights.py: whole files, read by old and new Keras, and those that are refused."""
 
 import json
 import os
 import shutil
 import struct
 import zipfile
-from pathlib import Path
 
 import h5py
 import keras
 import numpy as np
 import pytest
 
-from capsnet import memory as limits
-from capsnet import weights as saving
+from capsnet import memory
+from capsnet.errors import DataError
 from capsnet.weights import (
     ModelFileError,
+    load_run,
     load_weights,
     read_info,
-    replace_file,
     save_model,
+    save_run,
 )
 from capsulenet import CapsNet
 
@@ -603,7 +603,7 @@ def state(tmp_path):
     model.compile("adam", "mse")
     run = dict(RUN)
     best = [weight + 1 for weight in model.get_weights()]
-    saving.save_run(model, str(tmp_path / "run_state.h5"), INFO, run, best)
+    save_run(model, str(tmp_path / "run_state.h5"), INFO, run, best)
     return model, str(tmp_path / "run_state.h5"), run
 
 
@@ -662,7 +662,7 @@ def test_a_run_state_is_read(state):
     model, path, run = state
     weights = model.get_weights()
     model.set_weights([0 * weight for weight in weights])
-    loaded, best = saving.load_run(model, path)
+    loaded, best = load_run(model, path)
     assert loaded == run
     assert_weights(model, weights)
     for weight, array in zip(weights, best, strict=True):
@@ -676,79 +676,12 @@ def test_faults_of_run_states(state, fault):
     damage(path)
     model.set_weights([0 * weight for weight in model.get_weights()])
     with pytest.raises(ModelFileError) as caught:
-        saving.load_run(model, path)
+        load_run(model, path)
     assert complaint in str(caught.value) and "\n" not in str(caught.value)
     assert not any(weight.any() for weight in model.get_weights())
 
 
-# replace_file
-
-
-def put(path, text):
-    with replace_file(str(path)) as temporary, open(temporary, "w") as file:
-        file.write(text)
-
-
-def test_a_new_file_replaces_the_old_one(tmp_path):
-    for text in ("old", "new"):
-        put(tmp_path / "log.csv", text)
-        assert (tmp_path / "log.csv").read_text() == text
-        assert os.listdir(tmp_path) == ["log.csv"]
-
-
-def test_until_the_end_there_is_only_the_old_file(tmp_path):
-    put(tmp_path / "log.csv", "old")
-    with replace_file(str(tmp_path / "log.csv")) as temporary:
-        assert os.path.dirname(temporary) == str(tmp_path)  # a rename, not a copy
-        assert temporary.endswith(".csv")
-        with open(temporary, "w") as file:
-            file.write("new")
-        assert (tmp_path / "log.csv").read_text() == "old"
-    assert (tmp_path / "log.csv").read_text() == "new"
-
-
-@pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])
-@pytest.mark.parametrize("written", ["", "half"])
-def test_the_old_file_stays_if_writing_fails(tmp_path, error, written):
-    def fail():
-        with replace_file(str(tmp_path / "log.csv")) as temporary:
-            if written:
-                Path(temporary).write_text(written)
-            raise error
-
-    put(tmp_path / "log.csv", "old")
-    pytest.raises(type(error), fail)
-    assert (tmp_path / "log.csv").read_text() == "old"
-    assert os.listdir(tmp_path) == ["log.csv"]
-
-
-def test_a_writer_that_writes_nothing(tmp_path):
-    put(tmp_path / "log.csv", "old")
-    with (
-        pytest.raises(OSError, match="cannot be written"),
-        replace_file(str(tmp_path / "log.csv")),
-    ):
-        pass
-    assert (tmp_path / "log.csv").read_text() == "old"
-
-
-def test_two_files_at_once(tmp_path):
-    with (
-        replace_file(str(tmp_path / "a.csv")) as a,
-        replace_file(str(tmp_path / "b.csv")) as b,
-    ):
-        for path in (a, b):
-            with open(path, "w") as file:
-                file.write(path)
-    assert (tmp_path / "a.csv").read_text() == a
-    assert (tmp_path / "b.csv").read_text() == b
-    assert sorted(os.listdir(tmp_path)) == ["a.csv", "b.csv"]
-
-
-def test_a_name_without_a_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    put("log.csv", "new")
-    assert os.listdir() == ["log.csv"]
+# Writing, and what the machine does not hold.
 
 
 def test_a_model_that_cannot_be_written_leaves_the_old_one(
@@ -759,7 +692,7 @@ def test_a_model_that_cannot_be_written_leaves_the_old_one(
     def fail(*args):
         raise OSError("disk full")
 
-    monkeypatch.setattr(saving.json, "dumps", fail)
+    monkeypatch.setattr(json, "dumps", fail)
     with pytest.raises(OSError, match="disk full"):
         save_model(network, str(copy), INFO)
     assert copy.read_bytes() == before
@@ -790,6 +723,6 @@ def test_heaps_in_each_other_take_no_longer_than_others(network, copy):
 
 
 def test_a_file_that_is_larger_than_memory(network, copy, monkeypatch):
-    monkeypatch.setattr(limits, "available_memory", lambda: 1000)
-    with pytest.raises(limits.DataError, match=rf"the weights of {copy} need about"):
-        saving.load_weights(network, str(copy))
+    monkeypatch.setattr(memory, "available_memory", lambda: 1000)
+    with pytest.raises(DataError, match=rf"the weights of {copy} need about"):
+        load_weights(network, str(copy))
