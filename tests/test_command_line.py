@@ -95,7 +95,7 @@ def test_log(trained):
 def test_model_file(trained):
     path = trained[0] / "trained_model.h5"
     assert read_info(path) == {
-        "format_version": 1,
+        "format_version": 2,
         "input_shape": [28, 28, 1],
         "class_names": list("0123456789"),
         "routings": 3,
@@ -444,9 +444,9 @@ def test_weights_that_are_no_weights(refuse, tmp_path):
         path.write_text("no weights")
         assert f"{path}: expected a weights file" in refuse("-w", path, *testing)
         with h5py.File(path, "w") as file:
-            file.attrs["capsnet"] = '{"format_version": 2}'
+            file.attrs["capsnet"] = '{"format_version": 3}'
         message = refuse("-w", path, *testing)
-        assert f"{path}: expected format version 1, found 2" in message
+        assert f"{path}: expected format version 1 or 2, found 3" in message
         path.unlink()
 
 

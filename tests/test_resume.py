@@ -105,6 +105,7 @@ def begun(first_epoch, tmp_path):
         h5py.File(folder / "run_state.h5", "w") as file,
     ):
         file.attrs["capsnet"] = whole.attrs["capsnet"]
+        file["info"] = whole["info"][()]
         file["run"] = whole["run"][()]
     return folder
 
