@@ -24,12 +24,14 @@ import numpy as np
 from keras import layers, ops
 
 import utils
-from capsnet import command_line, datasets, images, limits, saving, training
+from capsnet import command_line, datasets, images, run_folder, training
 from capsnet.backend import runs_on_cpu
 from capsnet.command_line import UsageError
+from capsnet.errors import one_line
 from capsnet.recipes import RECIPES
 from capsnet.startup import quiet_start
 from capsnet.training import predict
+from capsnet.weights import ModelFileError, export_model, load_weights
 from capsulelayers import PACKAGE, CapsuleLayer, Length, Mask, PrimaryCap
 
 MAX_ROWS = 20  # of predictions.png
@@ -292,7 +294,7 @@ def test(model: keras.Model, data: datasets.Dataset, args: argparse.Namespace) -
         if len(of_class):
             print(f"Accuracy of class {name}: {of_class.mean():.4f} ({len(of_class)})")
     path = os.path.join(args.save_dir, "real_and_recon.png")
-    with saving.replace_file(path) as temporary:
+    with run_folder.replace_file(path) as temporary:
         utils.plot_reconstructions(x[:50], reconstructions[:50], temporary)
     print("Wrote", path)
     return result["accuracy"]
@@ -324,7 +326,7 @@ def manipulate_latent(
     repeated = [np.repeat(a[index : index + 1], len(noise), axis=0) for a in (x, y)]
     (images,) = predict(model, [*repeated, noise], args)
     path = os.path.join(args.save_dir, f"manipulate-{args.digit}.png")
-    with saving.replace_file(path) as temporary:
+    with run_folder.replace_file(path) as temporary:
         name = data.class_names[args.digit]
         title = f"Capsule of class {name}, one dimension changed at a time"
         utils.plot_manipulation(images, changes, title, temporary)
@@ -445,7 +447,7 @@ def load_models(
         x.shape[1:], y.shape[1], args.routings, **RECIPES[args.recipe].network
     )
     if args.weights is not None and not args.resume:
-        saving.load_weights(models[0], args.weights)
+        load_weights(models[0], args.weights)
     return models
 
 
@@ -477,7 +479,7 @@ def use_model(args: argparse.Namespace) -> None:
     # network. Weights may be of 16 bits.
     least = 2 * command_line.least_weights((height, width, channels), len(names))
     if least > os.path.getsize(args.weights):
-        raise saving.ModelFileError(
+        raise ModelFileError(
             f"{args.weights}: expected the weights for images of {height} x {width} x "
             f"{channels} and {len(names)} classes, found a smaller file."
         )
@@ -487,11 +489,11 @@ def use_model(args: argparse.Namespace) -> None:
         args.routings,
         **RECIPES[args.recipe].network,
     )
-    saving.load_weights(train_model, args.weights)
-    source = limits.one_line(info["dataset"])  # whatever the file says
+    load_weights(train_model, args.weights)
+    source = one_line(info["dataset"])  # whatever the file says
     print(f"Model: {args.weights}, trained on {source}")
     if args.export:
-        saving.export_model(eval_model, args.export)
+        export_model(eval_model, args.export)
         print("Wrote", args.export)
         return
     os.makedirs(args.save_dir, exist_ok=True)
@@ -543,7 +545,7 @@ def classify(
     path = os.path.join(args.save_dir, "predictions.png")
     columns = (pictures, inputs, reconstructions, lengths, titles)
     shown = [column[:MAX_ROWS] for column in columns]
-    with saving.replace_file(path) as temporary:
+    with run_folder.replace_file(path) as temporary:
         utils.plot_predictions(*shown, names, temporary)
     more = f", the first {MAX_ROWS} pictures" if len(pictures) > MAX_ROWS else ""
     print(f"Wrote {path}{more}")

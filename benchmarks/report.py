@@ -12,7 +12,7 @@ import subprocess
 
 import keras
 
-from capsnet import backend, saving
+from capsnet import backend, run_folder
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 RESULTS = (":!result", ":!benchmarks/results")  # for git: all but these
@@ -128,7 +128,7 @@ def write(rows: list[dict], save_dir: str, name: str, device: str, commit: str) 
     """
     machine = {**describe_machine(device), "commit": commit}
     path = make_path(save_dir, name, device)
-    saving.write_csv(path, [{**row, **machine} for row in rows])
+    run_folder.write_csv(path, [{**row, **machine} for row in rows])
     print("Wrote", path)
 
 

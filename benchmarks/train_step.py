@@ -29,7 +29,7 @@ import capsulenet
 from benchmarks import report
 from benchmarks.plain import EinsumCapsuleLayer, TiledCapsuleLayer, rebuild
 from benchmarks.timing import measure_product_rate, time_in_turn
-from capsnet import backend, datasets, fft_conv, saving
+from capsnet import backend, datasets, fft_conv, run_folder
 
 FORMULATIONS = {
     "plain": ("direct", TiledCapsuleLayer),
@@ -214,7 +214,7 @@ def main(argv: list[str] | None = None) -> None:
     rows = run_scaling(rounds=1, repeats=4)
     report.write(rows, args.save_dir, "scaling", device, commit)
     path = report.make_path(args.save_dir, "scaling", device, ".png")
-    with saving.replace_file(path) as temporary:
+    with run_folder.replace_file(path) as temporary:
         plot_scaling(rows, temporary)
     print("Wrote", path)
 

@@ -12,9 +12,11 @@ import tempfile
 
 import keras
 
-from capsnet import backend, datasets, images, limits, saving, training
+from capsnet import backend, datasets, images, run_folder, training
 from capsnet.backend import runs_on_cpu
+from capsnet.errors import DataError, one_line
 from capsnet.recipes import RECIPES
+from capsnet.weights import ModelFileError, read_info, read_run
 
 # Flags that are not of a run, and those of it that may change when it goes on.
 NOT_OF_RUN = {"testing", "predict", "export", "resume", "overwrite", "digit", "invert"}
@@ -31,7 +33,7 @@ class UsageError(ValueError):
 
 
 # What ends the script with one line and exit status 2.
-USER_ERRORS = (UsageError, limits.DataError, saving.ModelFileError, OSError)
+USER_ERRORS = (UsageError, DataError, ModelFileError, OSError)
 PIPE = 13  # SIGPIPE, which Windows does not have
 
 
@@ -336,7 +338,7 @@ def parse_arguments(
     """Parses the command line; with --resume, on top of the arguments of the run.
 
     Raises:
-        UsageError, saving.ModelFileError: If it makes no sense, or contradicts the run.
+        UsageError, ModelFileError: If it makes no sense, or contradicts the run.
     """
     args = parser.parse_args(argv)
     args.finished = 0
@@ -347,7 +349,7 @@ def parse_arguments(
     path = os.path.join(save_dir, training.RUN_STATE)
     if not os.path.lexists(path):
         raise UsageError(f"--resume: there is no run to go on with, no {path}")
-    run = saving.read_run(path)
+    run = read_run(path)
     begun = parse_run(parser, run["arguments"], path)
     begun.save_dir = save_dir
     args = parser.parse_args(argv, argparse.Namespace(**vars(begun)))
@@ -379,12 +381,12 @@ def parse_run(
     """Parses the arguments that a run state holds as if they had been typed.
 
     Raises:
-        saving.ModelFileError: If they could not have been.
+        ModelFileError: If they could not have been.
     """
     # Before they are parsed, which would obey others: --help prints and ends.
     differing = sorted(set(arguments) ^ set(parser.get_default("of_run")))
     if differing:
-        raise saving.ModelFileError(
+        raise ModelFileError(
             f"{path}: expected a run of this script and version, found one of another: "
             f"they differ in {shorten([name[:100] for name in differing])}"
         )
@@ -393,7 +395,7 @@ def parse_run(
     if type(drop_remainder) is not bool or (
         not all(map(_may_be_typed, values.values())) or values["epochs"] is None
     ):
-        raise saving.ModelFileError(f"{path}: damaged run state: other arguments")
+        raise ModelFileError(f"{path}: damaged run state: other arguments")
     argv = []
     for name, value in values.items():
         if isinstance(value, list):
@@ -405,7 +407,7 @@ def parse_run(
     try:
         args = parser.parse_args(argv)
     except UsageError as error:
-        raise saving.ModelFileError(f"{path}: damaged run state: {error}") from error
+        raise ModelFileError(f"{path}: damaged run state: {error}") from error
     args.drop_remainder = drop_remainder
     return args
 
@@ -452,7 +454,7 @@ def check_arguments(args: argparse.Namespace) -> None:
     written that stays.
 
     Raises:
-        UsageError, saving.ModelFileError: If something is wrong.
+        UsageError, ModelFileError: If something is wrong.
     """
     trained = args.testing or args.predict or args.export
     if trained and args.weights is None:
@@ -465,7 +467,7 @@ def check_arguments(args: argparse.Namespace) -> None:
     if args.debug and importlib.util.find_spec("tensorboard") is None:
         raise UsageError("--debug needs TensorBoard: pip install tensorboard")
     has_file = args.weights is not None and not args.resume
-    args.info = saving.read_info(args.weights) if has_file else {}
+    args.info = read_info(args.weights) if has_file else {}
     if args.save_dir is None:
         args.save_dir = default_save_dir(args.dataset or args.info.get("dataset"))
     if not trained:
@@ -687,7 +689,7 @@ def describe_run(
     source = f" from {args.data_dir}" if args.data_dir else ""
     lines = [
         f"{task}: {name}, {model.count_params() / 1e6:.1f} M weights, {args.precision}",
-        f"Data: {limits.one_line(data.name)}{source}, {used}{len(x_test)} test images, "
+        f"Data: {one_line(data.name)}{source}, {used}{len(x_test)} test images, "
         f"{sides}, {len(data.class_names)} classes",
         describe_device(args),
     ]
@@ -712,7 +714,7 @@ def begin(
     os.makedirs(args.save_dir, exist_ok=True)
     with contextlib.ExitStack() as stack:
         if not args.testing:
-            stack.enter_context(saving.lock_folder(args.save_dir))
+            stack.enter_context(run_folder.lock_folder(args.save_dir))
             check_folder(args)  # again, now that no other run can begin in it
         print(describe_run(name, model, data, args))
         yield
@@ -790,9 +792,9 @@ def explain(error: Exception) -> tuple[int, str] | None:
         )
     # The names of files and classes may hold anything.
     if isinstance(error, USER_ERRORS):
-        return 2, limits.one_line(str(error))
+        return 2, one_line(str(error))
     if isinstance(error, training.DivergedError):
-        return 1, limits.one_line(str(error))
+        return 1, one_line(str(error))
     return None
 
 

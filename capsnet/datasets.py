@@ -10,7 +10,8 @@ import numpy as np
 
 from capsnet import images, mnist
 from capsnet.augmentation import Affine, transform
-from capsnet.limits import MAX_NAME, DataError, check_memory, warn
+from capsnet.errors import MAX_NAME, DataError, warn
+from capsnet.memory import check_memory
 
 # What `load_dataset` knows by name, and the names of the classes.
 NAMED = {

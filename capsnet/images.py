@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFilter
 
-from capsnet.limits import DataError, check_memory, is_class_name, one_line, warn
+from capsnet.errors import DataError, is_class_name, one_line, warn
+from capsnet.memory import check_memory
 
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP")  # and TIFF, by `_open_tiff`
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")

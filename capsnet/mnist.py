@@ -20,7 +20,8 @@ from typing import BinaryIO
 import keras
 import numpy as np
 
-from capsnet.limits import DataError, check_memory, one_line
+from capsnet.errors import DataError, one_line
+from capsnet.memory import check_memory
 
 SIDE = 28
 N_CLASS = 10

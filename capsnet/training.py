@@ -19,9 +19,10 @@ import numpy as np
 from keras import ops
 
 import utils
-from capsnet import backend, datasets, saving
+from capsnet import backend, datasets, run_folder
 from capsnet.augmentation import Affine
 from capsnet.recipes import RECIPES, make_schedule
+from capsnet.weights import ModelFileError, load_run, save_model, save_run
 
 RUN_STATE = "run_state.h5"
 # What tells that a folder holds a run.
@@ -261,10 +262,10 @@ def fit(
     Raises:
         DivergedError: If a loss is not finite.
         Interrupted: After the step in which SIGINT or SIGTERM came.
-        saving.ModelFileError: If the run state to go on from does not fit.
+        ModelFileError: If the run state to go on from does not fit.
         OSError: If a file cannot be written.
     """
-    saving.remove_leftovers(args.save_dir, (*RUN_FILES, "log.png", *args.results))
+    run_folder.remove_leftovers(args.save_dir, (*RUN_FILES, "log.png", *args.results))
     if args.resume:
         log.restore(model)
     log.check_space(model)
@@ -307,7 +308,7 @@ def fit(
         model.set_weights(log.best_weights)
         print(f"Taking the weights of epoch {log.best_epoch}, the best in validation.")
     path = os.path.join(args.save_dir, "trained_model.h5")
-    saving.save_model(model, path, log.info)
+    save_model(model, path, log.info)
     for name in ("log.csv", "log.png", "trained_model.h5"):
         print("Wrote", os.path.join(args.save_dir, name))
 
@@ -368,26 +369,26 @@ class EpochLog(keras.callbacks.Callback):
         """Goes back to the end of the last finished epoch, and rewrites the log.
 
         Raises:
-            saving.ModelFileError: If the run state is damaged, or of other data.
+            ModelFileError: If the run state is damaged, or of other data.
         """
-        run, self.best_weights = saving.load_run(model, self.path)
+        run, self.best_weights = load_run(model, self.path)
         self.rows, self.best_epoch = run["rows"], run["best_epoch"]
         columns = ["epoch", "seconds", "images_per_second", "learning_rate"]
         for prefix in ("", *(f"{name}_" for name in self.held_out)):
             names = ("loss", *self.task.columns(model).values())
             columns += [prefix + name for name in names]
         if list(self.rows[0]) != columns:
-            raise saving.ModelFileError(
+            raise ModelFileError(
                 f"{self.path}: expected a log with the columns {', '.join(columns)}, "
                 f"found {', '.join(self.rows[0])[:300]}."
             )
         if run != self.args.run:
-            raise saving.ModelFileError(
+            raise ModelFileError(
                 f"{self.path}: expected the state that was there at the start, another "
                 "run has replaced it"
             )
         if run["digest"] != self.digest:
-            raise saving.ModelFileError(
+            raise ModelFileError(
                 f"{self.path}: expected the images and labels that the run was begun "
                 "with, received others."
             )
@@ -474,18 +475,17 @@ class EpochLog(keras.callbacks.Callback):
             "overwrite": self.args.overwrite and first,
         }
         weights = self.model.get_weights() if self.args.ema else None
-        with saving.replace_file(self.path) as temporary, averaged(self.model):
-            saving.save_run(
-                self.model, temporary, self.info, run, self.best_weights, weights
-            )
+        with run_folder.replace_file(self.path) as temporary, averaged(self.model):
+            save_run(self.model, temporary, self.info, run, self.best_weights, weights)
         self.args.finished = len(self.rows)
         if run["overwrite"]:  # what this allowed, now that the state is safe
             remove_run(self.args)
 
     def write_log(self) -> None:
-        saving.write_csv(os.path.join(self.args.save_dir, "log.csv"), self.rows)
-        with saving.replace_file(os.path.join(self.args.save_dir, "log.png")) as path:
-            utils.plot_log(self.rows, path)
+        run_folder.write_csv(os.path.join(self.args.save_dir, "log.csv"), self.rows)
+        path = os.path.join(self.args.save_dir, "log.png")
+        with run_folder.replace_file(path) as temporary:
+            utils.plot_log(self.rows, temporary)
 
     def log_is_written(self) -> bool:
         """Whether log.csv is that of the run state."""

@@ -20,7 +20,8 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 
 import capsulenet
 import utils
-from capsnet import datasets, saving
+from capsnet import datasets, run_folder
+from capsnet.weights import load_weights
 from capsulenet import CapsNet
 
 FOLDER = os.path.dirname(os.path.abspath(__file__))
@@ -34,7 +35,7 @@ def look(index: int) -> dict:
     x, y = datasets.load_dataset().test
     x, y = x[index : index + 1], y[index : index + 1]
     train_model, eval_model, _ = CapsNet(x.shape[1:], y.shape[1])
-    saving.load_weights(train_model, WEIGHTS)
+    load_weights(train_model, WEIGHTS)
     names = ("conv1", "primarycaps", "digitcaps", "capsnet")
     outputs = [train_model.get_layer(name).output for name in names]
     parts = keras.Model(train_model.inputs[0], outputs).predict(x, verbose=0)
@@ -160,7 +161,7 @@ def draw(found: dict, path: str) -> None:
 
 def main() -> None:
     path = os.path.join(FOLDER, "network.png")
-    with saving.replace_file(path) as temporary:
+    with run_folder.replace_file(path) as temporary:
         draw(look(DIGIT), temporary)
     print("Wrote", os.path.relpath(path))
 

@@ -57,8 +57,9 @@ from matplotlib.patheffects import withStroke
 
 import capsulenet
 import utils
-from capsnet import command_line, datasets, saving
+from capsnet import command_line, datasets, run_folder
 from capsnet.training import predict
+from capsnet.weights import load_weights
 from capsulenet import UsageError, margin_loss
 from experiments.baseline import Baseline
 
@@ -264,7 +265,7 @@ def run_walk(network, data: datasets.Dataset, args: argparse.Namespace) -> None:
         )
     name = "walk" if args.source is None else f"walk-{args.source}-{args.target}"
     path = os.path.join(args.save_dir, f"{name}.png")
-    with saving.replace_file(path) as temporary:
+    with run_folder.replace_file(path) as temporary:
         if args.source is None:
             firsts = x[[start[source] for source in classes]]
             plot_grid(firsts, results[0], rows, names, temporary)
@@ -273,7 +274,7 @@ def run_walk(network, data: datasets.Dataset, args: argparse.Namespace) -> None:
             plot_pair(x[indices[0]], changed[0], lengths[0], row, names, temporary)
     print("Wrote", path)
     path = os.path.join(args.save_dir, f"{name}.csv")
-    saving.write_csv(path, rows)
+    run_folder.write_csv(path, rows)
     print("Wrote", path)
 
 
@@ -413,11 +414,11 @@ def run_signs(network, data: datasets.Dataset, baseline, args) -> None:
     title = "Fast gradient sign method"
     if args.attack == "iterative":
         title = f"Basic iterative method, {args.steps} steps"
-    with saving.replace_file(path) as temporary:
+    with run_folder.replace_file(path) as temporary:
         plot_curves(rows, f"{title}, {len(x)} test images", temporary)
     print("Wrote", path)
     path = os.path.join(args.save_dir, f"{args.attack}.csv")
-    saving.write_csv(path, rows)
+    run_folder.write_csv(path, rows)
     print("Wrote", path)
 
 
@@ -450,7 +451,7 @@ def load_baseline(data: datasets.Dataset, path: str) -> keras.Model:
     """Builds the baseline CNN for the data, with the weights of a file."""
     x, y = data.test
     model = Baseline(x.shape[1:], y.shape[1])
-    saving.load_weights(model, path)
+    load_weights(model, path)
     return model
 
 

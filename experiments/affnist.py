@@ -33,8 +33,10 @@ from PIL import Image
 
 import capsulenet
 import utils
-from capsnet import command_line, datasets, limits, mnist, saving, training
+from capsnet import command_line, datasets, mnist, run_folder, training
+from capsnet.memory import check_memory
 from capsnet.recipes import RECIPES
+from capsnet.weights import load_weights
 from capsulelayers import FastConv2D
 from experiments import baseline, digits
 
@@ -208,7 +210,7 @@ def read_affnist(path: Path) -> datasets.Pair:
     mnist.check_is_file(path)
     try:
         # SciPy keeps a part and what is made of it at once.
-        limits.check_memory(2 * unpacked_size(path), "its arrays")
+        check_memory(2 * unpacked_size(path), "its arrays")
         struct = loadmat(path, variable_names=["affNISTdata"])["affNISTdata"][0, 0]
         # A column of MATLAB is an image.
         x, y = struct["image"].T, struct["label_int"].ravel()
@@ -252,7 +254,7 @@ def unpacked_size(path: Path) -> int:
             while piece := unpack.unconsumed_tail or file.read(min(left, 1 << 16)):
                 left -= 0 if unpack.unconsumed_tail else len(piece)
                 total += len(unpack.decompress(piece, 1 << 20))
-                limits.check_memory(total, "its arrays")
+                check_memory(total, "its arrays")
     return total
 
 
@@ -342,7 +344,7 @@ def test(
         truth, said = labels.argmax(axis=1), classify(network, images, args)
         if not right:
             path = os.path.join(args.save_dir, "affnist.png")
-            with saving.replace_file(path) as temporary:
+            with run_folder.replace_file(path) as temporary:
                 plot_sheet(images, truth, said, real, temporary)
         right.append(said == truth)
     right = np.concatenate(right)
@@ -358,7 +360,7 @@ def test(
         "accuracy": round(100 * right.mean(), 4),
     }
     path = os.path.join(args.save_dir, "test.csv")
-    saving.write_csv(path, [row])
+    run_folder.write_csv(path, [row])
     print("Wrote", path)
 
 
@@ -448,7 +450,7 @@ def run(args: argparse.Namespace) -> None:
         )
         network = keras.Model(whole.input, whole.outputs[0])  # no decoder
     if args.weights is not None and not args.resume:
-        saving.load_weights(model, args.weights)
+        load_weights(model, args.weights)
     with command_line.begin(f"{title}, placed digits", model, data, args):
         if not args.testing:
             train(model, data, args, args.stop_at)

@@ -22,7 +22,8 @@ import keras
 from keras import layers
 
 import capsulenet
-from capsnet import command_line, datasets, saving, training
+from capsnet import command_line, datasets, training
+from capsnet.weights import load_weights
 from capsulelayers import FastConv2D
 
 
@@ -114,7 +115,7 @@ def run(args: argparse.Namespace) -> None:
     x, y = data.test
     model = Baseline(x.shape[1:], y.shape[1])
     if args.weights is not None and not args.resume:
-        saving.load_weights(model, args.weights)
+        load_weights(model, args.weights)
     with command_line.begin("baseline CNN", model, data, args):
         if not args.testing:
             train(model, data, args)

@@ -33,8 +33,8 @@ from matplotlib.figure import Figure
 
 import capsulenet
 import utils
-from capsnet import command_line, saving, training
-from capsnet.limits import DataError
+from capsnet import command_line, run_folder, training
+from capsnet.errors import DataError
 from capsnet.recipes import RECIPES
 from experiments import baseline
 
@@ -222,14 +222,14 @@ def write_table(args: argparse.Namespace) -> None:
     rows = make_rows(args.save_dir, args.epochs)
     name = f"table_{args.epochs}_epochs" if args.epochs else "table"
     written = [os.path.join(args.save_dir, name + end) for end in (".csv", ".md")]
-    saving.write_csv(written[0], rows)
-    with saving.replace_file(written[1]) as path, open(path, "w") as file:
+    run_folder.write_csv(written[0], rows)
+    with run_folder.replace_file(written[1]) as path, open(path, "w") as file:
         file.write(to_markdown(rows, args.epochs))
     for recipe in RECIPES:
         runs = read_runs(args.save_dir, recipe)
         if any(errors for trials in runs.values() for errors in trials):
             written.append(os.path.join(args.save_dir, f"errors_{recipe}.png"))
-            with saving.replace_file(written[-1]) as path:
+            with run_folder.replace_file(written[-1]) as path:
                 plot_errors(runs, f"MNIST, recipe {recipe}", path)
     print()
     for path in written:

@@ -30,8 +30,9 @@ from matplotlib.figure import Figure
 
 import capsulenet
 import utils
-from capsnet import command_line, datasets, saving, training
+from capsnet import command_line, datasets, run_folder, training
 from capsnet.recipes import RECIPES
+from capsnet.weights import load_weights
 from capsulelayers import FastConv2D
 from experiments import digits
 
@@ -228,7 +229,7 @@ def test(
     print(f"At least one right: {100 * one:.2f} %")
     path = os.path.join(args.save_dir, "test.csv")
     row = {"network": args.network, "pairs": n, "error": round(100 * (1 - both), 4)}
-    saving.write_csv(path, [{**row, "one_right": round(100 * one, 4)}])
+    run_folder.write_csv(path, [{**row, "one_right": round(100 * one, 4)}])
     print("Wrote", path)
     return first
 
@@ -270,7 +271,7 @@ def draw_sheets(
         path = os.path.join(args.save_dir, f"{name}.png")
         named = [[data.class_names[c] for c in pair] for pair in truth[index]]
         drawn = [[data.class_names[c] for c in pair] for pair in classes[index]]
-        with saving.replace_file(path) as temporary:
+        with run_folder.replace_file(path) as temporary:
             plot_sheet(images[index], decoded, named, drawn, titles[name], temporary)
         print("Wrote", path)
 
@@ -354,7 +355,7 @@ def run(args: argparse.Namespace) -> None:
     x, y = data.test
     title, model, task = make_network(x.shape[1:], y.shape[1], args)
     if args.weights is not None and not args.resume:
-        saving.load_weights(model, args.weights)
+        load_weights(model, args.weights)
     with command_line.begin(f"{title}, two digits", model, data, args):
         if not args.testing:
             info = capsulenet.model_info(data, args)

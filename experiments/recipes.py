@@ -29,9 +29,9 @@ from matplotlib.figure import Figure
 
 import capsulenet
 import utils
-from capsnet import command_line, datasets, saving, training
+from capsnet import command_line, datasets, run_folder, training
 from capsnet.augmentation import Affine
-from capsnet.limits import DataError
+from capsnet.errors import DataError
 
 HELD_OUT = 5000
 FOLDER = os.path.join("result", "recipes")
@@ -244,11 +244,11 @@ def write_tables(save_dir: str, epochs: int) -> None:
     rows = make_rows(save_dir, epochs)
     paths = [os.path.join(save_dir, f"recipes.{end}") for end in ("csv", "md", "png")]
     os.makedirs(save_dir, exist_ok=True)
-    saving.write_csv(paths[0], rows)
-    with saving.replace_file(paths[1]) as path, open(path, "w") as file:
+    run_folder.write_csv(paths[0], rows)
+    with run_folder.replace_file(paths[1]) as path, open(path, "w") as file:
         file.write(to_markdown(rows))
     if any(row["runs"] for row in rows):
-        with saving.replace_file(paths[2]) as path:
+        with run_folder.replace_file(paths[2]) as path:
             plot_rows(rows, path)
     print("Wrote", ", ".join(path for path in paths if os.path.exists(path)))
 

@@ -34,7 +34,7 @@ from matplotlib.ticker import LogLocator
 
 import capsulenet
 import utils
-from capsnet import command_line, datasets, saving
+from capsnet import command_line, datasets, run_folder
 from capsnet.training import predict
 
 FOLDER = os.path.join("result", "reconstruct")
@@ -175,7 +175,7 @@ def study(model: keras.Model, data: datasets.Dataset, args: argparse.Namespace) 
         path = os.path.join(args.save_dir, name)
         stands_out = predicted[indices] != truth[indices]
         columns = (x[indices], reconstructions[indices], titles, stands_out)
-        with saving.replace_file(path) as temporary:
+        with run_folder.replace_file(path) as temporary:
             plot_sheet(*columns, title, temporary)
         print(f"Wrote {path}: {title}")
 
@@ -191,7 +191,7 @@ def study(model: keras.Model, data: datasets.Dataset, args: argparse.Namespace) 
 
     matrix = confusion_matrix(truth, predicted, len(names))
     path = os.path.join(args.save_dir, "confusion.png")
-    with saving.replace_file(path) as temporary:
+    with run_folder.replace_file(path) as temporary:
         plot_confusion(matrix, names, temporary)
     print("Wrote", path)
     write_tables(matrix, truth, predicted, longest, names, args.save_dir)
@@ -225,7 +225,7 @@ def write_tables(matrix, truth, predicted, longest, names, folder: str) -> None:
     }
     for name, rows in tables.items():
         path = os.path.join(folder, name)
-        saving.write_csv(path, rows)
+        run_folder.write_csv(path, rows)
         print("Wrote", path)
 
 

@@ -12,7 +12,8 @@ from conftest import assert_picture, environment, finite_differences, read_rows
 from keras import ops
 
 import capsulenet
-from capsnet import command_line, saving
+from capsnet import command_line
+from capsnet.weights import load_weights, save_model
 from capsulenet import margin_loss
 from experiments import adversarial
 
@@ -51,7 +52,7 @@ def test_gradients_of_images_are_those_of_finite_differences():
 @pytest.fixture(scope="module")
 def network(trained):
     models = capsulenet.CapsNet((28, 28, 1), 10)
-    saving.load_weights(models[0], trained[0] / "trained_model.h5")
+    load_weights(models[0], trained[0] / "trained_model.h5")
     return keras.Model(models[1].input, models[1].outputs[0])
 
 
@@ -75,10 +76,11 @@ def test_gradients_of_capsnet(network, mnist, loss):
 def test_backends_agree_on_the_gradients_of_images(trained, digits, tmp_path):
     program = (
         "import sys, numpy as np, capsulenet, keras\n"
-        "from capsnet import datasets, saving\n"
+        "from capsnet import datasets\n"
+        "from capsnet.weights import load_weights\n"
         "from experiments import adversarial\n"
         "models = capsulenet.CapsNet((28, 28, 1), 10)\n"
-        "saving.load_weights(models[0], sys.argv[1])\n"
+        "load_weights(models[0], sys.argv[1])\n"
         "network = keras.Model(models[1].input, models[1].outputs[0])\n"
         "x, y = (a[:20] for a in datasets.load_dataset(sys.argv[2]).test)\n"
         "gradient = adversarial.input_gradient(network, adversarial.gap)\n"
@@ -311,7 +313,7 @@ def test_sign_attacks_beside_a_baseline(
 ):
     # The real one takes seconds a batch; it is tested on its own.
     monkeypatch.setattr(adversarial, "Baseline", tiny_baseline)
-    saving.save_model(tiny_baseline((28, 28, 1), 10), tmp_path / "baseline.h5", {})
+    save_model(tiny_baseline((28, 28, 1), 10), tmp_path / "baseline.h5", {})
     options = ["--attack", attack, "--epsilons", 0.2, 0, "--count", 20]
     options += ["--steps", 2] if attack == "iterative" else []
     files = ["--baseline", tmp_path / "baseline.h5", "--save_dir", tmp_path]

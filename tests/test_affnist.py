@@ -8,7 +8,8 @@ import pytest
 from conftest import assert_picture, assert_same_run, read_log, write_digits
 from scipy.io import savemat
 
-from capsnet import command_line, datasets, limits
+from capsnet import command_line, datasets, memory
+from capsnet.errors import DataError
 from experiments import affnist
 
 
@@ -202,8 +203,8 @@ def test_what_a_file_unpacks_to_is_counted(do_compression, tmp_path, monkeypatch
     size = affnist.unpacked_size(path)
     assert images.nbytes < size < images.nbytes + 100_000
     assert len(affnist.read_affnist(path)[0]) == 5000
-    monkeypatch.setattr(limits, "available_memory", lambda: 2 * size - 1)
-    with pytest.raises(limits.DataError, match=r"its arrays need about 0\.0 GB"):
+    monkeypatch.setattr(memory, "available_memory", lambda: 2 * size - 1)
+    with pytest.raises(DataError, match=r"its arrays need about 0\.0 GB"):
         affnist.read_affnist(path)
 
 

@@ -31,7 +31,8 @@ from PIL import Image
 
 import capsulenet
 import capsulenet_multi_gpu
-from capsnet import backend, command_line, datasets, limits, saving, training
+from capsnet import backend, command_line, datasets, errors, memory, training
+from capsnet.weights import ModelFileError, load_weights, read_info, read_run
 
 COLUMNS = ["loss", "margin_loss", "reconstruction_loss", "accuracy"]
 
@@ -97,8 +98,8 @@ def test_log(trained):
 
 def test_model_file(trained):
     path = trained[0] / "trained_model.h5"
-    assert saving.read_info(path) == {
-        "format_version": 1,
+    assert read_info(path) == {
+        "format_version": 2,
         "input_shape": [28, 28, 1],
         "class_names": list("0123456789"),
         "routings": 3,
@@ -148,7 +149,7 @@ def test_the_seed_sets_the_first_weights_and_the_shifts(digits, tmp_path):
         outputs = capsulenet.predict(model, [x, y], args)
         loss = capsulenet.task(0.392).evaluate(outputs, [y, x])["reconstruction_loss"]
         before = model.get_weights()
-        saving.load_weights(model, tmp_path / "trained_model.h5")
+        load_weights(model, tmp_path / "trained_model.h5")
         pairs = zip(before, model.get_weights())
         same_weights = all(np.array_equal(w, other) for w, other in pairs)
         same_shifts = float(row["reconstruction_loss"]) == pytest.approx(loss, rel=1e-5)
@@ -216,7 +217,7 @@ def scripted_log(monkeypatch, save_dir, **accuracies):
 
     monkeypatch.setattr(training, "predict", lambda model, inputs, args: [None])
     monkeypatch.setattr(training, "all_alike", lambda outputs: False)
-    monkeypatch.setattr(saving, "save_run", lambda _, path, *others: Path(path).touch())
+    monkeypatch.setattr(training, "save_run", lambda _, path, *rest: Path(path).touch())
     log = training.EpochLog(
         batches=SimpleNamespace(num_samples=1),
         held_out={name: ([], name) for name in accuracies},
@@ -300,7 +301,7 @@ def test_memory_of_the_routing():
 
 def test_a_thousand_classes_with_little_memory(monkeypatch):
     monkeypatch.setattr(command_line, "runs_on_cpu", lambda: True)
-    monkeypatch.setattr(limits, "available_memory", lambda: 3 * 10**9)
+    monkeypatch.setattr(memory, "available_memory", lambda: 3 * 10**9)
     x, y = np.zeros((200, *MNIST_SHAPE), "float32"), np.eye(1000, dtype="float32")[:200]
     names = list(map(str, range(1000)))
     data = datasets.Dataset((x, y), (x, y), class_names=names, name="mine")
@@ -312,7 +313,7 @@ def test_a_thousand_classes_with_little_memory(monkeypatch):
         command_line.check_data(data, args)
 
     check(routings=1)
-    with pytest.raises(limits.DataError, match=r"batches of 100 need about 17\.\d GB"):
+    with pytest.raises(errors.DataError, match=r"batches of 100 need about 17\.\d GB"):
         check(routings=3)
 
 
@@ -447,7 +448,7 @@ def test_a_training_whose_reader_goes_keeps_its_last_epoch(
         ": interrupted; epoch 2 is the last one finished, "
         f"--resume --save_dir {tmp_path} goes on from there\n"
     )
-    assert len(saving.read_run(str(tmp_path / "run_state.h5"))["rows"]) == 2
+    assert len(read_run(str(tmp_path / "run_state.h5"))["rows"]) == 2
 
 
 def test_printing_never_fails_for_want_of_a_sign(tmp_path, monkeypatch):
@@ -668,9 +669,9 @@ def test_weights_that_are_no_weights(refuse, tmp_path):
         path.write_text("no weights")
         assert f"{path}: expected a weights file" in refuse("-w", path, *testing)
         with h5py.File(path, "w") as file:
-            file.attrs["capsnet"] = '{"format_version": 2}'
+            file.attrs["capsnet"] = '{"format_version": 3}'
         message = refuse("-w", path, *testing)
-        assert f"{path}: expected format version 1, found 2" in message
+        assert f"{path}: expected format version 1 or 2, found 3" in message
         path.unlink()
 
 
@@ -695,7 +696,7 @@ def test_arguments_that_no_run_has(changes):
     good = {name: getattr(args, name) for name in args.of_run}
     assert vars(command_line.parse_run(parser, good, "x.h5")) == vars(args)
     complaint = "^x.h5: (damaged run state|expected a run of this script)"
-    with pytest.raises(saving.ModelFileError, match=complaint) as caught:
+    with pytest.raises(ModelFileError, match=complaint) as caught:
         command_line.parse_run(parser, {**good, **changes}, "x.h5")
     assert len(str(caught.value)) < 500
 

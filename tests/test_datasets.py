@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from test_mnist import write_idx
 
-from capsnet import datasets, images, limits
+from capsnet import datasets, images, memory
 from capsnet.datasets import (
     DataError,
     ShiftedBatches,
@@ -819,7 +819,7 @@ def test_too_little_memory_is_found_out_before_the_pixels_are_made(
     path = of_images(tmp_path, form, draw(5, 4, 3), draw(5, 4, 3, seed=1))
     monkeypatch.setattr(images, "read_image", make)
     monkeypatch.setattr(images, "fit_image", make)
-    monkeypatch.setattr(limits, "available_memory", lambda: 4_700_000_000)
+    monkeypatch.setattr(memory, "available_memory", lambda: 4_700_000_000)
     with pytest.raises(DataError) as caught:  # 4 images, 3 channels, 4 bytes
         load_dataset(path, image_size=(10_000, 10_000))
     message = str(caught.value)
@@ -831,34 +831,10 @@ def test_too_little_memory_is_found_out_before_the_pixels_are_made(
 
 def test_arrays_as_they_are_need_memory_too(tmp_path, monkeypatch):
     path = npz(tmp_path)  # 9 images of 20 pixels
-    monkeypatch.setattr(limits, "available_memory", lambda: 9 * 20 * 4 - 1)
+    monkeypatch.setattr(memory, "available_memory", lambda: 9 * 20 * 4 - 1)
     assert refused(path).startswith("the images need about 0.0 GB of memory")
-    monkeypatch.setattr(limits, "available_memory", lambda: 9 * 20 * 4)
+    monkeypatch.setattr(memory, "available_memory", lambda: 9 * 20 * 4)
     assert load_dataset(path).train[0].shape == (6, 5, 4, 1)
-
-
-def test_where_the_system_does_not_say_memory_is_not_checked(monkeypatch):
-    monkeypatch.setattr(limits, "available_memory", lambda: None)
-    datasets.check_memory(10**18, "the images")
-
-
-@pytest.mark.parametrize(
-    ("meminfo", "available"),
-    [
-        ("MemTotal:  90 kB\nMemAvailable:   20 kB\n", 20480),
-        ("MemTotal:  90 kB\n", None),
-        ("MemAvailable: much\n", None),
-        (None, None),
-    ],
-)
-def test_available_memory_is_what_the_kernel_says(
-    tmp_path, monkeypatch, meminfo, available
-):
-    monkeypatch.setattr(limits, "ROOT", tmp_path)
-    (tmp_path / "proc").mkdir()
-    if meminfo is not None:
-        (tmp_path / "proc/meminfo").write_text(meminfo)
-    assert limits.available_memory() == available
 
 
 # Keras's loaders.

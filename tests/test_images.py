@@ -14,7 +14,7 @@ import pytest
 from conftest import ROOT
 from PIL import Image, ImageDraw, ImageOps
 
-from capsnet import images, limits
+from capsnet import images, memory
 from capsnet.images import (
     DataError,
     border_brightness,
@@ -932,11 +932,11 @@ def test_faint_ink_gets_full_brightness():
 
 def test_a_picture_that_is_too_large_for_memory(tmp_path, monkeypatch):
     path = save(tmp_path / "a.png", picture(size=(40, 30)))
-    monkeypatch.setattr(limits, "available_memory", lambda: 32 * 40 * 30 - 1)
+    monkeypatch.setattr(memory, "available_memory", lambda: 32 * 40 * 30 - 1)
     with pytest.raises(DataError, match="its pixels need about 0.0 GB") as error:
         read_image(path)
     one_line(error, path)
-    monkeypatch.setattr(limits, "available_memory", lambda: 32 * 40 * 30)
+    monkeypatch.setattr(memory, "available_memory", lambda: 32 * 40 * 30)
     assert is_valid(read_image(path))
 
 

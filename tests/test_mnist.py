@@ -16,7 +16,7 @@ import keras
 import numpy as np
 import pytest
 
-from capsnet import limits, mnist
+from capsnet import memory, mnist
 from capsnet.datasets import DataError, load_dataset
 
 # A tiny data set in MNIST's layout and, in its place, the same for the loader's sums.
@@ -548,7 +548,7 @@ def test_what_is_no_file_is_not_opened(tmp_path, name, what):
 
 
 def no_memory(monkeypatch, available):
-    monkeypatch.setattr(limits, "available_memory", lambda: available)
+    monkeypatch.setattr(memory, "available_memory", lambda: available)
 
 
 @pytest.mark.parametrize("packed", [False, True])

@@ -280,7 +280,7 @@ def test_sheets_show_what_was_said_and_what_is_not_there(mnist, monkeypatch, tmp
             {title.split(":")[0]: (truth, said)}
         ),
     )
-    monkeypatch.setattr(multimnist.saving, "replace_file", contextlib.nullcontext)
+    monkeypatch.setattr(multimnist.run_folder, "replace_file", contextlib.nullcontext)
     args = multimnist.build_parser().parse_args(["--save_dir", str(tmp_path)])
     multimnist.draw_sheets(types.SimpleNamespace(model=None), data, lengths, args)
 

@@ -48,7 +48,7 @@ def test_damaged_and_forged_files_load_or_end_in_one_line(kinds, n):
 # Each outcome, and what has to be told apart from the others.
 OUTCOMES = """
 import os, random, sys, time
-from capsnet.limits import DataError
+from capsnet.errors import DataError
 from tests.long import mutated_inputs as m
 from tests.long.cases import Case, Kind, WrongLoadError
 

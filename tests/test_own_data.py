@@ -19,7 +19,8 @@ from test_command_line import contents, main
 from test_images import draw_photo
 
 import capsulenet
-from capsnet import saving, training
+from capsnet import memory, training
+from capsnet.weights import load_weights, read_info
 
 needs_tensorflow = pytest.mark.skipif(
     keras.backend.backend() != "tensorflow", reason="a SavedModel needs TensorFlow"
@@ -80,7 +81,7 @@ def test_the_network_follows_the_data(trained):
     for name in CLASSES:
         assert f"Accuracy of class {name}: " in output
     assert (folder / "manipulate-2.png").exists()  # the last class, as there is no 5
-    info = saving.read_info(folder / "trained_model.h5")
+    info = read_info(folder / "trained_model.h5")
     assert info["input_shape"] == [20, 24, 3]
     assert info["class_names"] == list(CLASSES)
     assert info["split"].keys() == {"seed", "fraction", "digest", "contents"}
@@ -271,9 +272,8 @@ def test_images_that_are_too_small(tmp_path, capsys):
 
 
 def test_images_that_are_too_large_for_memory(shapes, tmp_path, capsys, monkeypatch):
-    from capsnet import limits
 
-    monkeypatch.setattr(limits, "available_memory", lambda: 50_000_000)
+    monkeypatch.setattr(memory, "available_memory", lambda: 50_000_000)
     message = refuse(capsys, "--dataset", shapes, "--save_dir", tmp_path)
     assert "GB are available; try a smaller --image_size" in message
 
@@ -429,7 +429,7 @@ assert not {"capsulenet", "capsulelayers", "capsnet"} & set(sys.modules)
 """
     subprocess.run([sys.executable, "-c", program, tmp_path], check=True, cwd=tmp_path)
     train_model, eval_model, _ = capsulenet.CapsNet((HEIGHT, WIDTH, 3), 3)
-    saving.load_weights(train_model, model)
+    load_weights(train_model, model)
     expected = eval_model.predict(pixels / np.float32(255), verbose=0)
     with np.load(tmp_path / "out.npz") as out:
         for name, value in zip(("lengths", "reconstructions"), expected):

@@ -35,7 +35,8 @@ from conftest import (
 )
 
 import capsulenet
-from capsnet import datasets, saving, training
+from capsnet import datasets, run_folder, training
+from capsnet.weights import load_weights, read_run
 
 SCRIPT = ROOT / "capsulenet.py"
 # The learning rate is right in epoch 1 and far too large in those that follow: the
@@ -59,7 +60,7 @@ def quiet_main(*arguments):
 
 
 def finished_epochs(folder):
-    return len(saving.read_run(str(folder / "run_state.h5"))["rows"])
+    return len(read_run(str(folder / "run_state.h5"))["rows"])
 
 
 def contents(folder, but=(".lock",)):
@@ -115,6 +116,7 @@ def begun(first_epoch, tmp_path):
         h5py.File(folder / "run_state.h5", "w") as file,
     ):
         file.attrs["capsnet"] = whole.attrs["capsnet"]
+        file["info"] = whole["info"][()]
         file["run"] = whole["run"][()]
     return folder
 
@@ -293,7 +295,7 @@ def test_fewer_epochs_than_are_finished(two_epochs, fails):
 def test_the_same_data_may_lie_elsewhere(finished, few, tmp_path):
     moved = shutil.copytree(few, tmp_path / "moved")
     assert main("--resume", "--save_dir", finished, "--data_dir", moved) == 0
-    run = saving.read_run(str(finished / "run_state.h5"))
+    run = read_run(str(finished / "run_state.h5"))
     assert finished_epochs(finished) == 1 and run["best_epoch"] == 1
 
 
@@ -343,7 +345,7 @@ def test_overwrite(finished, few, on_step, monkeypatch, capsys):
     assert seen == [earlier]  # at the last step of the first epoch
     files = ["log.csv", "log.png", "notes.txt", "run_state.h5", "test.csv"]
     assert sorted(contents(finished)) == files
-    run = saving.read_run(str(finished / "run_state.h5"))
+    run = read_run(str(finished / "run_state.h5"))
     assert run["arguments"]["seed"] == 1 and len(run["rows"]) == 1
     assert len(read_log(finished)) == 1
     _, err = capsys.readouterr()
@@ -522,7 +524,7 @@ def test_a_model_is_no_run_state(finished, fails):
 def test_a_run_state_is_a_model_file_too(two_epochs):
     path = str(two_epochs / "run_state.h5")
     model = capsulenet.CapsNet((28, 28, 1), 10)[0]
-    saving.load_weights(model, path)
+    load_weights(model, path)
     loaded = model.get_weights()
     model.set_weights([np.zeros_like(weight) for weight in loaded])
     model.load_weights(path)  # by Keras
@@ -541,32 +543,11 @@ def test_a_second_run_is_refused(first_epoch, few, tmp_path, fails, capsys, flag
     if flags:
         shutil.copytree(first_epoch, folder)
     folder.mkdir(exist_ok=True)
-    with saving.lock_folder(folder):
+    with run_folder.lock_folder(folder):
         options = [*OPTIONS, "--data_dir", few, "--save_dir", folder]
         assert fails(*flags, *options) == f"{folder}: another run is at work here\n"
-    with saving.lock_folder(folder):  # it is free again
+    with run_folder.lock_folder(folder):  # it is free again
         pass
-
-
-def test_locks_on_windows(monkeypatch, tmp_path):
-    """Windows itself is not at hand: which calls are made is all that is seen here."""
-    calls = []
-
-    def locking(descriptor, mode, size):
-        calls.append((os.fstat(descriptor).st_ino, mode, size))
-        if len(calls) > 1:
-            raise PermissionError(13, "Permission denied")
-
-    msvcrt = SimpleNamespace(locking=locking, LK_NBLCK=2)
-    monkeypatch.setitem(sys.modules, "msvcrt", msvcrt)
-    monkeypatch.setattr(saving, "os", SimpleNamespace(name="nt", path=os.path))
-    with saving.lock_folder(tmp_path):
-        assert calls == [((tmp_path / ".lock").stat().st_ino, 2, 1)]
-        with (
-            pytest.raises(OSError, match="another run is at work here"),
-            saving.lock_folder(tmp_path),
-        ):
-            pass
 
 
 # SIGINT (Ctrl-C) and SIGTERM.
@@ -690,7 +671,7 @@ def signal_twice(*arguments):
 
 def test_a_second_signal_while_the_state_is_written(finished, monkeypatch, capsys):
     monkeypatch.setattr(keras.Model, "fit", end_epoch)
-    monkeypatch.setattr(saving, "save_run", signal_twice)
+    monkeypatch.setattr(training, "save_run", signal_twice)
     assert main("--resume", "--epochs", 2, "--save_dir", finished) == 130
     assert "epoch 1 is the last one finished" in capsys.readouterr().err
     assert finished_epochs(finished) == 1
@@ -851,5 +832,5 @@ def test_a_file_is_safe_before_it_takes_its_name(monkeypatch, tmp_path):
 
     monkeypatch.setattr(os, "fsync", noted_fsync)
     monkeypatch.setattr(os, "replace", noted_replace)
-    saving.write_csv(str(tmp_path / "log.csv"), [{"epoch": 1}])
+    run_folder.write_csv(str(tmp_path / "log.csv"), [{"epoch": 1}])
     assert calls == ["fsync file", "log.csv", "fsync folder"]

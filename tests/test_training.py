@@ -10,7 +10,8 @@ from conftest import read_log, without_times
 from keras import ops
 
 import capsulenet
-from capsnet import backend, saving, training
+from capsnet import backend, training
+from capsnet.weights import load_weights
 
 
 def parse(*flags):
@@ -31,7 +32,7 @@ def small_run(folder, digits, *flags):
     assert capsulenet.main(flags) == 0
     rows = without_times(read_log(folder))
     model = capsulenet.CapsNet((28, 28, 1), 10)[0]
-    saving.load_weights(model, str(folder / "trained_model.h5"))
+    load_weights(model, str(folder / "trained_model.h5"))
     return rows, weights_of(model)
 
 
@@ -67,7 +68,7 @@ def test_averages_are_what_is_evaluated_and_a_run_goes_on_with_them(digits, tmp_
     assert float(half[0][0]["test_accuracy"]) == pytest.approx(accuracy, abs=1e-6)
     # A run state is a model file, too, with what its log is of.
     model = capsulenet.CapsNet((28, 28, 1), 10)[0]
-    saving.load_weights(model, str(tmp_path / "parts" / "run_state.h5"))
+    load_weights(model, str(tmp_path / "parts" / "run_state.h5"))
     for weight, value in zip(weights_of(model), whole[1]):
         np.testing.assert_array_equal(weight, value)
 

@@ -21,7 +21,8 @@ import keras
 import numpy as np
 
 import capsulenet
-from capsnet import command_line, saving
+from capsnet import command_line
+from capsnet.weights import _optimizer_state, save_model
 from tests.long.cases import NUMBERS, WrongLoadError
 from tests.long.kind_image import picture
 
@@ -128,16 +129,16 @@ def _write_run(model, log, name):
     log.write_state()
     os.rename(log.path, f"{name}.h5")
     if name == "run":
-        saving.save_model(model, "ours.h5", log.info)
+        save_model(model, "ours.h5", log.info)
         model.save_weights("keras3.weights.h5")
     if name == "paper":
-        saving.save_model(model, "recipe.h5", log.info)
+        save_model(model, "recipe.h5", log.info)
     raise _Enough
 
 
 def numbered_state(model) -> Iterator:
     """The variables of the optimizer, and what all elements of each are."""
-    state, averages = saving._optimizer_state(model), []
+    state, averages = _optimizer_state(model), []
     if model.optimizer.use_ema:  # what the file has as the model's weights
         averages = model.optimizer._model_variables_moving_average
     of_weight = {id(average): number(i) for i, average in enumerate(averages)}

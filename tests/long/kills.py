@@ -51,7 +51,8 @@ import h5py
 import numpy as np
 from PIL import Image
 
-from capsnet import datasets, saving
+from capsnet import datasets
+from capsnet.weights import read_info, read_run
 from tests.conftest import write_digits
 from tests.long import results
 from tests.long.processes import (
@@ -196,7 +197,7 @@ def finished_epochs(folder: Path) -> int:
     """Epochs of the run under test that are finished, 0 for an earlier run."""
     if not (folder / STATE).exists():
         return 0
-    run = saving.read_run(str(folder / STATE))
+    run = read_run(str(folder / STATE))
     return len(run["rows"]) if run["arguments"]["seed"] == 0 else 0
 
 
@@ -220,7 +221,7 @@ def check_files(folder: Path, reference: Reference, replaces: bool) -> None:
             if (folder / name).read_bytes() != reference.earlier_files[name]
         }
     if STATE in names:
-        rows = saving.read_run(str(folder / STATE))["rows"]
+        rows = read_run(str(folder / STATE))["rows"]
         rows = [{k: v for k, v in row.items() if k not in TIMES} for row in rows]
         ensure(rows == reference.rows[:n], f"{STATE}: other rows")
         read_arrays(folder / STATE)
@@ -240,7 +241,7 @@ def check_files(folder: Path, reference: Reference, replaces: bool) -> None:
 
 
 def check_model(folder: Path, reference: Reference) -> None:
-    saving.read_info(str(folder / MODEL))
+    read_info(str(folder / MODEL))
     weights = read_arrays(folder / MODEL)
     ensure(list(weights) == list(reference.weights), f"{MODEL}: other arrays")
     for name, weight in weights.items():

@@ -33,7 +33,7 @@ import traceback
 from collections.abc import Callable
 
 import capsulenet
-from capsnet import command_line
+from capsnet import command_line, memory
 from tests.long import results
 from tests.long.cases import Case, WrongLoadError
 from tests.long.kind_idx import IDX
@@ -120,13 +120,12 @@ def _be_child(case: Case, run: Callable, folder: str, output: str) -> None:
         sys.stdout = os.fdopen(1, "w", errors="backslashreplace", closefd=False)
         sys.stderr = os.fdopen(2, "w", errors="backslashreplace", closefd=False)
         os.chdir(os.path.join(folder, "files"))
-        # What really was in memory is measured; this guards the machine, and is what
-        # the program takes for the memory that there is.
-        with open("/proc/self/statm") as file:
-            mapped = int(file.read().split()[0]) * resource.getpagesize()
+        # What really was in memory is measured; this guards the machine, and the
+        # program is told that it is all that there is.
+        limit = _mapped() + GUARD
         with contextlib.suppress(ValueError):
-            limit = mapped + GUARD
             resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+        memory.available_memory = lambda: limit - _mapped()
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         command_line.runs_on_cpu = lambda: True  # a look at the devices is not for here
         status = command_line.main(case.argv, capsulenet.build_parser, run)
@@ -144,6 +143,12 @@ def _be_child(case: Case, run: Callable, folder: str, output: str) -> None:
         os._exit(status)
 
 
+def _mapped() -> int:
+    """Bytes of this process's address space."""
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[0]) * resource.getpagesize()
+
+
 def _classify(status: int, said: str, in_time: bool, peak: int, stolen: bool) -> str:
     if stolen:
         return "code run"
@@ -154,7 +159,7 @@ def _classify(status: int, said: str, in_time: bool, peak: int, stolen: bool) ->
     if os.WIFSIGNALED(status):
         return "library crash"
     code = os.WEXITSTATUS(status)
-    # What `limits.warn` says is no noise, and stands before the one line of an error.
+    # What `errors.warn` says is no noise, and stands before the one line of an error.
     said = re.sub(r"^warning: .*\n", "", said, flags=re.M)
     if code == WRONG_LOAD:
         return "wrong load"

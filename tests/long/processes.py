@@ -22,7 +22,7 @@ import time
 import traceback
 
 import capsulenet
-from capsnet import saving, training
+from capsnet import run_folder, training
 
 START_UP, FIRST_EPOCH, BETWEEN, WRITING = PHASES = (
     "start-up",
@@ -168,7 +168,7 @@ class _Hooks:
         # `main` handles signals itself; what comes when it is over is of no interest.
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda number, frame: self.tell("late"))
-        replace_file, begin = saving.replace_file, training.EpochLog.on_epoch_begin
+        replace_file, begin = run_folder.replace_file, training.EpochLog.on_epoch_begin
         check = training.StopOnNaN.on_train_batch_end
         fsync, replace, remove, open_ = os.fsync, os.replace, os.remove, builtins.open
 
@@ -215,7 +215,7 @@ class _Hooks:
 
         training.EpochLog.on_epoch_begin = on_epoch_begin
         training.StopOnNaN.on_train_batch_end = on_train_batch_end
-        saving.replace_file = told_replace_file
+        run_folder.replace_file = told_replace_file
         builtins.open = told_open
         os.fsync, os.replace, os.remove = told_fsync, told_replace, told_remove
         self.tell("start")

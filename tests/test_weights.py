@@ -1,9 +1,8 @@
-"""saving.py: whole files, read by old and new Keras, and those that are refused."""
+"""weights.py: whole files, read by old and new Keras, and those that are refused."""
 
 import json
 import os
 import shutil
-import struct
 import zipfile
 from pathlib import Path
 
@@ -12,13 +11,16 @@ import keras
 import numpy as np
 import pytest
 
-from capsnet import limits, saving
-from capsnet.saving import (
+from capsnet import memory
+from capsnet.errors import DataError
+from capsnet.weights import (
     ModelFileError,
+    export_model,
+    load_run,
     load_weights,
     read_info,
-    replace_file,
     save_model,
+    save_run,
 )
 from capsulenet import CapsNet
 
@@ -83,17 +85,25 @@ def test_save_and_load(network, saved):
     assert_weights(network, random_weights(1))
 
 
-def test_info_is_one_json_attribute(saved):
-    assert read_info(saved) == {"format_version": 1, **INFO}
+def test_info_is_json_in_bytes(saved):
+    assert read_info(saved) == {"format_version": 2, **INFO}
     with h5py.File(saved) as file:
-        text = file.attrs["capsnet"]
-    assert json.loads(text) == read_info(saved)
+        assert file["info"].dtype == np.uint8
+        assert json.loads(file["info"][()].tobytes()) == INFO
+        # Version 1 had it all in here, and says so when it finds another number.
+        assert json.loads(file.attrs["capsnet"]) == {"format_version": 2}
+
+
+def test_info_may_be_longer_than_an_attribute(network, tmp_path):
+    info = {"class_names": [f"{i}" + "é" * 250 for i in range(1000)]}
+    save_model(network, str(tmp_path / "x.h5"), info)
+    assert read_info(str(tmp_path / "x.h5")) == {"format_version": 2, **info}
 
 
 def test_the_file_is_keras_legacy_layout_without_optimizer(saved):
     with h5py.File(saved) as file:
         assert names(file, "layer_names") == list(PARTS)
-        assert set(file) == set(PARTS)
+        assert set(file) == {*PARTS, "info"}
         for part, shapes in PARTS.items():
             arrays = [file[part][name] for name in names(file[part], "weight_names")]
             assert [array.shape for array in arrays] == shapes
@@ -130,6 +140,25 @@ def test_a_model_configuration_in_the_file_is_not_read(network, copy):
     network.set_weights(random_weights(2))
     load_weights(network, copy)
     assert_weights(network, random_weights(1))
+
+
+def to_version_1(path):
+    """Makes of a file what was written at first: all texts are of any length."""
+    with h5py.File(path, "r+") as file:
+        info = json.loads(file["info"][()].tobytes())
+        del file["info"]
+        file.attrs["capsnet"] = json.dumps({"format_version": 1, **info})
+        file.attrs["layer_names"] = list(PARTS)
+        for part in PARTS:
+            file[part].attrs["weight_names"] = names(file[part], "weight_names")
+
+
+def test_version_1(network, copy):
+    to_version_1(copy)
+    network.set_weights(random_weights(2))
+    load_weights(network, str(copy))
+    assert_weights(network, random_weights(1))
+    assert read_info(str(copy)) == {"format_version": 1, **INFO}
 
 
 # Files of the Keras 2 scripts.
@@ -395,6 +424,18 @@ def array_for_layers(file):
     file["layers"] = np.zeros(3)
 
 
+def set_attribute(value):
+    return edit(lambda file: file.attrs.update(capsnet=value))
+
+
+def put_info(text):
+    def change(file):
+        del file["info"]
+        file["info"] = np.frombuffer(text, "uint8")
+
+    return edit(change)
+
+
 FAULTS = {
     "missing": (remove, "No such file"),
     "empty": (write(b""), "expected a weights file (.h5, .weights.h5 or .keras)"),
@@ -462,39 +503,29 @@ FAULTS = {
         "expected no compression or deflate, found another",
     ),
     "of the future": (
-        edit(lambda file: file.attrs.update(capsnet='{"format_version": 2}')),
-        "expected format version 1, found 2",
+        set_attribute('{"format_version": 3}'),
+        "expected format version 1 or 2, found 3",
     ),
     "of a far future": (
-        edit(
-            lambda file: file.attrs.update(capsnet=f'{{"format_version": "{10**999}"}}')
-        ),
-        "expected format version 1, found 1000",
+        set_attribute(f'{{"format_version": "{10**999}"}}'),
+        "expected format version 1 or 2, found 1000",
     ),
-    "info deep": (
-        edit(lambda file: file.attrs.update(capsnet="[" * 10**5)),
-        "expected a JSON object in the attribute capsnet",
-    ),
-    "info long": (  # HDF5 itself would allocate whatever the file says
-        edit(lambda file: file.attrs.update(capsnet=" " * 10**7)),
+    "attribute deep": (set_attribute("[" * 10**5), "object in the attribute capsnet"),
+    "attribute long": (  # HDF5 itself would allocate whatever the file says
+        set_attribute(" " * 10**7),
         "expected at most 4194304 bytes",
     ),
-    "info texts": (
-        edit(lambda file: file.attrs.update(capsnet=["{}"] * 3)),
-        "expected a JSON object in the attribute capsnet",
+    "attribute texts": (set_attribute(["{}"] * 3), "object in the attribute capsnet"),
+    "attribute no JSON": (set_attribute("{"), "object in the attribute capsnet"),
+    "attribute numbers": (
+        set_attribute(np.arange(3)),
+        "expected a JSON object in the attribute capsnet, found something else",
     ),
-    "info no JSON": (
-        edit(lambda file: file.attrs.update(capsnet="{")),
-        "expected a JSON object in the attribute capsnet",
-    ),
-    "info a list": (
-        edit(lambda file: file.attrs.update(capsnet="[1]")),
-        "expected a JSON object in the attribute capsnet",
-    ),
-    "info numbers": (
-        edit(lambda file: file.attrs.update(capsnet=np.arange(3))),
-        "expected a JSON object in the attribute capsnet",
-    ),
+    "no info": (edit(lambda file: file.pop("info")), "an array for info, found no"),
+    "info long": (put_info(bytes(2**24 + 1)), "expected at most 16777216 bytes for"),
+    "info deep": (put_info(b"[" * 10**5), "expected a JSON object in info, found"),
+    "info no JSON": (put_info(b"{"), "expected a JSON object in info, found"),
+    "info a list": (put_info(b"[1]"), "expected a JSON object in info, found"),
 }
 
 
@@ -526,8 +557,7 @@ def test_faults(network, copy, fault):
     ],
 )
 def test_values_that_no_training_writes(copy, value):
-    with h5py.File(copy, "r+") as file:
-        file.attrs["capsnet"] = json.dumps({**INFO, **value})
+    put_info(json.dumps({**INFO, **value}).encode())(copy)
     with pytest.raises(ModelFileError, match=f"{next(iter(value))} is ") as caught:
         read_info(str(copy))
     assert len(str(caught.value)) < 400
@@ -581,7 +611,7 @@ def test_keras_3_files_of_another_network(network, tmp_path, name):
 
 
 def test_info_of_faulty_files(copy):
-    for fault in ("of the future", "info no JSON", "half", "text", "missing"):
+    for fault in ("of the future", "attribute no JSON", "half", "text", "missing"):
         damage, complaint = FAULTS[fault]
         damage(copy)
         with pytest.raises(ModelFileError, match=complaint.replace("(", r"\(")):
@@ -603,7 +633,7 @@ def state(tmp_path):
     model.compile("adam", "mse")
     run = dict(RUN)
     best = [weight + 1 for weight in model.get_weights()]
-    saving.save_run(model, str(tmp_path / "run_state.h5"), INFO, run, best)
+    save_run(model, str(tmp_path / "run_state.h5"), INFO, run, best)
     return model, str(tmp_path / "run_state.h5"), run
 
 
@@ -640,7 +670,7 @@ RUN_FAULTS = {
     ),
     "integers": (put_array("run", np.zeros(9)), "expected integers for run"),
     "long": (put_array("run", np.zeros(2**24 + 1, "uint8")), "at most 16777216 bytes"),
-    "no JSON": (put_array("run", np.zeros(9, "uint8")), "damaged weights file"),
+    "no JSON": (put_array("run", np.zeros(9, "uint8")), "a JSON object in run, found"),
     "no rows": (put_run(rows=[]), "damaged run state"),
     "a skipped epoch": (
         put_run(rows=[{"epoch": 1}, {"epoch": 3}]),
@@ -662,7 +692,7 @@ def test_a_run_state_is_read(state):
     model, path, run = state
     weights = model.get_weights()
     model.set_weights([0 * weight for weight in weights])
-    loaded, best = saving.load_run(model, path)
+    loaded, best = load_run(model, path)
     assert loaded == run
     assert_weights(model, weights)
     for weight, array in zip(weights, best, strict=True):
@@ -676,78 +706,12 @@ def test_faults_of_run_states(state, fault):
     damage(path)
     model.set_weights([0 * weight for weight in model.get_weights()])
     with pytest.raises(ModelFileError) as caught:
-        saving.load_run(model, path)
+        load_run(model, path)
     assert complaint in str(caught.value) and "\n" not in str(caught.value)
     assert not any(weight.any() for weight in model.get_weights())
 
 
-# replace_file
-
-
-def put(path, text):
-    with replace_file(str(path)) as temporary, open(temporary, "w") as file:
-        file.write(text)
-
-
-def test_a_new_file_replaces_the_old_one(tmp_path):
-    for text in ("old", "new"):
-        put(tmp_path / "log.csv", text)
-        assert (tmp_path / "log.csv").read_text() == text
-        assert os.listdir(tmp_path) == ["log.csv"]
-
-
-def test_until_the_end_there_is_only_the_old_file(tmp_path):
-    put(tmp_path / "log.csv", "old")
-    with replace_file(str(tmp_path / "log.csv")) as temporary:
-        assert os.path.dirname(temporary) == str(tmp_path)  # a rename, not a copy
-        assert temporary.endswith(".csv")
-        with open(temporary, "w") as file:
-            file.write("new")
-        assert (tmp_path / "log.csv").read_text() == "old"
-    assert (tmp_path / "log.csv").read_text() == "new"
-
-
-@pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])
-@pytest.mark.parametrize("written", ["", "half"])
-def test_the_old_file_stays_if_writing_fails(tmp_path, error, written):
-    def fail():
-        with replace_file(str(tmp_path / "log.csv")) as temporary:
-            if written:
-                Path(temporary).write_text(written)
-            raise error
-
-    put(tmp_path / "log.csv", "old")
-    pytest.raises(type(error), fail)
-    assert (tmp_path / "log.csv").read_text() == "old"
-    assert os.listdir(tmp_path) == ["log.csv"]
-
-
-def test_a_writer_that_writes_nothing(tmp_path):
-    put(tmp_path / "log.csv", "old")
-    with (
-        pytest.raises(OSError, match="cannot be written"),
-        replace_file(str(tmp_path / "log.csv")),
-    ):
-        pass
-    assert (tmp_path / "log.csv").read_text() == "old"
-
-
-def test_two_files_at_once(tmp_path):
-    with (
-        replace_file(str(tmp_path / "a.csv")) as a,
-        replace_file(str(tmp_path / "b.csv")) as b,
-    ):
-        for path in (a, b):
-            with open(path, "w") as file:
-                file.write(path)
-    assert (tmp_path / "a.csv").read_text() == a
-    assert (tmp_path / "b.csv").read_text() == b
-    assert sorted(os.listdir(tmp_path)) == ["a.csv", "b.csv"]
-
-
-def test_a_name_without_a_folder():
-    put("log.csv", "new")
-    assert os.listdir() == ["log.csv"]
+# Writing, and what the machine does not hold.
 
 
 def test_a_model_that_cannot_be_written_leaves_the_old_one(
@@ -758,7 +722,7 @@ def test_a_model_that_cannot_be_written_leaves_the_old_one(
     def fail(*args):
         raise OSError("disk full")
 
-    monkeypatch.setattr(saving.json, "dumps", fail)
+    monkeypatch.setattr(json, "dumps", fail)
     with pytest.raises(OSError, match="disk full"):
         save_model(network, str(copy), INFO)
     assert copy.read_bytes() == before
@@ -799,38 +763,43 @@ def test_an_export_goes_into_a_new_or_an_empty_folder(tmp_path, monkeypatch, fol
     monkeypatch.setattr(keras.export, "ExportArchive", Archive)
     monkeypatch.setattr(os, "replace", replace_as_windows)
     model = keras.Sequential([keras.Input((2,)), keras.layers.Flatten()])
-    saving.export_model(model, str(tmp_path / folder))
+    export_model(model, str(tmp_path / folder))
     assert (tmp_path / folder / "saved_model.pb").read_text() == "a model"
     assert set(os.listdir(tmp_path)) == before | {folder.split("/")[0]}
 
 
-# Damage that HDF5 itself would not come to the end of.
+# Texts of any length are in heaps, and HDF5 goes round in circles in a damaged one.
 
 
-def test_a_heap_that_has_no_end(network, copy):
-    # HDF5 itself would go round in circles in it.
-    content = bytearray(copy.read_bytes())
-    place = content.find(b"GCOL") + 16
-    content[place : place + 16] = bytes(16)  # free space of no size
-    copy.write_bytes(content)
-    assert "expected a heap of texts, found a damaged one" in refused(
-        network, str(copy)
-    )
+HEAP_DAMAGES = {  # where, and what is put there
+    "a text of no size": (16, bytes(16)),
+    "a text beyond the end": (24, (5000).to_bytes(8, "little")),
+    "a heap beyond the end": (8, (10**9).to_bytes(8, "little")),
+}
 
 
-def test_heaps_in_each_other_take_no_longer_than_others(network, copy):
-    # A text that is a heap, whose text is one, too: all of it, once for each, is hours.
-    n = 50_000
-    with open(copy, "ab") as file:
-        for i in range(n):
-            heap = struct.pack("<QHHIQ", 32 * (n - i), 1, 1, 0, 16)
-            file.write(b"GCOL\x01\0\0\0" + heap)
-    assert "expected a heap of texts, found a damaged one" in refused(
-        network, str(copy)
-    )
+def test_our_files_have_no_heap(saved, state):
+    for path in (saved, state[1]):
+        assert b"GCOL" not in Path(path).read_bytes()
+
+
+@pytest.mark.parametrize("damage", HEAP_DAMAGES)
+@pytest.mark.parametrize("writer", ["version 1", "Keras"])
+def test_a_heap_that_has_no_end(network, copy, tmp_path, writer, damage):
+    path = copy
+    if writer == "version 1":
+        to_version_1(copy)
+    else:
+        path = tmp_path / "keras.h5"
+        network.save(path)
+    content = path.read_bytes()
+    at, damaged = HEAP_DAMAGES[damage]
+    at += content.index(b"GCOL")
+    path.write_bytes(content[:at] + damaged + content[at + len(damaged) :])
+    assert "damaged" in refused(network, str(path))
 
 
 def test_a_file_that_is_larger_than_memory(network, copy, monkeypatch):
-    monkeypatch.setattr(limits, "available_memory", lambda: 1000)
-    with pytest.raises(limits.DataError, match=rf"the weights of {copy} need about"):
-        saving.load_weights(network, str(copy))
+    monkeypatch.setattr(memory, "available_memory", lambda: 1000)
+    with pytest.raises(DataError, match=rf"the weights of {copy} need about"):
+        load_weights(network, str(copy))

@@ -1,14 +1,12 @@
 """Model files and run states: written whole or not at all, read with suspicion."""
 
 import contextlib
-import csv
-import glob
 import io
 import json
-import mmap
 import os
 import re
 import shutil
+import struct
 import tempfile
 import zipfile
 
@@ -16,12 +14,15 @@ import h5py
 import keras
 import numpy as np
 
-from capsnet import limits
+from capsnet import run_folder
+from capsnet.errors import is_class_name
+from capsnet.memory import check_memory
 
-FORMAT_VERSION = 1
-_INFO_ATTRIBUTE = "capsnet"
-_RUN, _OPTIMIZER, _BEST, _TRAINED = "run", "optimizer", "best", "trained"
-_LARGEST_RUN = 1 << 24  # bytes of JSON; an epoch takes about 500
+FORMAT_VERSION = 2
+_ATTRIBUTE = "capsnet"  # holds the version and, in version 1, the info
+_INFO, _RUN = "info", "run"
+_OPTIMIZER, _BEST, _TRAINED = "optimizer", "best", "trained"
+_LARGEST_JSON = 1 << 24  # bytes; an epoch of a run takes about 500
 _LARGEST_MEMBER = 1 << 30  # bytes; a part of a .keras file is read into memory
 _WEIGHTS = "weight_names"
 _LARGEST_HEADER = 1 << 22  # bytes; 1000 long names of classes take a million
@@ -29,97 +30,12 @@ _MOST_NAMES = 100  # in a list of the legacy layout
 _LONGEST_NAME = 255
 _LONGEST_PATH = 4096
 _HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+_HEAP_SIGNATURE = b"GCOL\x01\0\0\0"
 _ZIP_SIGNATURE = b"PK\x03\x04"
 
 
 class ModelFileError(ValueError):
     """A weights file that is missing, unreadable or made for another network."""
-
-
-@contextlib.contextmanager
-def replace_file(path: str):
-    """Yields a temporary name to write to; on success it becomes `path` at once.
-
-    A reader sees the old file or the new one, never a part, also after a crash.
-    The temporary name ends like `path`, since plotting takes the format from there.
-
-    Args:
-        path: The file to create or to replace.
-
-    Raises:
-        OSError: If it cannot be written; an earlier file is still there.
-    """
-    folder, name = os.path.split(os.path.abspath(path))
-    temporary = os.path.join(folder, f".{os.getpid()}.{name}")
-    try:
-        yield temporary
-        with open(temporary, "r+b") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _sync_folder(folder)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            os.remove(temporary)
-        if isinstance(error, OSError):
-            reason = error.strerror or error
-            raise OSError(f"{path}: cannot be written: {reason}") from error
-        raise
-
-
-def _sync_folder(folder: str) -> None:
-    """Makes a rename last, where the system opens folders."""
-    if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def remove_leftovers(folder: str, names: tuple[str, ...]) -> None:
-    """Removes the temporary files of a process that was killed.
-
-    Args:
-        folder: A folder that is locked.
-        names: Names of files, or patterns, that are written by who holds the lock.
-    """
-    for name in names:
-        for path in glob.glob(os.path.join(glob.escape(folder), f".[0-9]*.{name}")):
-            os.remove(path)
-
-
-@contextlib.contextmanager
-def lock_folder(folder: str):
-    """Keeps other runs out of a folder, until the block or the process ends.
-
-    Args:
-        folder: An existing folder; a hidden empty file stays there.
-
-    Raises:
-        OSError: If another process has the lock, or there are no locks.
-    """
-    with open(os.path.join(folder, ".lock"), "ab") as file:
-        try:
-            if os.name == "posix":
-                import fcntl
-
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            else:
-                import msvcrt
-
-                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-        except (BlockingIOError, PermissionError) as error:
-            raise BlockingIOError(f"{folder}: another run is at work here") from error
-        yield
-
-
-def write_csv(path: str, rows: list[dict]) -> None:
-    """Writes rows that share their columns."""
-    utf8 = {"newline": "", "encoding": "utf-8"}  # class names may hold anything
-    with replace_file(path) as temporary, open(temporary, "w", **utf8) as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 def save_model(model: keras.Model, path: str, info: dict) -> None:
@@ -130,12 +46,12 @@ def save_model(model: keras.Model, path: str, info: dict) -> None:
     Args:
         model: The train model of `capsulenet.CapsNet`.
         path: Name of the file.
-        info: What else is needed to use the weights; stored as one JSON attribute.
+        info: What else is needed to use the weights; stored as JSON.
 
     Raises:
         OSError: If it cannot be written; an earlier file is still there.
     """
-    with replace_file(path) as temporary, _create(temporary) as file:
+    with run_folder.replace_file(path) as temporary, _create(temporary) as file:
         _put_weights(file, model, info)
 
 
@@ -167,7 +83,7 @@ def save_run(
         for group, arrays in ((_BEST, best_weights), (_TRAINED, weights)):
             for i, array in enumerate(arrays or ()):
                 file[f"{group}/{i}"] = array
-        file[_RUN] = np.frombuffer(json.dumps(run).encode(), "uint8")
+        _put_json(file, _RUN, run)
 
 
 @contextlib.contextmanager
@@ -181,17 +97,24 @@ def _create(path):
 
 
 def _put_weights(file, model, info):
+    # All texts are of a fixed length: HDF5 puts others into heaps.
     layers = [layer for layer in model.layers if layer.weights]
-    file.attrs["layer_names"] = [layer.name.encode() for layer in layers]
-    file.attrs["backend"] = keras.backend.backend().encode()
-    file.attrs["keras_version"] = keras.version().encode()
+    file.attrs["layer_names"] = np.array([layer.name.encode() for layer in layers])
+    file.attrs["backend"] = np.bytes_(keras.backend.backend().encode())
+    file.attrs["keras_version"] = np.bytes_(keras.version().encode())
     for layer in layers:
         group = file.create_group(layer.name)
         names = [f"{layer.name}/{i}/{w.name}" for i, w in enumerate(layer.weights)]
-        group.attrs["weight_names"] = [name.encode() for name in names]
+        group.attrs["weight_names"] = np.array([name.encode() for name in names])
         for name, weight in zip(names, layer.weights):
             group[name] = keras.ops.convert_to_numpy(weight)
-    file.attrs[_INFO_ATTRIBUTE] = json.dumps({"format_version": FORMAT_VERSION, **info})
+    version = json.dumps({"format_version": FORMAT_VERSION})
+    file.attrs[_ATTRIBUTE] = np.bytes_(version.encode())
+    _put_json(file, _INFO, info)
+
+
+def _put_json(file, name, value):
+    file[name] = np.frombuffer(json.dumps(value).encode(), "uint8")
 
 
 def _optimizer_state(model):
@@ -284,27 +207,16 @@ def read_run(path: str) -> dict:
     """
     read_info(path)  # refuses later versions
     with _open(path) as file:
-        dataset = _find(file, _RUN)
-        if dataset is None:
+        if _find(file, _RUN) is None:
             raise ModelFileError(f"{path}: expected the state of a run, found none.")
-        _check_is_plain(dataset, _RUN, path)
-        size = dataset.size or 0
-        if size > _LARGEST_RUN:
-            raise ModelFileError(
-                f"{path}: expected at most {_LARGEST_RUN} bytes for {_RUN}, "
-                f"found {size}."
-            )
-        _check_array(dataset, (size,), "uint8", _RUN, path)
-        run = json.loads(file.read(dataset).tobytes())
+        run = _read_json(file, _RUN, path)
     if not _is_run(run):
         raise ModelFileError(f"{path}: damaged run state.")
     return run
 
 
-def _is_run(run) -> bool:
-    """Whether JSON has the form of a run; its arguments are for the parser to check."""
-    if not isinstance(run, dict):
-        return False
+def _is_run(run: dict) -> bool:
+    """Whether it has the form of a run; its arguments are for the parser to check."""
     rows, best = run.get("rows"), run.get("best_epoch")
     return (
         isinstance(run.get("arguments"), dict)
@@ -327,27 +239,24 @@ def _is_row(row, epoch, first) -> bool:
 
 
 def read_info(path: str) -> dict:
-    """Reads the JSON attribute that `save_model` wrote; empty for other files.
+    """Reads what `save_model` was given as `info`, and the version of the format.
+
+    Returns:
+        Nothing for the files of Keras.
 
     Raises:
         ModelFileError: If the file cannot be read, or is of a later version.
     """
     with _open(path) as file:
-        try:
-            info = _read_json(file)
-        except (TypeError, ValueError, RecursionError):
-            info = None
-    if not isinstance(info, dict):
-        raise ModelFileError(
-            f"{path}: expected a JSON object in the attribute {_INFO_ATTRIBUTE}, "
-            "found something else."
-        )
-    version = info.get("format_version", FORMAT_VERSION)
-    if version != FORMAT_VERSION:
-        raise ModelFileError(
-            f"{path}: expected format version {FORMAT_VERSION}, "
-            f"found {str(version)[:100]}."
-        )
+        info = _read_attribute(file, path)
+        version = info.get("format_version", 1)
+        if version not in (1, FORMAT_VERSION):
+            raise ModelFileError(
+                f"{path}: expected format version 1 or {FORMAT_VERSION}, "
+                f"found {str(version)[:100]}."
+            )
+        if version == FORMAT_VERSION:
+            info |= _read_json(file, _INFO, path)
     for name, is_right in _INFO_CHECKS.items():
         if name in info and not is_right(info[name]):
             raise ModelFileError(
@@ -356,14 +265,38 @@ def read_info(path: str) -> dict:
     return info
 
 
-def _read_json(file):
-    """The JSON attribute; empty if there is none."""
-    if _INFO_ATTRIBUTE not in file.attrs:
+def _read_attribute(file, path):
+    """The JSON object of our attribute; empty if there is none."""
+    if _ATTRIBUTE not in file.attrs:
         return {}
-    attribute = file.attrs.get_id(_INFO_ATTRIBUTE)
-    if attribute.shape != () or not _is_text(attribute.dtype):
-        raise TypeError("expected one text")
-    return json.loads(file.attrs[_INFO_ATTRIBUTE])
+    attribute, what = file.attrs.get_id(_ATTRIBUTE), f"the attribute {_ATTRIBUTE}"
+    is_text = attribute.shape == () and _is_text(attribute.dtype)
+    return _parse_json(file.attrs[_ATTRIBUTE] if is_text else "", what, path)
+
+
+def _read_json(file, name, path):
+    """The JSON object that an array of bytes holds."""
+    dataset = _find(file, name)
+    _check_is_plain(dataset, name, path)
+    size = dataset.size or 0
+    if size > _LARGEST_JSON:
+        raise ModelFileError(
+            f"{path}: expected at most {_LARGEST_JSON} bytes for {name}, found {size}."
+        )
+    _check_array(dataset, (size,), "uint8", name, path)
+    return _parse_json(file.read(dataset).tobytes(), name, path)
+
+
+def _parse_json(text, what, path):
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise ModelFileError(
+            f"{path}: expected a JSON object in {what}, found something else."
+        )
+    return value
 
 
 def _is_int(value, least: int, most: int) -> bool:
@@ -399,7 +332,7 @@ _INFO_CHECKS = {
     "class_names": lambda v: (
         isinstance(v, list)
         and 2 <= len(v) <= 1000
-        and all(isinstance(name, str) and limits.is_class_name(name) for name in v)
+        and all(isinstance(name, str) and is_class_name(name) for name in v)
     ),
     "routings": lambda v: _is_int(v, 1, 100),
     "recipe": lambda v: v in ("seed", "modern", "paper"),
@@ -468,18 +401,16 @@ def _open(path):
             f"{path}: expected a weights file (.h5, .weights.h5 or .keras), "
             "found something else."
         )
-    limits.check_memory(size, f"the weights of {path}")
+    check_memory(size, f"the weights of {path}")
     try:
-        with contextlib.ExitStack() as stack:
-            if start == _HDF5_SIGNATURE:
-                source = stack.enter_context(open(path, "rb", buffering=0))
-                access = mmap.ACCESS_READ
-                content = mmap.mmap(source.fileno(), 0, access=access)
-                _check_heaps(stack.enter_context(content))
-            else:
-                source = _read_member(path)
-                _check_heaps(source.getvalue())
-            yield stack.enter_context(_File(source))
+        if start == _HDF5_SIGNATURE:
+            with open(path, "rb") as file:
+                content = file.read()
+        else:
+            content = _read_member(path)
+        _check_heaps(content)
+        with _File(content) as file:
+            yield file
     except ModelFileError:
         raise
     except Exception as error:  # a damaged file raises nearly anything
@@ -505,38 +436,30 @@ def _read_member(path):
         content = io.BytesIO()
         with archive.open(member) as file:
             shutil.copyfileobj(file, content, 1 << 20)  # up to the size that it says
-        return content
+        return content.getvalue()
 
 
 def _check_heaps(content):
-    """Makes sure that HDF5 comes to the end of each heap of texts.
+    """Makes sure that each heap of texts has an end; in a damaged one HDF5 has none.
 
-    In a damaged one it may go round in circles. A heap is "GCOL", a version, its size,
-    and objects: number, references and size, 16 bytes, then the object; the last one,
-    of number 0, is what is free.
+    Keras's lists of names are texts of any length, and so was our info in version 1.
+    A heap is its signature and size, 16 bytes; and objects: number, references and
+    size, 16 bytes, then a text. The last one, of number 0, is what is free.
     """
-    version = content[8]
-    sizes = content[13:15] if version < 2 else content[9:11]
-    if sizes != b"\x08\x08":
-        raise ValueError("expected addresses and sizes of 8 bytes")
-    signature = b"GCOL\x01\0\0\0"
-    start = content.find(signature)
-    left = len(content)
+    start = content.find(_HEAP_SIGNATURE)
     while start >= 0:
-        end = start + int.from_bytes(content[start + 8 : start + 16], "little")
-        place = start + 16
+        (size,) = struct.unpack_from("<Q", content, start + 8)
+        place, end = start + 16, start + size
         while place + 16 <= end:
-            number = int.from_bytes(content[place : place + 2], "little")
-            size = int.from_bytes(content[place + 8 : place + 16], "little")
+            number, size = struct.unpack_from("<H6xQ", content, place)
             step = size if number == 0 else 16 + size + -size % 8
-            left -= step  # heaps do not overlap
-            if step < 16 or place + step > min(end, len(content)) or left < 0:
+            if step < 16 or place + step > end:
                 raise ValueError("expected a heap of texts, found a damaged one")
             place += step
-        start = content.find(signature, start + 1)
+        start = content.find(_HEAP_SIGNATURE, place)
 
 
-class _Reader(io.BufferedReader):
+class _Reader(io.BytesIO):
     """Bytes for HDF5, which itself believes all sizes that it finds in a file."""
 
     largest = _LARGEST_HEADER
@@ -550,8 +473,8 @@ class _Reader(io.BufferedReader):
 class _File(h5py.File):
     """A file of which only arrays are read in parts of more than a few megabytes."""
 
-    def __init__(self, source):
-        self._reader = _Reader(source)
+    def __init__(self, content):
+        self._reader = _Reader(content)
         super().__init__(self._reader, "r")
 
     def read(self, dataset):

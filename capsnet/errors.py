@@ -1,0 +1,28 @@
+"""What is wrong with data of any origin, in one line that a terminal can show."""
+
+import sys
+import unicodedata
+
+MAX_NAME = 255  # characters in the name of a class
+
+
+class DataError(ValueError):
+    """Data that is missing, damaged or too little; one line, fit for the user."""
+
+
+def one_line(text: str) -> str:
+    """Text of any origin in one line, without what a terminal would obey."""
+    text = " ".join(text.splitlines())
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def warn(text: str) -> None:
+    """Prints a line about what may not be meant, on stderr."""
+    print(f"warning: {one_line(text)}", file=sys.stderr)
+
+
+def is_class_name(text: str) -> bool:
+    """Whether a name is short enough, and holds nothing that a terminal would obey."""
+    return len(text) <= MAX_NAME and not any(
+        unicodedata.category(c) in ("Cc", "Cs") for c in text
+    )

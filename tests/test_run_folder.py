@@ -1,0 +1,75 @@
+"""run_folder.py: the old file or the new one, and never a part."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from capsnet.run_folder import replace_file
+
+
+def put(path, text):
+    with replace_file(str(path)) as temporary, open(temporary, "w") as file:
+        file.write(text)
+
+
+def test_a_new_file_replaces_the_old_one(tmp_path):
+    for text in ("old", "new"):
+        put(tmp_path / "log.csv", text)
+        assert (tmp_path / "log.csv").read_text() == text
+        assert os.listdir(tmp_path) == ["log.csv"]
+
+
+def test_until_the_end_there_is_only_the_old_file(tmp_path):
+    put(tmp_path / "log.csv", "old")
+    with replace_file(str(tmp_path / "log.csv")) as temporary:
+        assert os.path.dirname(temporary) == str(tmp_path)  # a rename, not a copy
+        assert temporary.endswith(".csv")
+        with open(temporary, "w") as file:
+            file.write("new")
+        assert (tmp_path / "log.csv").read_text() == "old"
+    assert (tmp_path / "log.csv").read_text() == "new"
+
+
+@pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])
+@pytest.mark.parametrize("written", ["", "half"])
+def test_the_old_file_stays_if_writing_fails(tmp_path, error, written):
+    def fail():
+        with replace_file(str(tmp_path / "log.csv")) as temporary:
+            if written:
+                Path(temporary).write_text(written)
+            raise error
+
+    put(tmp_path / "log.csv", "old")
+    pytest.raises(type(error), fail)
+    assert (tmp_path / "log.csv").read_text() == "old"
+    assert os.listdir(tmp_path) == ["log.csv"]
+
+
+def test_a_writer_that_writes_nothing(tmp_path):
+    put(tmp_path / "log.csv", "old")
+    with (
+        pytest.raises(OSError, match="cannot be written"),
+        replace_file(str(tmp_path / "log.csv")),
+    ):
+        pass
+    assert (tmp_path / "log.csv").read_text() == "old"
+
+
+def test_two_files_at_once(tmp_path):
+    with (
+        replace_file(str(tmp_path / "a.csv")) as a,
+        replace_file(str(tmp_path / "b.csv")) as b,
+    ):
+        for path in (a, b):
+            with open(path, "w") as file:
+                file.write(path)
+    assert (tmp_path / "a.csv").read_text() == a
+    assert (tmp_path / "b.csv").read_text() == b
+    assert sorted(os.listdir(tmp_path)) == ["a.csv", "b.csv"]
+
+
+def test_a_name_without_a_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    put("log.csv", "new")
+    assert os.listdir() == ["log.csv"]
