@@ -481,11 +481,11 @@ def split(
 
 
 def check_classes(data: Dataset, train: Pair, validation: Pair | None) -> None:
-    """Finds a class of the user's own data that a part has no image of.
+    """Makes sure that parts of the user's own data have all of its classes.
 
-    The training part needs all classes; so do the validation images, but for classes
-    of one image. Of the built-in sets, whose order is random, small parts are known to
-    be a first look, and nothing is refused.
+    The training part needs an image of every class; so do the validation images, but
+    for classes of one image. The built-in sets are in a random order, and small parts
+    of them are taken for a first look, so that nothing is refused of these.
 
     Args:
         data: Where the parts are from.
@@ -493,7 +493,7 @@ def check_classes(data: Dataset, train: Pair, validation: Pair | None) -> None:
         validation: Those that are held out, if any are.
 
     Raises:
-        DataError: If there is such a class.
+        DataError: If a part has no image of a class.
     """
     if data.name in NAMED:
         return

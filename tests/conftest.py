@@ -183,11 +183,11 @@ def without_times(rows):
 
 
 def read_weights(path):
-    """All arrays of a model file, by name."""
+    """The weights of a model file, by name."""
     arrays = {}
 
     def keep(name, item):
-        if isinstance(item, h5py.Dataset):
+        if isinstance(item, h5py.Dataset) and name != "info":
             arrays[name] = item[()]
 
     with h5py.File(path) as file:

@@ -320,6 +320,22 @@ def test_a_host_that_dies_ends_the_others(victim, digits, tmp_path):
     assert len(read_log(tmp_path)) > 0  # what was finished is still there, and whole
 
 
+@needs_devices
+def test_a_host_whose_output_nobody_reads_any_more(monkeypatch):
+    import capsulenet_multi_gpu as script
+
+    def run_on_devices(args):
+        raise BrokenPipeError
+
+    ends = []
+    for name in ("check_hosts", "meet_hosts"):
+        monkeypatch.setattr(script, name, lambda args: None)
+    monkeypatch.setattr(script, "run_on_devices", run_on_devices)
+    monkeypatch.setattr(script, "end_process", lambda *end: ends.append(end))
+    script.run(SimpleNamespace(device="gpu", num_hosts=2))
+    assert ends == [("the reader of the output has gone", 141)]
+
+
 @needs_jax
 @pytest.mark.parametrize(
     ("flags", "message"),

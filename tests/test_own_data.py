@@ -305,11 +305,14 @@ def arrays(**changes):
 
 def test_an_npz_of_16_bits_with_names(tmp_path, capsys):
     np.savez(tmp_path / "pets.npz", **arrays())
-    flags = ("--epochs", 1, "--digit", "cat", "--save_dir", tmp_path)
+    flags = ("--epochs", 1, "--digit", "cat", "--seed", 3, "--save_dir", tmp_path)
     assert main("--dataset", tmp_path / "pets.npz", *flags) == 0
     out = capsys.readouterr().out
     assert "6 of 6 training images, 3 test images, 18 x 20 x 3, 2 classes" in out
     assert re.search(r"Accuracy of class dog: [01]\.\d+ \(2\)", out)
+    # The same order again, which the run state makes sure of.
+    assert main("--resume", "--epochs", 2, "--save_dir", tmp_path) == 0
+    assert "Going on after epoch 1 of 2" in capsys.readouterr().out
 
 
 @pytest.mark.slow
