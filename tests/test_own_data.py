@@ -159,9 +159,9 @@ def test_models_of_earlier_versions_know_the_names_of_the_files_alone(
 ):
     model = shutil.copy(trained[0] / "trained_model.h5", tmp_path)
     with h5py.File(model, "r+") as file:
-        info = json.loads(file.attrs["capsnet"])
-        del info["split"]["contents"]
-        file.attrs["capsnet"] = json.dumps(info)
+        info = json.loads(file["info"][()].tobytes())
+        del info["split"]["contents"], file["info"]
+        file["info"] = np.frombuffer(json.dumps(info).encode(), "uint8")
     copy = tmp_path / "copy"
     shutil.copytree(shapes, copy)
     shutil.copy(copy / "square" / "0.png", copy / "circle" / "0.png")
