@@ -24,10 +24,12 @@ import numpy as np
 from keras import layers, ops
 
 import utils
-from capsnet import command_line, datasets, images, run_folder, training
+from capsnet import command_line, datasets, photos, run_folder, training
 from capsnet.backend import runs_on_cpu
+from capsnet.batches import ShiftedBatches
 from capsnet.command_line import UsageError
 from capsnet.errors import one_line
+from capsnet.pictures import fit_image, read_image
 from capsnet.recipes import RECIPES
 from capsnet.startup import quiet_start
 from capsnet.training import predict
@@ -200,7 +202,7 @@ def margin_loss(y_true, y_pred):
 
 
 def task(
-    lam_recon: float, batches: type[datasets.ShiftedBatches] = datasets.ShiftedBatches
+    lam_recon: float, batches: type[ShiftedBatches] = ShiftedBatches
 ) -> training.Task:
     """What a train model of `CapsNet` is trained for.
 
@@ -261,8 +263,8 @@ def model_info(data: datasets.Dataset, args: argparse.Namespace) -> dict:
         "split": data.split,
         "image_size": args.image_size,
         "grayscale": args.grayscale,
-        "border_brightness": round(images.border_brightness(x), 4),
-        "digit_box": images.digit_box(x),
+        "border_brightness": round(photos.border_brightness(x), 4),
+        "digit_box": photos.digit_box(x),
         "seed": args.seed,
     }
 
@@ -473,7 +475,7 @@ def use_model(args: argparse.Namespace) -> None:
         check_export(args.export)
     info = {**MNIST_INFO, **args.info}
     height, width, channels = info["input_shape"]
-    pictures = [images.read_image(path, channels) for path in args.predict or ()]
+    pictures = [read_image(path, channels) for path in args.predict or ()]
     names = info["class_names"]
     # Without this look, a small file that says to be of large images would make a large
     # network. Weights may be of 16 bits.
@@ -525,7 +527,7 @@ def classify(
 
     Args:
         model: The eval model of `CapsNet`.
-        pictures: Arrays of `images.read_image`, of any sizes.
+        pictures: Arrays of `read_image`, of any sizes.
         info: What the model file says about itself.
         args: The parsed command line; `args.predict` are the names of the pictures.
     """
@@ -561,7 +563,7 @@ def is_inverted(picture: np.ndarray, info: dict) -> bool:
     if picture.shape[-1] != 1 or 0.25 < expected < 0.75:
         return False
     low, high = np.percentile(picture, (1, 99))
-    border = images.border_brightness(picture[np.newaxis])
+    border = photos.border_brightness(picture[np.newaxis])
     return bool(high > low and (border - low > high - border) != (expected > 0.5))
 
 
@@ -572,7 +574,7 @@ def prepare_picture(picture: np.ndarray, info: dict, invert: str):
     and centred in the same way.
 
     Args:
-        picture: An array of `images.read_image`.
+        picture: An array of `read_image`.
         info: What the model file says about itself.
         invert: "yes", "no" or "auto".
 
@@ -588,10 +590,10 @@ def prepare_picture(picture: np.ndarray, info: dict, invert: str):
         return picture, ", ".join(done)
     if info["digit_box"]:
         done.append(f"digit fitted into {info['digit_box']} pixels and centred")
-        image = images.prepare_digit(picture, height, width, info["digit_box"])
+        image = photos.prepare_digit(picture, height, width, info["digit_box"])
     else:
         done.append(f"fitted into {height} x {width}")
-        image = images.fit_image(picture, height, width)
+        image = fit_image(picture, height, width)
     return image, ", ".join(done)
 
 

@@ -27,6 +27,7 @@ import capsulenet_multi_gpu
 from benchmarks import report
 from benchmarks.train_step import LAM_RECON, LR
 from capsnet import backend, command_line, datasets
+from capsnet.batches import ShiftedBatches
 
 NONE = "none"  # one device without a strategy
 REPLICAS = (NONE, "1", "2", "4")
@@ -70,7 +71,7 @@ def measure(device: str, replicas: str) -> float:
         strategy = capsulenet_multi_gpu.distribute(devices, num_hosts=1)
     (x, y), _ = datasets.load_dataset()
     size = IMAGES * n
-    batches = datasets.ShiftedBatches(x[: STEPS * size], y[: STEPS * size], size)
+    batches = ShiftedBatches(x[: STEPS * size], y[: STEPS * size], size)
     times = EpochTimes()
     with strategy:
         model = capsulenet.CapsNet((28, 28, 1), 10)[0]

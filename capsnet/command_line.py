@@ -12,7 +12,7 @@ import tempfile
 
 import keras
 
-from capsnet import backend, datasets, images, run_folder, training
+from capsnet import backend, datasets, pictures, run_folder, training
 from capsnet.backend import runs_on_cpu
 from capsnet.errors import DataError, one_line
 from capsnet.recipes import RECIPES
@@ -253,7 +253,7 @@ def add_data_flags(
         metavar="NAME_OR_PATH",
         help=f"{', '.join(datasets.NAMED)}; an npz file with x_train, y_train, x_test "
         "and y_test; a folder of IDX files; a folder with a sub-folder of pictures "
-        f"({', '.join(images.EXTENSIONS)}) for each class, or with train/ and test/ "
+        f"({', '.join(pictures.EXTENSIONS)}) for each class, or with train/ and test/ "
         "that hold these (default: the model file's, else mnist)",
     )
     group.add_argument(

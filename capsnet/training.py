@@ -21,6 +21,7 @@ from keras import ops
 import utils
 from capsnet import backend, datasets, run_folder
 from capsnet.augmentation import Affine
+from capsnet.batches import ShiftedBatches
 from capsnet.recipes import RECIPES, make_schedule
 from capsnet.weights import ModelFileError, load_run, save_model, save_run
 
@@ -136,7 +137,7 @@ class Task:
     losses: dict[str, Callable]
     loss_weights: tuple[float, ...]
     metrics: dict[str, Callable]
-    batches: type[datasets.ShiftedBatches]
+    batches: type[ShiftedBatches]
     arrange: Callable[[np.ndarray, np.ndarray], tuple[list, list]]
 
     def compile(self, model: keras.Model, optimizer: keras.Optimizer) -> None:
@@ -242,7 +243,7 @@ def make_affine(args: argparse.Namespace) -> Affine | None:
 
 def fit(
     model: keras.Model,
-    batches: datasets.ShiftedBatches,
+    batches: ShiftedBatches,
     log: "EpochLog",
     args: argparse.Namespace,
 ) -> None:
@@ -332,7 +333,7 @@ class EpochLog(keras.callbacks.Callback):
     go on. `log.csv` and `log.png` are made from it.
 
     Args:
-        batches: The training data, a `datasets.ShiftedBatches`.
+        batches: The training data, a `ShiftedBatches`.
         held_out: For each set to evaluate, by the prefix of its columns in the log:
             the model's inputs, and what to compare its outputs with. The best weights
             are those with the best accuracy of "val", if it is there.
@@ -345,7 +346,7 @@ class EpochLog(keras.callbacks.Callback):
 
     def __init__(
         self,
-        batches: datasets.ShiftedBatches,
+        batches: ShiftedBatches,
         held_out: dict[str, tuple[list, list]],
         task: Task,
         info: dict,

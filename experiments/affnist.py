@@ -33,7 +33,8 @@ from PIL import Image
 
 import capsulenet
 import utils
-from capsnet import command_line, datasets, mnist, run_folder, training
+from capsnet import array_files, command_line, datasets, run_folder, training
+from capsnet.batches import Pair, shift
 from capsnet.memory import check_memory
 from capsnet.recipes import RECIPES
 from capsnet.weights import load_weights
@@ -92,9 +93,7 @@ def TraditionalCNN(  # noqa: N802, as CapsNet
 def place(x: np.ndarray, seed: int) -> np.ndarray:
     """Moves each padded digit to a place of its own, up to `MARGIN` pixels away."""
     rng = np.random.default_rng([PLACES_SEED, seed])
-    return datasets.shift(
-        x, rng.integers(-MARGIN, MARGIN, size=(len(x), 2), endpoint=True)
-    )
+    return shift(x, rng.integers(-MARGIN, MARGIN, size=(len(x), 2), endpoint=True))
 
 
 def place_held_out(data: datasets.Dataset, validation_size: int) -> datasets.Dataset:
@@ -192,7 +191,7 @@ def synthesize(x: np.ndarray, repetition: int) -> np.ndarray:
     return images
 
 
-def read_affnist(path: Path) -> datasets.Pair:
+def read_affnist(path: Path) -> Pair:
     """Reads a file of affNIST: a struct of MATLAB with images and labels.
 
     Returns:
@@ -207,7 +206,7 @@ def read_affnist(path: Path) -> datasets.Pair:
         raise datasets.DataError(
             f"{path}: expected SciPy to read it: pip install scipy"
         ) from None
-    mnist.check_is_file(path)
+    array_files.check_is_file(path)
     try:
         # SciPy keeps a part and what is made of it at once.
         check_memory(2 * unpacked_size(path), "its arrays")
@@ -216,7 +215,7 @@ def read_affnist(path: Path) -> datasets.Pair:
         x, y = struct["image"].T, struct["label_int"].ravel()
     except Exception as error:  # a damaged file raises nearly anything
         raise datasets.DataError(
-            f"{path}: expected a file of affNIST: {mnist.reason(error)}"
+            f"{path}: expected a file of affNIST: {array_files.reason(error)}"
         ) from None
     side = AFFNIST_SIDE
     if (
@@ -268,7 +267,7 @@ def find_files(args: argparse.Namespace) -> list[Path]:
 
 def load_data(
     args: argparse.Namespace,
-) -> tuple[datasets.Dataset, datasets.Pair]:
+) -> tuple[datasets.Dataset, Pair]:
     """Loads MNIST with a margin around the digits, what is tested placed at random.
 
     `--data_dir` may hold MNIST's files, affNIST's, or both.
@@ -281,7 +280,7 @@ def load_data(
         datasets.DataError: If it is something else.
     """
     folder, files = args.data_dir, find_files(args)
-    if folder is not None and not mnist.is_in_folder(Path(folder)):
+    if folder is not None and not array_files.is_in_folder(Path(folder)):
         if not files:
             raise datasets.DataError(
                 f"{folder}: expected affNIST's test, *.mat, or MNIST's files, got "
@@ -300,9 +299,7 @@ def load_data(
     return dataclasses.replace(data, more_tests=more_tests), test_digits
 
 
-def iterate_affnist(
-    test_digits: datasets.Pair, args: argparse.Namespace
-) -> Iterator[datasets.Pair]:
+def iterate_affnist(test_digits: Pair, args: argparse.Namespace) -> Iterator[Pair]:
     """Yields affNIST's test in parts, or our synthetic one: images, one-hot labels.
 
     Args:
@@ -325,7 +322,7 @@ def iterate_affnist(
 def test(
     network: keras.Model,
     data: datasets.Dataset,
-    test_digits: datasets.Pair,
+    test_digits: Pair,
     args: argparse.Namespace,
 ) -> None:
     """Prints the accuracies, writes test.csv, draws affnist.png.

@@ -23,6 +23,7 @@ from keras import layers
 
 import capsulenet
 from capsnet import command_line, datasets, training
+from capsnet.batches import ShiftedBatches
 from capsnet.weights import load_weights
 from capsulelayers import FastConv2D
 
@@ -67,7 +68,7 @@ def dropout() -> layers.Dropout:
     return layers.Dropout(0.5, seed=random.randint(1, 10**9))
 
 
-class Batches(datasets.ShiftedBatches):
+class Batches(ShiftedBatches):
     """The batches of CapsNet, without what a decoder has to reconstruct."""
 
     def __getitem__(self, index: int):

@@ -31,6 +31,7 @@ from matplotlib.figure import Figure
 import capsulenet
 import utils
 from capsnet import command_line, datasets, run_folder, training
+from capsnet.batches import ShiftedBatches, shift
 from capsnet.recipes import RECIPES
 from capsnet.weights import load_weights
 from capsulelayers import FastConv2D
@@ -41,7 +42,7 @@ TEST_SEED = 0  # of the pairs that are tested, whatever the seed of the run
 SHEET = 12  # columns of a sheet
 
 
-class Pairs(datasets.ShiftedBatches):
+class Pairs(ShiftedBatches):
     """Batches of overlapping digits, and each digit alone.
 
     Item `i` is `((images, y_1, y_2), (y_1 + y_2, alone))`, where `alone` holds both
@@ -49,7 +50,7 @@ class Pairs(datasets.ShiftedBatches):
     the first of a pair once an epoch. Order, partners and shifts depend on
     `(seed, epoch)` and on nothing else.
 
-    Args: those of `datasets.ShiftedBatches`.
+    Args: those of `ShiftedBatches`.
     """
 
     def set_epoch(self, epoch: int, logs: dict | None = None) -> None:
@@ -67,9 +68,7 @@ class Pairs(datasets.ShiftedBatches):
         size = self.batch_size // self.num_shards
         start = index * self.batch_size + self.shard * size
         batch = slice(start, start + size)
-        alone = [
-            datasets.shift(self.x[order[i, batch]], offsets[i, batch]) for i in (0, 1)
-        ]
+        alone = [shift(self.x[order[i, batch]], offsets[i, batch]) for i in (0, 1)]
         first, second = (self.y[order[i, batch]] for i in (0, 1))
         images = np.minimum(alone[0] + alone[1], 1)
         return (images, first, second), (first + second, np.stack(alone, axis=1))

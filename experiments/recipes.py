@@ -31,6 +31,7 @@ import capsulenet
 import utils
 from capsnet import command_line, datasets, run_folder, training
 from capsnet.augmentation import Affine
+from capsnet.batches import ShiftedBatches
 from capsnet.errors import DataError
 
 HELD_OUT = 5000
@@ -106,7 +107,7 @@ def load_data() -> datasets.Dataset:
     return datasets.Dataset((x, y), no_test, data.class_names, data.name)
 
 
-class FadingBatches(datasets.ShiftedBatches):
+class FadingBatches(ShiftedBatches):
     """Batches whose last epochs have shifts alone."""
 
     plain_from = 0
@@ -137,7 +138,7 @@ def run_variant(name: str, seed: int, save_dir: str, epochs: int) -> int:
         capsulenet.prepare_backend(args)
         data = load_data()
         command_line.check_data(data, args)
-        kind = datasets.ShiftedBatches
+        kind = ShiftedBatches
         if variant.plain_epochs:
             plain_from = args.epochs - variant.plain_epochs
             kind = type("Fading", (FadingBatches,), {"plain_from": plain_from})

@@ -9,6 +9,7 @@ from conftest import assert_picture, assert_same_run, read_log, write_digits
 from scipy.io import savemat
 
 from capsnet import command_line, datasets, memory
+from capsnet.batches import ShiftedBatches
 from capsnet.errors import DataError
 from experiments import affnist
 
@@ -37,7 +38,7 @@ def test_digits_are_placed_up_to_six_pixels_either_way():
         assert counts.min() > 100 and counts.max() < 210  # 154 on average
     assert abs(np.corrcoef(places.T)[0, 1]) < 0.1
     args = affnist.build_parser().parse_args([])
-    batches = datasets.ShiftedBatches(x[:10], x[:10, 0, 0], 5, args.shift_fraction)
+    batches = ShiftedBatches(x[:10], x[:10, 0, 0], 5, args.shift_fraction)
     assert batches.largest_shift == [6, 6]
 
 

@@ -5,7 +5,7 @@ import pytest
 from scipy import ndimage
 
 from capsnet.augmentation import Affine, transform
-from capsnet.datasets import ShiftedBatches
+from capsnet.batches import ShiftedBatches
 
 IDENTITY = np.eye(2, 3, dtype="float32")
 

@@ -6,7 +6,8 @@ import pytest
 from conftest import assert_same_run, read_log, write_digits
 
 import capsulenet
-from capsnet import command_line, datasets
+from capsnet import command_line
+from capsnet.batches import ShiftedBatches
 from experiments import affnist, baseline, multimnist
 
 
@@ -61,7 +62,7 @@ def test_it_sees_the_images_that_a_capsnet_sees():
     x = np.random.default_rng(0).random((10, 28, 28, 1), "float32")
     y = np.eye(10, dtype="float32")
     ours = baseline.Batches(x, y, 4, seed=3)[1]
-    (images, labels), _ = datasets.ShiftedBatches(x, y, 4, seed=3)[1]
+    (images, labels), _ = ShiftedBatches(x, y, 4, seed=3)[1]
     np.testing.assert_array_equal(ours[0], images)
     np.testing.assert_array_equal(ours[1], labels)
 

@@ -32,6 +32,7 @@ from PIL import Image
 import capsulenet
 import capsulenet_multi_gpu
 from capsnet import backend, command_line, datasets, errors, memory, training
+from capsnet.batches import ShiftedBatches
 from capsnet.weights import ModelFileError, load_weights, read_info, read_run
 
 COLUMNS = ["loss", "margin_loss", "reconstruction_loss", "accuracy"]
@@ -144,7 +145,7 @@ def test_the_seed_sets_the_first_weights_and_the_shifts(digits, tmp_path):
         keras.utils.set_random_seed(seed)
         model = capsulenet.CapsNet((28, 28, 1), 10)[0]
         (x, y), _ = datasets.load_dataset(digits)
-        x, y = datasets.ShiftedBatches(x[:30], y[:30], 30, 0.1, seed)[0][0]
+        x, y = ShiftedBatches(x[:30], y[:30], 30, 0.1, seed)[0][0]
         args = capsulenet.build_parser().parse_args(["--batch_size", "30"])
         outputs = capsulenet.predict(model, [x, y], args)
         loss = capsulenet.task(0.392).evaluate(outputs, [y, x])["reconstruction_loss"]

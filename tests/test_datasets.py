@@ -1,6 +1,5 @@
-"""datasets.py: data of your own, what is refused of it, splits, shifts, batches."""
+"""datasets.py: data of your own, what is refused of it, splits."""
 
-import time
 import tracemalloc
 
 import keras
@@ -9,14 +8,12 @@ import pytest
 from PIL import Image
 from test_mnist import write_idx
 
-from capsnet import datasets, images, memory
+from capsnet import datasets, memory
 from capsnet.datasets import (
     DataError,
-    ShiftedBatches,
     check_classes,
     load_dataset,
     mix,
-    shift,
     split,
 )
 
@@ -817,8 +814,8 @@ def test_too_little_memory_is_found_out_before_the_pixels_are_made(
         raise AssertionError("too late")
 
     path = of_images(tmp_path, form, draw(5, 4, 3), draw(5, 4, 3, seed=1))
-    monkeypatch.setattr(images, "read_image", make)
-    monkeypatch.setattr(images, "fit_image", make)
+    monkeypatch.setattr("capsnet.pictures.read_image", make)
+    monkeypatch.setattr("capsnet.pictures.fit_image", make)
     monkeypatch.setattr(memory, "available_memory", lambda: 4_700_000_000)
     with pytest.raises(DataError) as caught:  # 4 images, 3 channels, 4 bytes
         load_dataset(path, image_size=(10_000, 10_000))
@@ -914,246 +911,6 @@ def test_more_than_there_is(train_size, validation_size, numbers):
     with pytest.raises(DataError) as caught:
         split(*samples(100), train_size, validation_size)
     assert all(number in str(caught.value) for number in numbers)
-
-
-# shift
-
-
-def slow_shift(images, offsets):
-    shifted = np.zeros_like(images)
-    n, height, width, _ = images.shape
-    for i in range(n):
-        for row in range(height):
-            for column in range(width):
-                r, c = row - offsets[i][0], column - offsets[i][1]
-                if 0 <= r < height and 0 <= c < width:
-                    shifted[i, row, column] = images[i, r, c]
-    return shifted
-
-
-@pytest.mark.parametrize(
-    "shape", [(9, 6, 6, 1), (9, 5, 8, 3), (9, 8, 5, 2), (1, 1, 1, 1)]
-)
-@pytest.mark.parametrize("largest", [0, 2, 20])
-def test_shift_is_the_obvious_loop(shape, largest):
-    rng = np.random.default_rng(0)
-    images = rng.random(shape, dtype="float32")
-    original = images.copy()
-    offsets = rng.integers(-largest, largest, (len(images), 2), endpoint=True)
-    shifted = shift(images, offsets)
-    np.testing.assert_array_equal(shifted, slow_shift(images, offsets))
-    assert shifted.dtype == np.float32 and shifted.flags.c_contiguous
-    np.testing.assert_array_equal(images, original)
-    assert not np.shares_memory(shifted, images)
-
-
-def test_positive_offsets_go_down_and_right():
-    image = np.arange(1, 10).reshape(1, 3, 3, 1)
-    assert shift(image, [[1, 0]])[0, :, :, 0].tolist() == [
-        [0, 0, 0],
-        [1, 2, 3],
-        [4, 5, 6],
-    ]
-    assert shift(image, [[0, 1]])[0, :, :, 0].tolist() == [
-        [0, 1, 2],
-        [0, 4, 5],
-        [0, 7, 8],
-    ]
-
-
-def test_an_empty_batch_can_be_shifted():
-    assert shift(np.zeros((0, 28, 28, 1)), np.zeros((0, 2), int)).shape == (
-        0,
-        28,
-        28,
-        1,
-    )
-
-
-def test_shifting_a_batch_costs_next_to_nothing():
-    # A training step on two cores takes over 300 ms; this is a fraction of one.
-    images = np.zeros((100, 28, 28, 1), "float32")
-    offsets = np.random.default_rng(0).integers(-2, 2, (100, 2), endpoint=True)
-    times = []
-    for _ in range(20):
-        start = time.perf_counter()
-        shift(images, offsets)
-        times.append(time.perf_counter() - start)
-    assert min(times) < 0.005
-
-
-# ShiftedBatches
-
-
-def dots(n=50, side=28):
-    """Images with one pixel, in the middle, that holds the image's number."""
-    x = np.zeros((n, side, side, 1), "float32")
-    x[:, side // 2, side // 2, 0] = np.arange(1, n + 1)
-    return x, np.eye(n, dtype="float32")
-
-
-def content(batches):
-    items = list(batches)
-    return np.concatenate([item[0][0] for item in items]), np.concatenate(
-        [item[0][1] for item in items]
-    )
-
-
-def test_the_shifted_image_is_both_input_and_target():
-    (x, y), (y_target, x_target) = ShiftedBatches(*dots(), batch_size=8)[0]
-    assert x.shape == (8, 28, 28, 1) and y.shape == (8, 50)
-    np.testing.assert_array_equal(x, x_target)
-    np.testing.assert_array_equal(y, y_target)
-    for array in (x, y):
-        assert array.dtype == np.float32 and array.flags.c_contiguous
-
-
-def test_what_overwrites_the_target_leaves_the_image_alone():
-    (x, y), (y_target, x_target) = ShiftedBatches(*dots(), batch_size=8)[0]
-    assert not np.shares_memory(x, x_target)
-    assert not np.shares_memory(y, y_target)
-
-
-def test_shards_of_a_batch_are_its_parts_in_order():
-    whole = ShiftedBatches(*dots(50), batch_size=12, drop_remainder=True)
-    shards = [
-        ShiftedBatches(
-            *dots(50), batch_size=12, drop_remainder=True, num_shards=3, shard=i
-        )
-        for i in range(3)
-    ]
-    for i, (batch, _) in enumerate(whole):
-        assert len(shards[0]) == len(whole)
-        assert shards[0].num_samples == whole.num_samples
-        parts = [shard[i][0] for shard in shards]
-        for array, of_shards in zip(batch, zip(*parts)):
-            assert [len(part) for part in of_shards] == [4, 4, 4]
-            np.testing.assert_array_equal(array, np.concatenate(of_shards))
-
-
-def test_order_and_shifts_are_a_function_of_seed_and_epoch():
-    def epoch(seed, epoch):
-        return content(ShiftedBatches(*dots(), batch_size=8, seed=seed, epoch=epoch))
-
-    for one, again in zip(epoch(3, 5), epoch(3, 5), strict=True):
-        np.testing.assert_array_equal(one, again)
-    for seed, number in ((3, 6), (4, 5), (5, 3)):
-        assert not np.array_equal(epoch(3, 5)[0], epoch(seed, number)[0])
-        assert not np.array_equal(epoch(3, 5)[1], epoch(seed, number)[1])
-
-
-def test_batches_may_be_fetched_in_any_order_and_the_epoch_set_by_hand():
-    batches = ShiftedBatches(*dots(), batch_size=8, seed=1)
-    first = content(batches)[0]
-    np.testing.assert_array_equal(batches[3][0][0], first[24:32])
-    np.testing.assert_array_equal(batches[0][0][0], first[:8])
-    batches.on_epoch_end()
-    assert batches.epoch == 1
-    second = content(batches)[0]
-    assert not np.array_equal(first, second)
-    batches.set_epoch(0)
-    np.testing.assert_array_equal(content(batches)[0], first)
-    batches.set_epoch(1)
-    np.testing.assert_array_equal(content(batches)[0], second)
-
-
-def test_batch_size_does_not_change_what_is_seen():
-    by_8 = content(ShiftedBatches(*dots(), batch_size=8))[0]
-    by_25 = content(ShiftedBatches(*dots(), batch_size=25))[0]
-    np.testing.assert_array_equal(by_8, by_25)
-
-
-def test_every_sample_once_an_epoch_with_its_own_label():
-    batches = ShiftedBatches(*dots(50), batch_size=8)
-    x, y = content(batches)
-    assert len(batches) == 7 and len(batches[6][0][0]) == 2
-    numbers = x.max(axis=(1, 2, 3))
-    assert sorted(numbers) == list(range(1, 51))
-    np.testing.assert_array_equal(y.argmax(axis=1) + 1, numbers)
-
-
-def test_drop_remainder_drops_others_each_epoch():
-    batches = ShiftedBatches(*dots(50), batch_size=8, drop_remainder=True)
-    dropped = []
-    for _ in range(3):
-        assert len(batches) == 6
-        assert all(len(x) == len(y) == 8 for (x, y), _ in batches)
-        numbers = content(batches)[0].max(axis=(1, 2, 3))
-        assert len(set(numbers)) == 48
-        dropped.append(set(range(1, 51)) - set(numbers))
-        batches.on_epoch_end()
-    assert len(set(map(frozenset, dropped))) > 1
-
-
-@pytest.mark.parametrize(("fraction", "side", "largest"), [(0.1, 28, 2), (0.25, 12, 3)])
-def test_shifts_are_even_over_all_whole_pixels_within_the_bound(
-    fraction, side, largest
-):
-    rows, columns = [], []
-    for epoch in range(40):
-        batches = ShiftedBatches(*dots(50, side), 50, fraction, epoch=epoch)
-        _, row, column, _ = np.nonzero(batches[0][0][0])
-        rows.extend(row - side // 2)
-        columns.extend(column - side // 2)
-    n = 2 * largest + 1
-    pairs = np.array(rows) * n + columns
-    kinds, counts = np.unique(pairs, return_counts=True)
-    assert len(kinds) == n**2  # rows and columns independently
-    assert min(rows) == min(columns) == -largest
-    assert max(rows) == max(columns) == largest
-    # 2000 draws over n^2 kinds: five standard deviations, with a fixed seed anyway.
-    expected = 2000 / n**2
-    assert np.abs(counts - expected).max() < 5 * np.sqrt(expected)
-
-
-def test_no_shift():
-    x, y = dots()
-    shifted, labels = content(ShiftedBatches(x, y, 8, shift_fraction=0))
-    np.testing.assert_array_equal(shifted, x[labels.argmax(axis=1)])
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        {"batch_size": 0},
-        {"batch_size": 51, "drop_remainder": True},
-        {"batch_size": 8, "shift_fraction": -0.1},
-        {"batch_size": 8, "shift_fraction": 1},
-        {"batch_size": 8, "shift_fraction": float("nan")},
-    ],
-)
-def test_bad_arguments(arguments):
-    with pytest.raises(DataError, match="expected .*, got "):
-        ShiftedBatches(*dots(50), **arguments)
-
-
-def test_fit_gets_each_epochs_batches_in_order():
-    served = []
-
-    class Recorder(ShiftedBatches):
-        def __getitem__(self, index):
-            served.append((self.epoch, index))
-            return super().__getitem__(index)
-
-    image, label = keras.Input((28, 28, 1)), keras.Input((50,))
-    outputs = [keras.layers.Dense(50)(label), keras.layers.Rescaling(0.5)(image)]
-    model = keras.Model([image, label], outputs)
-    model.compile("sgd", loss=["mse", "mse"])
-    batches = Recorder(*dots(50), batch_size=8)
-    for first, last in ((0, 2), (2, 4)):  # a run, and a later one that goes on with it
-        served.clear()
-        name_epoch = keras.callbacks.LambdaCallback(on_epoch_begin=batches.set_epoch)
-        model.fit(
-            batches,
-            initial_epoch=first,
-            epochs=last,
-            shuffle=False,
-            callbacks=[name_epoch],
-            verbose=0,
-        )
-        # Before training Keras looks at a batch or two, for their shapes.
-        wanted = [(epoch, index) for epoch in range(first, last) for index in range(7)]
-        assert served[-len(wanted) :] == wanted
 
 
 # Files that are made to do harm.

@@ -16,7 +16,7 @@ import pytest
 from conftest import run
 from PIL import Image, ImageDraw
 from test_command_line import contents, main
-from test_images import draw_photo
+from test_photos import draw_photo
 
 import capsulenet
 from capsnet import memory, training

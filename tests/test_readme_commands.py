@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from conftest import ROOT, environment, write_digits
 from PIL import Image
-from test_images import draw_photo
 from test_own_data import draw_shape
+from test_photos import draw_photo
 
 PAGES = [ROOT / "README.md"]
 for folder in ("docs", "experiments", "examples"):

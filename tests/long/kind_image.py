@@ -510,17 +510,17 @@ def no_file(rng):
 def read(args) -> None:
     """Reads pictures as `capsulenet.use_model` does, or a folder of them."""
     import capsulenet
-    from capsnet import images
+    from capsnet.pictures import image_shape, read_image
 
     if not args.predict:
         load_dataset(args)
         return
     info = {**capsulenet.MNIST_INFO, **args.info}
     height, width, channels = info["input_shape"]
-    pictures = [images.read_image(path, channels) for path in args.predict]
+    pictures = [read_image(path, channels) for path in args.predict]
     for path, read in zip(args.predict, pictures):
         check_images(read[np.newaxis], (channels,))
-        if images.image_shape(path)[:2] != read.shape[:2]:
+        if image_shape(path)[:2] != read.shape[:2]:
             raise AssertionError("the header says another size")
     for prepared, _ in (
         capsulenet.prepare_picture(read, info, args.invert) for read in pictures

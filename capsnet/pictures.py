@@ -1,4 +1,4 @@
-"""Pictures of your own: read them, fit them to a network, photos of digits to MNIST."""
+"""Picture files: read them, fit them to a network, find them in folders."""
 
 import contextlib
 import io
@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageFilter
+from PIL import Image
 
 from capsnet.errors import DataError, is_class_name, one_line, warn
 from capsnet.memory import check_memory
@@ -301,12 +301,12 @@ def fit_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
     top, left = (height - h) // 2, (width - w) // 2
     result = np.zeros((height, width, channels), "float32")
     for channel in range(channels):
-        fitted = _resize(image[..., channel], h, w)
+        fitted = resize(image[..., channel], h, w)
         result[top : top + h, left : left + w, channel] = fitted
     return result
 
 
-def _resize(
+def resize(
     plane: np.ndarray,
     height: int,
     width: int,
@@ -384,225 +384,3 @@ def _visible(folder: Path) -> list[Path]:
     except OSError as error:
         raise DataError(one_line(f"{folder}: {_reason(error)}")) from None
     return sorted(paths, key=lambda path: path.name)
-
-
-# What sets of images look like.
-
-
-def border_brightness(images: np.ndarray) -> float:
-    """The mean of the outermost pixels.
-
-    Args:
-        images: Array of shape `(n, height, width, channels)`.
-    """
-    return float(images[:, _border(*images.shape[1:3])].mean(dtype="float64"))
-
-
-def _border(height: int, width: int) -> np.ndarray:
-    border = np.ones((height, width), bool)
-    border[1:-1, 1:-1] = False
-    return border
-
-
-def digit_box(images: np.ndarray) -> int | None:
-    """Finds out whether images are laid out as MNIST's digits are.
-
-    Those are grey on black, scaled so that the longest side of what is not black is
-    20 pixels, and moved so that their centre of mass is that of the image. At least
-    90 % of the images have to be so; the first 1000 are looked at.
-
-    Args:
-        images: Array of shape `(n, height, width, channels)`.
-
-    Returns:
-        The longest side in pixels, 20 for MNIST; `None` for any other layout.
-    """
-    _, height, width, channels = images.shape
-    images = images[:1000, :, :, 0]
-    if channels != 1 or not len(images):
-        return None
-    ink = images > 0
-    sides = np.maximum(_extent(ink.any(axis=2)), _extent(ink.any(axis=1)))
-    box = int(np.bincount(sides).argmax())
-    mass = np.maximum(images.sum(axis=(1, 2), dtype="float64"), 1e-9)
-    rows = images.sum(axis=2) @ np.arange(height) / mass
-    columns = images.sum(axis=1) @ np.arange(width) / mass
-    is_digit = (
-        (sides == box)
-        & (np.abs(rows - height // 2) <= 1)
-        & (np.abs(columns - width // 2) <= 1)
-        & ~ink[:, _border(height, width)].any(axis=1)
-    )
-    return box if is_digit.mean() >= 0.9 else None
-
-
-def _extent(used: np.ndarray) -> np.ndarray:
-    """From the first to the last of each row that is true, in elements."""
-    n = used.shape[1]
-    extent = n - used.argmax(axis=1) - used[:, ::-1].argmax(axis=1)
-    return np.where(used.any(axis=1), extent, 0)
-
-
-# A photo of a digit.
-
-WORK_SIDE = 320  # pixels; enough for a frame of 28 at any place in the photo
-# The width of a stroke as a part of the symbol's longest side: 2 pixels of 20. Most of
-# MNIST's digits are drawn with wider ones, and thin pens draw much finer ones.
-MIN_STROKE = 0.1
-
-
-def prepare_digit(image: np.ndarray, height: int, width: int, box: int) -> np.ndarray:
-    """Brings a photo of one bright symbol on a dark ground to the layout of MNIST.
-
-    The ground may be lit unevenly. It is subtracted, the symbol is cut out, scaled
-    and stretched to full brightness, and centred by its mass.
-
-    Args:
-        image: Pixels in [0, 1], shape `(h, w, 1)`; a photo of dark ink on light paper
-            has to be inverted.
-        height: Height of the result in pixels.
-        width: Width of the result.
-        box: Longest side of the symbol in the result; at most the sides of the result.
-
-    Returns:
-        Pixels in [0, 1], float32 of shape `(height, width, 1)`; all zeros if no ink is
-        found.
-    """
-    result = np.zeros((height, width, 1), "float32")
-    ink = _find_ink(_reduce(image[..., 0], WORK_SIDE))
-    if not ink.any():
-        return result
-    ink = _thicken(_crop(ink), MIN_STROKE)
-    scale = min(box, height, width) / max(ink.shape)
-    h, w = (max(1, round(side * scale)) for side in ink.shape)
-    # Plain averages: a wider filter blurs the strokes more than those of MNIST are.
-    digit = _resize(ink, h, w, Image.Resampling.BOX)
-
-    corner = []
-    for axis, side in enumerate((height, width)):
-        mass = digit.sum(axis=1 - axis, dtype="float64")
-        centre = mass @ np.arange(len(mass)) / mass.sum()
-        # The centre goes to pixel 14 of 28, as MNIST's did.
-        start = math.floor(side // 2 - centre + 0.5)
-        corner.append(min(max(start, 0), side - len(mass)))
-    top, left = corner
-    result[top : top + h, left : left + w, 0] = digit
-    return result
-
-
-def _crop(ink: np.ndarray) -> np.ndarray:
-    rows, columns = (np.flatnonzero(ink.any(axis=axis)) for axis in (1, 0))
-    return ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-
-
-def _thicken(ink: np.ndarray, part: float) -> np.ndarray:
-    """Widens strokes that are thinner than a part of the symbol's longest side."""
-    dy, dx = np.gradient(np.pad(ink, 2))
-    width = 2 * ink.sum() / np.hypot(dy, dx).sum()  # the area over half the outline
-    missing = max(0, round((part * max(ink.shape) - width) / 2))
-    ink = np.pad(ink, missing)
-    for _ in range(missing):
-        ink = _spread(ink)
-    return ink
-
-
-def _reduce(plane: np.ndarray, longest: int) -> np.ndarray:
-    """Averages over pixels until the longest side is as asked; never enlarges."""
-    scale = min(1, longest / max(plane.shape))
-    return _resize(plane, *(max(1, round(side * scale)) for side in plane.shape))
-
-
-def _find_ink(plane: np.ndarray) -> np.ndarray:
-    """How much ink there is at each pixel, 0 to 1, without ground, noise and specks."""
-    ground = _ground(plane)
-    # The part of the light that the ink takes away, the same in light and in shade.
-    ink = (plane - ground) / np.maximum(1 - ground, 0.2)
-    side = max(plane.shape)
-    if side >= 100:  # in smaller pictures a stroke may be as thin as the filter
-        filtered = Image.fromarray(ink.astype("float32")).filter(
-            ImageFilter.MedianFilter(3)
-        )
-        ink = np.asarray(filtered)
-    strokes = ink > _otsu(ink)
-    paper = ink[~strokes]
-    contrast = ink[strokes].mean() - paper.mean() if strokes.any() else 0
-    if contrast < max(0.15, 5 * paper.std()):
-        return np.zeros_like(plane)
-    strokes = _largest_components(strokes)
-    ink = ink / np.median(ink[strokes])
-    # The soft edge of the strokes is ink as well.
-    for _ in range(math.ceil(side / 100)):
-        strokes = _spread(strokes)
-    return np.where(strokes & (ink > 0.1), ink, 0).clip(0, 1)
-
-
-def _ground(plane: np.ndarray) -> np.ndarray:
-    """A cubic surface through the ground, which is all that is not brighter ink."""
-    small = _reduce(plane, 64)
-    powers = _powers(*small.shape)
-    values = small.ravel()
-    surface = np.zeros(len(values))
-    # Brighter pixels weigh little, so that the surface sinks below the ink, to the same
-    # place wherever it starts. Then follows an even fit to what is not ink.
-    for _ in range(20):
-        surface = _fit(powers, values, np.where(values > surface, 0.02, 1)) @ powers.T
-    rest = values - surface
-    coefficients = _fit(powers, values, rest <= _otsu(rest))
-    return (_powers(*plane.shape) @ coefficients).reshape(plane.shape)
-
-
-def _fit(powers: np.ndarray, values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Coefficients of the weighted least squares, the smallest where many would do."""
-    weighted = powers.T * weights
-    return np.linalg.lstsq(weighted @ powers, weighted @ values, rcond=1e-10)[0]
-
-
-def _powers(height: int, width: int, degree: int = 3) -> np.ndarray:
-    y = np.repeat((np.arange(height) + 0.5) / height * 2 - 1, width)
-    x = np.tile((np.arange(width) + 0.5) / width * 2 - 1, height)
-    return np.stack(
-        [y**i * x**j for i in range(degree + 1) for j in range(degree + 1 - i)], axis=1
-    )
-
-
-def _otsu(plane: np.ndarray) -> float:
-    """The threshold that parts values into the two most compact classes."""
-    counts, edges = np.histogram(plane, 256, (0, 1))
-    centres = (edges[1:] + edges[:-1]) / 2
-    below, sums = np.cumsum(counts), np.cumsum(counts * centres)
-    n, total = below[-1], sums[-1]
-    between = (total * below - sums * n) ** 2 / np.maximum(below * (n - below), 1)
-    return float(edges[1 + between.argmax()])
-
-
-def _largest_components(mask: np.ndarray) -> np.ndarray:
-    """A mask without the connected parts that are small next to the largest one."""
-    labels = _components(mask)
-    sizes = np.bincount(labels.ravel(), minlength=mask.size + 1)
-    sizes[0] = 0
-    at_border = np.unique(labels[_border(*mask.shape)])
-    inside = sizes.copy()
-    inside[at_border] = 0
-    # A shadow or the edge of the table enters from outside, the symbol does not;
-    # unless the picture was cut so tight that there is nothing else.
-    if inside.max() >= 0.002 * mask.size:
-        sizes = inside
-    return (sizes >= max(1, 0.05 * sizes.max()))[labels]
-
-
-def _components(mask: np.ndarray) -> np.ndarray:
-    """Numbers from 1 up, one for each connected part of a mask; 0 outside."""
-    labels = np.where(mask, np.arange(1, mask.size + 1).reshape(mask.shape), 0)
-    while True:
-        spread = np.where(mask, _spread(labels), 0)
-        if (spread == labels).all():
-            return labels
-        # The label of one's label: so the largest one crosses a part in a few rounds.
-        labels = np.concatenate([[0], spread.ravel()])[spread]
-
-
-def _spread(plane: np.ndarray) -> np.ndarray:
-    """The largest of each pixel and its eight neighbours."""
-    plane = np.pad(plane, 1)
-    plane = np.maximum(np.maximum(plane[:-2], plane[2:]), plane[1:-1])
-    return np.maximum(np.maximum(plane[:, :-2], plane[:, 2:]), plane[:, 1:-1])
