@@ -153,13 +153,15 @@ class Task:
 
     def columns(self, model: keras.Model) -> dict[str, str]:
         """The log's columns beside "loss", by the names that Keras has for them."""
+        metrics = {function.__name__: key for key, function in self.metrics.items()}
+        if len(self.losses) == 1:
+            return metrics
         names = model.output_names
-        prefix = f"{names[0]}_" if len(self.losses) > 1 else ""
-        measures = {f"{prefix}{f.__name__}": key for key, f in self.metrics.items()}
-        if not prefix:
-            return measures
         losses = {f"{name}_loss": key for name, key in zip(names, self.losses)}
-        return {**losses, **measures}
+        return {
+            **losses,
+            **{f"{names[0]}_{name}": key for name, key in metrics.items()},
+        }
 
     def evaluate(self, outputs: list, targets: list) -> dict[str, float]:
         """The columns of the log for all samples of a set."""
