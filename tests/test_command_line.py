@@ -144,7 +144,7 @@ def test_the_seed_sets_the_first_weights_and_the_shifts(digits, tmp_path):
     def same_weights_and_shifts(seed):
         keras.utils.set_random_seed(seed)
         model = capsulenet.CapsNet((28, 28, 1), 10)[0]
-        (x, y), _ = datasets.load_dataset(digits)
+        (x, y), _ = datasets.load_dataset(data_dir=digits)
         x, y = ShiftedBatches(x[:30], y[:30], 30, 0.1, seed)[0][0]
         args = capsulenet.build_parser().parse_args(["--batch_size", "30"])
         outputs = capsulenet.predict(model, [x, y], args)
