@@ -242,7 +242,7 @@ def read_info(path: str) -> dict:
     """Reads what `save_model` was given as `info`, and the version of the format.
 
     Returns:
-        Nothing for the files of Keras.
+        The info; empty for the files of Keras.
 
     Raises:
         ModelFileError: If the file cannot be read, or is of a later version.

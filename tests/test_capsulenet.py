@@ -386,6 +386,7 @@ def test_steps_reduce_the_loss(mnist):
 
 if keras.backend.backend() == "tensorflow":  # once is enough for half a minute
 
+    @pytest.mark.slow
     def test_short_training_on_real_digits(mnist):
         (x, y), (x_test, y_test) = mnist
         x, y, x_test, y_test = x[:1200], y[:1200], x_test[:500], y_test[:500]

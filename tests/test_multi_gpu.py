@@ -1,5 +1,6 @@
 """capsulenet_multi_gpu.py: N devices compute what one computes, and errors say why."""
 
+import contextlib
 import re
 import signal
 import socket
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from conftest import ROOT, environment, read_log, read_weights, without_times
 
+import capsulenet
 import capsulenet_multi_gpu
 from capsnet import command_line
 
@@ -168,12 +170,18 @@ def test_a_run_goes_on_with_another_number_of_devices(digits, one_device, tmp_pa
 
 @needs_devices
 @pytest.mark.slow
-def test_a_run_that_used_all_images_goes_on_with_one_device(digits, tmp_path):
-    # 200 images make 4 steps of 48, and one of 8, which two devices would drop.
-    flags = (*FLAGS[2:], "--epochs", 1, *folders(digits, tmp_path))
-    assert call("capsulenet.py", *flags)[0] == 0
-    flags = ("--resume", "--epochs", 2, "--save_dir", tmp_path)
-    result = call("capsulenet_multi_gpu.py", *flags, "--device", "cpu", "--gpus", 2)
+@pytest.mark.usefixtures("no_pictures")
+def test_a_run_that_used_all_images_goes_on_with_one_device(
+    main, digits, tmp_path, monkeypatch
+):
+    # 20 images make a step of 16, and one of 4, which two devices would drop.
+    sizes = ("--train_size", 20, "--batch_size", 16, "--epochs", 1)
+    sizes = [str(argument) for argument in (*sizes, *folders(digits, tmp_path))]
+    assert capsulenet.main(sizes) == 0
+    script = capsulenet_multi_gpu
+    monkeypatch.setattr(script, "find_devices", lambda args: ["GPU:0", "GPU:1"])
+    monkeypatch.setattr(script, "distribute", lambda *_: contextlib.nullcontext())
+    result = main("--resume", "--epochs", 2, "--save_dir", tmp_path)
     check_error(result, "--resume: expected one device", "received 2")
     assert len(read_log(tmp_path)) == 1
 

@@ -13,7 +13,7 @@ import h5py
 import keras
 import numpy as np
 import pytest
-from conftest import run
+from conftest import ROOT, run
 from PIL import Image, ImageDraw
 from test_command_line import contents, main
 from test_photos import draw_photo
@@ -451,21 +451,17 @@ def test_an_export_replaces_nothing(trained, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_photos_of_digits(mnist, tmp_path):
+def test_photos_of_digits(mnist, tmp_path, capsys):
     """200 test digits, dark on unevenly lit light paper: at least 95 % right."""
-    flags = ("--epochs", 1, "--train_size", 20000, "--save_dir", tmp_path)
-    process = run(*flags, cwd=tmp_path)
-    assert process.returncode == 0, process.stderr
     _, (x, y) = mnist
     rng = np.random.default_rng(0)
     index = rng.choice(len(x), 200, replace=False)
     for i in index:
         Image.fromarray(draw_photo(x[i], rng)).save(tmp_path / f"{i}.png")
     paths = [tmp_path / f"{i}.png" for i in index]
-    model = ("-w", tmp_path / "trained_model.h5")
-    process = run("--predict", *paths, *model, cwd=tmp_path)
-    assert process.returncode == 0, process.stderr
-    lines = [line for line in process.stdout.splitlines() if ", length" in line]
+    model = ("-w", ROOT / "result" / "pretrained" / "mnist_v4.h5")
+    assert main("--predict", *paths, *model) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if ", len" in line]
     assert len(lines) == 200 and all("inverted" in line for line in lines)
     right = [
         line.split(": ")[1].startswith(f"{label},")

@@ -114,6 +114,7 @@ def test_the_goal_is_one_of_the_validation_set():
     assert not reached(None, 1.0)
 
 
+@pytest.mark.slow
 def test_a_step_waits_for_the_losses_of_the_one_before_only_on_tensorflow(
     monkeypatch, digits, tmp_path
 ):

@@ -122,7 +122,7 @@ def _write_run(model, log, name):
         variable.assign(np.full(variable.shape, value))
     columns = ["seconds", "images_per_second", "learning_rate"]
     for prefix in ("", *(f"{part}_" for part in log.held_out)):
-        columns += [prefix + c for c in ("loss", *log.metrics.values())]
+        columns += [prefix + c for c in ("loss", *log.task.columns(model).values())]
     log.rows = [{"epoch": n, **dict.fromkeys(columns, 0.5 / n)} for n in (1, 2)]
     if "val" in log.held_out:
         log.best_epoch, log.best_weights = 2, model.get_weights()
