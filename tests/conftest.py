@@ -214,7 +214,8 @@ def digits(mnist, tmp_path_factory):
 def environment(root=ROOT):
     """That of a new process, in which `python -m` finds our modules from any folder."""
     # Without what a start of the scripts sets in this one.
-    kept = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}
+    started = ("TF_CPP_MIN_LOG_LEVEL", "TF_FORCE_GPU_ALLOW_GROWTH")
+    kept = {k: v for k, v in os.environ.items() if k not in started}
     path = [str(root), *filter(None, [os.environ.get("PYTHONPATH")])]
     kept["CUDA_VISIBLE_DEVICES"] = "-1"  # no word about a GPU, either
     return {**kept, "PYTHONPATH": os.pathsep.join(path)}

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import keras
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import environment
 from keras import ops
 
 from capsnet import backend
@@ -54,7 +54,9 @@ if BACKEND == "torch":
         monkeypatch.setenv("KERAS_TORCH_DEVICE", "meta")  # which every machine has
         code = "from capsnet import backend; print(backend.device_kind())"
         command = [sys.executable, "-c", code]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        done = subprocess.run(
+            command, env=environment(), capture_output=True, text=True
+        )
         assert done.stdout == "meta\n", done.stderr
 
 

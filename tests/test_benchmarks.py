@@ -9,7 +9,7 @@ import sys
 import keras
 import numpy as np
 import pytest
-from conftest import ROOT, read_rows
+from conftest import ROOT, environment, read_rows
 
 from benchmarks import direct_convolution, multi_gpu, report, timing, train_step
 
@@ -244,7 +244,7 @@ def test_the_floor_is_the_longer_time_of_products_and_memory(rate, floor):
 def test_a_profile(tmp_path):
     command = [sys.executable, "-m", "benchmarks.profile_step", "--rounds", "1"]
     command += ["--repeats", "1", "--save_dir", str(tmp_path)]
-    subprocess.run(command, check=True, cwd=ROOT, timeout=300)
+    subprocess.run(command, check=True, env=environment(), timeout=300)
     rows = read_rows(tmp_path / "profile_tensorflow_cpu.csv")
     assert rows[0]["part"] == "whole step" and len(rows) == 8
     parts = [row for row in rows[1:] if not row["part"].startswith("-")]
@@ -314,7 +314,12 @@ def test_a_step_of_one_device(replicas, mnist):
     command = [sys.executable, "-m", "benchmarks.multi_gpu", "--device", "cpu"]
     command += ["--measure", replicas]
     run = subprocess.run(
-        command, check=True, cwd=ROOT, capture_output=True, text=True, timeout=300
+        command,
+        check=True,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     assert float(run.stdout) > 0
 

@@ -327,6 +327,7 @@ def test_compiled_model_file_round_trip(models, tmp_path):
     np.testing.assert_array_equal(*losses)
 
 
+@pytest.mark.slow
 def test_what_a_saved_model_needs_is_one_import(tmp_path):
     # The README's model.
     image = keras.Input((20, 20, 1))

@@ -414,6 +414,7 @@ def run_without_reader(*arguments, cwd, stderr=subprocess.PIPE):
         )
 
 
+@pytest.mark.slow
 def test_a_test_whose_reader_has_gone_ends_without_a_word(trained, digits, tmp_path):
     options = ["-w", trained[0] / "trained_model.h5", "--data_dir", digits]
     process = run_without_reader("-t", *options, "--save_dir", ".", cwd=tmp_path)

@@ -24,12 +24,12 @@ def python(*args):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kinds", "n"),
     [
         (["idx", "npz", "image"], 30),
-        # each with a network of 6 million weights
-        pytest.param(["weights", "run_state"], 6, marks=pytest.mark.slow),
+        (["weights", "run_state"], 6),  # each with a network of 6 million weights
     ],
 )
 def test_damaged_and_forged_files_load_or_end_in_one_line(kinds, n):

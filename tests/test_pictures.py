@@ -11,7 +11,7 @@ import zlib
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import environment
 from PIL import Image, ImageDraw, ImageOps
 
 from capsnet import memory, pictures
@@ -521,7 +521,7 @@ except DataError:
 """
     process = subprocess.run(
         [sys.executable, "-c", program, path],
-        cwd=ROOT,
+        env=environment(),
         capture_output=True,
         text=True,
         timeout=60,

@@ -114,6 +114,7 @@ def test_the_transformation_matrices_start_as_asked_for():
 # A run with a cosine
 
 
+@pytest.mark.slow
 def test_a_run_whose_rate_ends_at_zero_keeps_its_length(digits, tmp_path, capsys):
     flags = ["--recipe", "modern", "--epochs", "1", "--train_size", "40"]
     flags += ["--batch_size", "20", "--data_dir", digits, "--save_dir", tmp_path]

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, environment
 
 from capsnet import startup
 
@@ -18,12 +18,10 @@ MODULES += [f"experiments.{p.stem}" for p in (ROOT / "experiments").glob("[!_]*.
 
 def python(*arguments, closed):
     """Runs Python in a process of its own, which finds these descriptors closed."""
-    hidden = ("TF_CPP_MIN_LOG_LEVEL", "TF_FORCE_GPU_ALLOW_GROWTH")
     return subprocess.run(
         [sys.executable, *arguments],
-        env={k: v for k, v in os.environ.items() if k not in hidden},
+        env=environment(),
         preexec_fn=lambda: [os.close(descriptor) for descriptor in closed],
-        cwd=ROOT,
         capture_output=True,
         text=True,
         timeout=300,
@@ -55,6 +53,7 @@ with open(path, "w") as file:
 OTHERS = ["keras", "matplotlib.figure", "h5py", "PIL.Image"]
 
 
+@pytest.mark.slow
 @needs_proc
 def test_imports_change_nothing_outside_the_package(tmp_path):
     states = []
@@ -102,7 +101,7 @@ def test_scripts_let_tensorflow_take_memory_of_a_gpu_as_it_needs_it(monkeypatch,
 @needs_proc
 @pytest.mark.parametrize("closed", [[0, 1], [1, 2]])
 def test_a_script_without_standard_streams(closed):
-    done = python("capsulenet.py", "--digit", "10", closed=closed)
+    done = python(ROOT / "capsulenet.py", "--digit", "10", closed=closed)
     assert done.returncode == 2
     message = "capsulenet.py: error: --digit: expected 0 to 9, received 10\n"
     assert done.stdout + done.stderr == ("" if 2 in closed else message)
