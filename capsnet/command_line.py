@@ -198,7 +198,8 @@ def add_training_flags(parser: argparse.ArgumentParser, shift: bool = True) -> N
             type=number(0, 1),
             metavar="X",
             help="largest random shift, as a fraction of the side; in whole pixels, "
-            "unless images are turned, zoomed or sheared as well (default: 0.1)",
+            "unless images are turned, zoomed or sheared as well (default: 0.1; "
+            "modern: 0.07)",
         )
         group.add_argument(
             "--rotation",

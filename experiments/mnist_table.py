@@ -69,9 +69,15 @@ def run_trial(cell: str, trial: int, args: argparse.Namespace) -> int:
     Raises:
         DataError: If there is a log, but not the run state to go on from.
     """
+    recipe = RECIPES[args.recipe]
+    if recipe.lr_decay is None and args.epochs not in (None, recipe.epochs):
+        raise DataError(
+            f"--epochs: expected {recipe.epochs}, at the end of which the learning "
+            f"rate of --recipe {args.recipe} is zero, received {args.epochs}"
+        )
     row = row_name(cell, args)
     folder = os.path.join(args.save_dir, args.recipe, row, str(trial))
-    epochs = args.epochs or RECIPES[args.recipe].epochs
+    epochs = args.epochs or recipe.epochs
     state, _, model = (os.path.join(folder, name) for name in training.RUN_FILES)
     begun, found = os.path.exists(state), len(read_errors(folder))
     if found >= epochs and (os.path.exists(model) or not begun):
@@ -151,8 +157,10 @@ def make_rows(save_dir: str, epochs: int | None) -> list[dict]:
     rows = []
     for recipe, settings in RECIPES.items():
         n = epochs or settings.epochs
+        # A learning rate that ends at zero makes a part of a run no shorter run.
+        is_part = settings.lr_decay is None and n != settings.epochs
         for name, runs in read_runs(save_dir, recipe).items():
-            errors = [run[n - 1] for run in runs if len(run) >= n]
+            errors = [run[n - 1] for run in runs if len(run) >= n and not is_part]
             routings, reconstruction = CELLS[cell_of(name)] or ("", "")
             rows.append(
                 {

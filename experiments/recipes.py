@@ -7,8 +7,9 @@
 Each variant is trained on the first 55 000 training images of MNIST, and compared by
 the error and the margin loss on the last 5000 after the last epoch. The test images are
 not loaded. A run that was interrupted goes on with the same command. Writes to
-`--save_dir` the folders VARIANT/SEED with the runs' logs, and from these logs alone
-recipes.csv, recipes.md and recipes.png.
+`--save_dir`, in a folder for each number of epochs, since a learning rate that ends at
+zero makes runs of other lengths other runs: the folders VARIANT/SEED with the runs'
+logs, and from these logs alone recipes.csv, recipes.md and recipes.png.
 """
 
 if __name__ == "__main__":
@@ -55,11 +56,11 @@ class Variant:
     plain_epochs: int = 0
 
 
-NO_CHANGE = {"rotation": 0, "zoom": 0, "shear": 0}
+SHIFTS = {"rotation": 0, "zoom": 0, "shear": 0, "shift_fraction": 0.1}
 VARIANTS = {
     "modern": Variant("as it is"),
     "no_average": Variant("no average of the weights", {"ema": 0}),
-    "shift_only": Variant("whole pixels' shifts alone, up to 2", NO_CHANGE),
+    "shift_only": Variant("whole pixels' shifts alone, up to 2", SHIFTS),
     "reconstruction_7.84": Variant(
         "reconstruction weighs 7.84 instead of 0.392", {"lam_recon": 7.84}
     ),
@@ -83,7 +84,7 @@ VARIANTS = {
     "weak": Variant(
         "5 degrees, zoom and shear 0.05", {"rotation": 5, "zoom": 0.05, "shear": 0.05}
     ),
-    "unchanged": Variant("images as they are", {**NO_CHANGE, "shift_fraction": 0}),
+    "unchanged": Variant("images as they are", {**SHIFTS, "shift_fraction": 0}),
     "fading": Variant("shifts alone in the last epoch", plain_epochs=1),
     "divided": Variant(
         "primary capsules' convolution divided by 32", network={"primary_scale": 1 / 32}
@@ -94,7 +95,7 @@ VARIANTS = {
     ),
     "seed": Variant(
         "the recipe `seed`",
-        {"lr": 0.001, "lr_decay": 0.9, "warmup": 0, "ema": 0, **NO_CHANGE},
+        {"lr": 0.001, "lr_decay": 0.9, "warmup": 0, "ema": 0, **SHIFTS},
     ),
 }
 
@@ -291,14 +292,15 @@ def build_parser():
 
 def run(args) -> int:
     """Runs what is missing, and writes the table after each run."""
+    folder = os.path.join(args.save_dir, f"{args.epochs}_epochs")
     for seed in [] if args.table_only else args.seeds:
         for name in args.variants:
-            status = run_variant(name, seed, args.save_dir, args.epochs)
-            write_tables(args.save_dir, args.epochs)
+            status = run_variant(name, seed, folder, args.epochs)
+            write_tables(folder, args.epochs)
             if status:
                 return status
     if args.table_only:
-        write_tables(args.save_dir, args.epochs)
+        write_tables(folder, args.epochs)
     return 0
 
 

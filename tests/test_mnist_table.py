@@ -89,6 +89,17 @@ def test_a_log_that_is_none(log, tmp_path, capsys):
     assert "expected a number in test_accuracy" in error and error.count("\n") == 1
 
 
+def test_a_part_of_a_run_whose_rate_ends_at_zero_is_no_shorter_run(tmp_path, capsys):
+    write_log(tmp_path / "modern" / "v4" / "0", *[1.0] * 19, 0.5)
+    rows, _ = make_table(tmp_path)
+    assert rows["modern", "v4"]["errors"] == "0.50"
+    rows, _ = make_table(tmp_path, epochs=10)
+    assert rows["modern", "v4"]["trials"] == "0"
+    flags = ["--recipe", "modern", "--epochs", "10", "--save_dir", str(tmp_path)]
+    assert mnist_table.main(flags) == 2
+    assert "--epochs: expected 20, at the end of which" in capsys.readouterr().err
+
+
 def test_what_is_no_trial_is_left_alone(tmp_path):
     write_log(tmp_path / "seed" / "v4" / "0", 1)
     write_log(tmp_path / "seed" / "v4" / "notes", 5)

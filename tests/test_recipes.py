@@ -20,17 +20,17 @@ def settle(*flags):
 
 
 def test_recipes_settle_what_is_not_said(tmp_path):
-    names = ("epochs", "lr", "lr_decay", "ema", "rotation")
+    names = ("epochs", "lr", "lr_decay", "ema", "rotation", "shift_fraction")
 
     def settled(*flags):
         args = settle("--save_dir", tmp_path / "new", *flags)
         return tuple(getattr(args, name) for name in names)
 
-    assert settled() == (50, 0.001, 0.9, 0, 0)
-    assert settled("--recipe", "paper") == (640, 0.001, 0.96, 0, 0)
-    assert settled("--recipe", "modern") == (20, 0.002, None, 0.999, 10)
+    assert settled() == (50, 0.001, 0.9, 0, 0, 0.1)
+    assert settled("--recipe", "paper") == (640, 0.001, 0.96, 0, 0, 0.1)
+    assert settled("--recipe", "modern") == (20, 0.002, None, 0.999, 10, 0.07)
     changed = ["--epochs", 3, "--lr_decay", 0.5, "--ema", 0, "--rotation", 0]
-    assert settled("--recipe", "modern", *changed) == (3, 0.002, 0.5, 0, 0)
+    assert settled("--recipe", "modern", *changed) == (3, 0.002, 0.5, 0, 0, 0.07)
 
 
 def test_modern_grows_then_falls_to_zero_at_the_last_step():
@@ -130,7 +130,7 @@ def test_a_run_whose_rate_ends_at_zero_keeps_its_length(digits, tmp_path, capsys
 
 def test_the_study_compares_the_last_epoch_of_each_run(tmp_path):
     def write(variant, seed, *rows):
-        folder = tmp_path / variant / str(seed)
+        folder = tmp_path / "2_epochs" / variant / str(seed)
         folder.mkdir(parents=True)
         lines = [f"{i + 1},{a},{m}\n" for i, (a, m) in enumerate(rows)]
         header = "epoch,val_accuracy,val_margin_loss\n"
@@ -141,7 +141,7 @@ def test_the_study_compares_the_last_epoch_of_each_run(tmp_path):
     write("no_average", 0, (0.9, 0.1))  # not finished
     flags = ["--table_only", "--epochs", "2", "--save_dir", str(tmp_path)]
     assert recipes.main(flags) == 0
-    with open(tmp_path / "recipes.csv", newline="") as file:
+    with open(tmp_path / "2_epochs" / "recipes.csv", newline="") as file:
         rows = {row["variant"]: row for row in csv.DictReader(file)}
     modern = rows["modern"]
     assert (modern["runs"], modern["error"], modern["error_std"]) == (
@@ -151,7 +151,7 @@ def test_the_study_compares_the_last_epoch_of_each_run(tmp_path):
     )
     assert modern["margin_losses"] == "10.000 20.000"
     assert rows["no_average"]["runs"] == "0" and rows["no_average"]["error"] == ""
-    text = (tmp_path / "recipes.md").read_text()
+    text = (tmp_path / "2_epochs" / "recipes.md").read_text()
     assert "| modern | as it is | 2 | 1.500 (0.707) | 15.000 (7.071) |" in text
     assert "| no_average | no average of the weights | not run |  |  |" in text
 
@@ -168,6 +168,6 @@ def test_a_variant_is_trained_without_the_test_images(
     monkeypatch.setattr(recipes, "load_data", lambda: data)
     flags = ["--variants", variant, "--seeds", "0", "--epochs", "2"]
     assert recipes.main([*flags, "--save_dir", str(tmp_path)]) == 0
-    rows = recipes.read_log(tmp_path / variant / "0")
+    rows = recipes.read_log(tmp_path / "2_epochs" / variant / "0")
     assert len(rows) == 2 and not any("test" in column for column in rows[0])
-    assert (tmp_path / "recipes.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "2_epochs" / "recipes.png").read_bytes().startswith(b"\x89PNG")
