@@ -18,6 +18,7 @@ if __name__ == "__main__":
 
 import argparse
 import contextlib
+import dataclasses
 import hashlib
 import os
 import re
@@ -32,20 +33,25 @@ import keras
 import numpy as np
 
 import capsulenet
-from capsnet import command_line, training
-from capsnet.command_line import UsageError
-from capsnet.recipes import RECIPES
+from capsnet import command_line
+from capsnet.callbacks import DivergedError
+from capsnet.errors import UsageError
+from capsnet.flags import Parser
+from capsnet.interrupts import Interrupted
+from capsnet.options import Devices, Integer, Options, Training
+from capsnet.run_folder import STATE, RunFolder
 from capsnet.startup import quiet_start
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> Parser:
     """The command line of `capsulenet.py`, and what several devices need on top."""
     parser = capsulenet.build_parser(__doc__)
-    parser.set_defaults(drop_remainder=True)
+    parser.training["drop_remainder"] = True
     group = parser.add_argument_group("devices of this host")
     group.add_argument(
         "--gpus",
-        type=command_line.integer(1),
+        type=Integer(1),
+        default=None,
         metavar="N",
         help="number of devices (default: all GPUs found)",
     )
@@ -57,7 +63,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(  # in place of the one of a single device
         "--batch_size",
-        type=command_line.integer(1),
+        type=Training.kind_of("batch_size"),
         metavar="N",
         help="images in a step of all devices together, a multiple of their number; "
         "images left over at the end of an epoch, others in each, are not used "
@@ -71,26 +77,27 @@ def build_parser() -> argparse.ArgumentParser:
     )
     group.add_argument(
         "--coordinator",
+        default=None,
         metavar="HOST:PORT",
         help="name or address of host 0, and a free port of it",
     )
     group.add_argument(
         "--num_hosts",
-        type=command_line.integer(1),
+        type=Integer(1),
         default=1,
         metavar="N",
         help="number of hosts, each with as many devices",
     )
     group.add_argument(
         "--host_id",
-        type=command_line.integer(0),
+        type=Integer(),
         default=0,
         metavar="I",
         help="which of them this is, 0 to N - 1",
     )
     group.add_argument(
         "--timeout",
-        type=command_line.integer(1),
+        type=Integer(1),
         default=120,
         metavar="SECONDS",
         help="when to give up on a host that does not come up, or is heard no more",
@@ -98,13 +105,13 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def check_hosts(args: argparse.Namespace) -> None:
+def check_hosts(own: argparse.Namespace) -> None:
     """Finds what is wrong with the flags of several hosts.
 
     Raises:
         UsageError: If something is.
     """
-    if args.num_hosts == 1 and args.coordinator is None and args.host_id == 0:
+    if own.num_hosts == 1 and own.coordinator is None and own.host_id == 0:
         return
     backend = keras.backend.backend()
     if backend != "jax":
@@ -112,16 +119,16 @@ def check_hosts(args: argparse.Namespace) -> None:
             "several hosts need the JAX backend: set KERAS_BACKEND=jax, "
             f"received KERAS_BACKEND={backend}"
         )
-    if args.host_id >= args.num_hosts:
+    if own.host_id >= own.num_hosts:
         raise UsageError(
-            f"--host_id: expected less than --num_hosts {args.num_hosts}, "
-            f"received {args.host_id}"
+            f"--host_id: expected less than --num_hosts {own.num_hosts}, "
+            f"received {own.host_id}"
         )
-    host, _, port = (args.coordinator or "").rpartition(":")
+    host, _, port = (own.coordinator or "").rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
         raise UsageError(
             "--coordinator: expected HOST:PORT of host 0, "
-            f"received {args.coordinator or 'nothing'}"
+            f"received {own.coordinator or 'nothing'}"
         )
 
 
@@ -141,7 +148,7 @@ def use_cpus(n: int) -> None:
         jax.config.update("jax_num_cpu_devices", n)
 
 
-def meet_hosts(args: argparse.Namespace) -> None:
+def meet_hosts(own: argparse.Namespace, folder: RunFolder) -> None:
     """Waits for the other hosts; ends the process if they do not come up in time.
 
     Raises:
@@ -149,8 +156,8 @@ def meet_hosts(args: argparse.Namespace) -> None:
     """
     import jax
 
-    if args.host_id == 0:
-        port = int(args.coordinator.rpartition(":")[2])
+    if own.host_id == 0:
+        port = int(own.coordinator.rpartition(":")[2])
         try:
             socket.create_server(("", port)).close()
         except OSError as error:
@@ -158,22 +165,22 @@ def meet_hosts(args: argparse.Namespace) -> None:
                 f"--coordinator: expected a free port, received {port}: "
                 f"{error.strerror}"
             ) from error
-    print(f"Waiting for {args.num_hosts} hosts at {args.coordinator} ...", flush=True)
+    print(f"Waiting for {own.num_hosts} hosts at {own.coordinator} ...", flush=True)
     message = (
-        f"expected {args.num_hosts} hosts at {args.coordinator} within "
-        f"{args.timeout} s (--timeout), not all came up"
+        f"expected {own.num_hosts} hosts at {own.coordinator} within "
+        f"{own.timeout} s (--timeout), not all came up"
     )
     failures = []
 
     def connect():
         try:
             jax.distributed.initialize(
-                args.coordinator,
-                args.num_hosts,
-                args.host_id,
-                initialization_timeout=2 * args.timeout,
-                heartbeat_timeout_seconds=args.timeout,
-                shutdown_timeout_seconds=args.timeout,
+                own.coordinator,
+                own.num_hosts,
+                own.host_id,
+                initialization_timeout=2 * own.timeout,
+                heartbeat_timeout_seconds=own.timeout,
+                shutdown_timeout_seconds=own.timeout,
             )
         except Exception as error:
             failures.append(error)
@@ -183,9 +190,9 @@ def meet_hosts(args: argparse.Namespace) -> None:
     thread = threading.Thread(target=connect, daemon=True)
     thread.start()
     try:
-        thread.join(args.timeout)
-    except training.Interrupted as interrupt:
-        interrupt.explain(args)
+        thread.join(own.timeout)
+    except Interrupted as interrupt:
+        interrupt.explain(folder)
         end_process(str(interrupt), interrupt.status)
     if thread.is_alive():
         end_process(message, 1)
@@ -200,8 +207,12 @@ def end_process(message: str, status: int) -> None:
     os._exit(status)
 
 
-def find_devices(args: argparse.Namespace) -> list:
+def find_devices(kind: str, n: int | None) -> list:
     """The devices of this host to run on, as the backend names them.
+
+    Args:
+        kind: "cpu" or "gpu".
+        n: How many; None for all.
 
     Raises:
         UsageError: If there are fewer than asked for.
@@ -209,23 +220,23 @@ def find_devices(args: argparse.Namespace) -> list:
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
-        devices = tf.config.list_logical_devices(args.device.upper())
+        devices = tf.config.list_logical_devices(kind.upper())
         devices = [device.name for device in devices]
     else:
         import jax
 
-        devices = [d for d in jax.local_devices() if d.platform == args.device]
+        devices = [d for d in jax.local_devices() if d.platform == kind]
     if not devices:
         raise UsageError("found no GPU; to try it on the CPU: --gpus 2 --device cpu")
-    if (args.gpus or 1) > len(devices):
+    if (n or 1) > len(devices):
         raise UsageError(
             f"--gpus: expected at most {len(devices)}, the number of GPUs found, "
-            f"received {args.gpus}"
+            f"received {n}"
         )
-    return devices[: args.gpus]
+    return devices[:n]
 
 
-def check_agreement(args: argparse.Namespace) -> None:
+def check_agreement(options: Options, own: argparse.Namespace) -> None:
     """Makes sure that all hosts do the same.
 
     Raises:
@@ -233,8 +244,10 @@ def check_agreement(args: argparse.Namespace) -> None:
     """
     from jax.experimental import multihost_utils
 
-    own = {"host_id", "data_dir", "save_dir", "weights"}  # paths may differ
-    shared = sorted((k, v) for k, v in vars(args).items() if k not in own)
+    values = options.to_json()
+    del values["weights"], values["data"]["data_dir"]  # paths may differ
+    flags = {k: v for k, v in vars(own).items() if k != "host_id"}
+    shared = (values, options.mode, options.devices.count, flags)
     digest = hashlib.sha256(repr(shared).encode()).digest()
     with quiet_start():
         digests = multihost_utils.process_allgather(np.frombuffer(digest, "uint8"))
@@ -270,68 +283,73 @@ class DataParallelHosts(keras.distribution.DataParallel):
 
 
 @contextlib.contextmanager
-def one_writer(args: argparse.Namespace):
-    """Lets hosts other than the first one write to where nobody looks."""
-    if args.host_id == 0:
-        yield
+def one_writer(options: Options):
+    """Yields options with which all hosts but the first write to where nobody looks."""
+    if options.devices.host_id == 0:
+        yield options
         return
-    save_dir = args.save_dir
+    folder = options.folder
     with (
-        tempfile.TemporaryDirectory() as folder,
+        tempfile.TemporaryDirectory() as path,
         open(os.devnull, "w") as nowhere,
         contextlib.redirect_stdout(nowhere),
     ):
-        if args.resume:
-            shutil.copy(os.path.join(save_dir, training.RUN_STATE), folder)
-        args.save_dir = folder
+        if options.begun is not None:
+            shutil.copy(folder.file(STATE), path)
+        hidden = RunFolder(path, folder.results)
+        hidden.finished = folder.finished
         try:
-            yield
-        except training.DivergedError as error:  # it may name what is gone soon
-            message = str(error).replace(folder, save_dir)
-            raise training.DivergedError(message) from error
+            yield dataclasses.replace(options, folder=hidden)
+        except DivergedError as error:  # it may name what is gone soon
+            message = str(error).replace(path, folder.path)
+            raise DivergedError(message) from error
         finally:
-            args.save_dir = save_dir  # for messages
+            folder.finished = hidden.finished  # for messages
 
 
-def run_on_devices(args: argparse.Namespace) -> None:
+def run_on_devices(options: Options, own: argparse.Namespace) -> None:
     """Finds the devices of this host, and does on them what the command line says."""
     with quiet_start():
-        devices = find_devices(args)
-    args.devices = n = len(devices) * args.num_hosts
-    if args.batch_size is None:
-        args.batch_size = RECIPES[args.recipe].batch_size * n
-    if args.batch_size % n:
+        found = find_devices(own.device, own.gpus)
+    devices = Devices(
+        len(found) * own.num_hosts, own.num_hosts, own.host_id, own.device
+    )
+    training, n = options.training, devices.count
+    if "batch_size" not in options.given:
+        training = dataclasses.replace(training, batch_size=training.batch_size * n)
+    if training.batch_size % n:
         raise UsageError(
             f"--batch_size: expected a multiple of {n}, the number of devices, "
-            f"received {args.batch_size}"
+            f"received {training.batch_size}"
         )
-    if args.num_hosts > 1:
-        check_agreement(args)
-    with distribute(devices, args.num_hosts), one_writer(args):
-        capsulenet.run(args)
+    options = dataclasses.replace(options, training=training, devices=devices)
+    if devices.num_hosts > 1:
+        check_agreement(options, own)
+    with distribute(found, devices.num_hosts), one_writer(options) as options:
+        capsulenet.run(options, own)
 
 
-def run(args: argparse.Namespace) -> None:
+def run(options: Options, own: argparse.Namespace) -> None:
     """Does what the command line says, on several devices of one host or of several."""
-    check_hosts(args)
+    check_hosts(own)
     if keras.backend.backend() not in ("tensorflow", "jax"):
         raise UsageError(
             "several devices need KERAS_BACKEND=tensorflow or jax, "
             f"received KERAS_BACKEND={keras.backend.backend()}"
         )
-    if args.device == "cpu":
+    if own.device == "cpu":
         with quiet_start():
-            use_cpus(args.gpus or 1)
-    if args.num_hosts == 1:
-        run_on_devices(args)
+            use_cpus(own.gpus or 1)
+    if own.num_hosts == 1:
+        run_on_devices(options, own)
         return
-    meet_hosts(args)
+    meet_hosts(own, options.folder)
     try:
-        run_on_devices(args)
+        run_on_devices(options, own)
     except BrokenPipeError:
         end_process("the reader of the output has gone", 128 + command_line.PIPE)
-    except training.Interrupted as interrupt:
-        interrupt.explain(args)
+    except Interrupted as interrupt:
+        interrupt.explain(options.folder)
         end_process(str(interrupt), interrupt.status)
     except Exception as error:
         known = command_line.explain(error)

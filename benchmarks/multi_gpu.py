@@ -26,8 +26,10 @@ import capsulenet
 import capsulenet_multi_gpu
 from benchmarks import report
 from benchmarks.train_step import LAM_RECON, LR
-from capsnet import backend, command_line, datasets
+from capsnet import backend, datasets
 from capsnet.batches import ShiftedBatches
+from capsnet.errors import UsageError
+from capsnet.startup import quiet_start
 
 NONE = "none"  # one device without a strategy
 REPLICAS = (NONE, "1", "2", "4")
@@ -49,12 +51,10 @@ class EpochTimes(keras.callbacks.Callback):
 
 
 def find_devices(device: str, n: int) -> list:
-    flags = ["--device", device, "--gpus", str(n)]
-    args = capsulenet_multi_gpu.build_parser().parse_args(flags)
-    with capsulenet.quiet_start():
+    with quiet_start():
         if device == "cpu":
             capsulenet_multi_gpu.use_cpus(n)
-        return capsulenet_multi_gpu.find_devices(args)
+        return capsulenet_multi_gpu.find_devices(device, n)
 
 
 def measure(device: str, replicas: str) -> float:
@@ -109,7 +109,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.measure:
         try:
             print(measure(args.device, args.measure))
-        except command_line.UsageError as error:
+        except UsageError as error:
             parser.exit(2, f"{error}\n")
         return
     commit = report.find_commit()

@@ -1,12 +1,14 @@
-"""Every branch on the backend: devices, precision, compiler, optimizer, errors."""
+"""Every branch on the backend: devices, precision, compiler, gradients, errors."""
 
 import contextlib
 import functools
 import os
 import shutil
 import sys
+from collections.abc import Callable
 
 import keras
+import numpy as np
 from keras import ops
 
 
@@ -146,6 +148,64 @@ def _fused_step(adam, gradient, variable, learning_rate):
         epsilon=adam.epsilon,
         grad=gradient,
     )
+
+
+def input_gradient(model, loss: Callable, batch_size: int = 100) -> Callable:
+    """Compiles the gradient of a loss with respect to images.
+
+    Args:
+        model: A function of images that returns tensors (n, n_class), such as a Keras
+            model. Its weights may be taken for constants.
+        loss: A function of labels (n, n_class) and outputs; returns (n,), and a
+            sample's value depends on no other sample.
+        batch_size: Images that are computed at a time.
+
+    Returns:
+        A function of images and labels, float32 arrays of any number of samples, that
+        returns the model's outputs and the gradients, of the shape of the images.
+    """
+    name = keras.backend.backend()
+    if name == "tensorflow":
+        import tensorflow as tf
+
+        @tf.function(autograph=False)
+        def compute(images, labels):
+            with tf.GradientTape() as tape:
+                tape.watch(images)
+                outputs = model(images)
+                values = loss(labels, outputs)
+            return outputs, tape.gradient(values, images)
+
+    elif name == "jax":
+        import jax
+
+        def summed(images, labels):
+            outputs = model(images)
+            return ops.sum(loss(labels, outputs)), outputs
+
+        differentiate = jax.jit(jax.grad(summed, has_aux=True))
+
+        def compute(images, labels):
+            return differentiate(images, labels)[::-1]
+
+    else:
+        import torch
+
+        def compute(images, labels):
+            images.requires_grad_(True)
+            outputs = model(images)
+            values = loss(labels, outputs)
+            return outputs, torch.autograd.grad(values.sum(), images)[0]
+
+    def gradient(images, labels):
+        parts = []
+        for start in range(0, len(images), batch_size):
+            batch = [a[start : start + batch_size] for a in (images, labels)]
+            tensors = [ops.convert_to_tensor(a, "float32") for a in batch]
+            parts.append([ops.convert_to_numpy(t) for t in compute(*tensors)])
+        return tuple(np.concatenate(part) for part in zip(*parts))
+
+    return gradient
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -1,9 +1,13 @@
-"""What is wrong with data of any origin, in one line that a terminal can show."""
+"""What is wrong with arguments and data, in one line that a terminal can show."""
 
 import sys
 import unicodedata
 
 MAX_NAME = 255  # characters in the name of a class
+
+
+class UsageError(ValueError):
+    """Arguments that cannot work; the message is one line for the user."""
 
 
 class DataError(ValueError):

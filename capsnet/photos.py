@@ -5,7 +5,7 @@ import math
 import numpy as np
 from PIL import Image, ImageFilter
 
-from capsnet.pictures import resize
+from capsnet.pictures import fit_image, resize
 
 
 def border_brightness(images: np.ndarray) -> float:
@@ -68,6 +68,50 @@ WORK_SIDE = 320  # pixels; enough for a frame of 28 at any place in the photo
 # The width of a stroke as a part of the symbol's longest side: 2 pixels of 20. Most of
 # MNIST's digits are drawn with wider ones, and thin pens draw much finer ones.
 MIN_STROKE = 0.1
+
+
+def is_inverted(picture: np.ndarray, info: dict) -> bool:
+    """Whether a grey picture has a light border where training images have a dark one.
+
+    Or the other way round. Light and dark are meant within the picture's own range,
+    since the paper of a photo is seldom white.
+    """
+    expected = info["border_brightness"]
+    if picture.shape[-1] != 1 or 0.25 < expected < 0.75:
+        return False
+    low, high = np.percentile(picture, (1, 99))
+    border = border_brightness(picture[np.newaxis])
+    return bool(high > low and (border - low > high - border) != (expected > 0.5))
+
+
+def prepare_picture(picture: np.ndarray, info: dict, invert: str):
+    """Makes of a picture what the network was trained on.
+
+    If the model was trained on digits in MNIST's layout, the digit is cropped, scaled
+    and centred in the same way.
+
+    Args:
+        picture: An array of `read_image`.
+        info: What the model file says about itself.
+        invert: "yes", "no" or "auto".
+
+    Returns:
+        The image for the network, and a few words on what was done.
+    """
+    height, width, channels = info["input_shape"]
+    done = []
+    if invert == "yes" or (invert == "auto" and is_inverted(picture, info)):
+        picture = 1 - picture
+        done.append("inverted")
+    if picture.shape == (height, width, channels):
+        return picture, ", ".join(done)
+    if info["digit_box"]:
+        done.append(f"digit fitted into {info['digit_box']} pixels and centred")
+        image = prepare_digit(picture, height, width, info["digit_box"])
+    else:
+        done.append(f"fitted into {height} x {width}")
+        image = fit_image(picture, height, width)
+    return image, ", ".join(done)
 
 
 def prepare_digit(image: np.ndarray, height: int, width: int, box: int) -> np.ndarray:

@@ -4,6 +4,105 @@ import contextlib
 import csv
 import glob
 import os
+import tempfile
+
+from capsnet.errors import UsageError
+
+STATE, LOG, MODEL = "run_state.h5", "log.csv", "trained_model.h5"
+
+
+class RunFolder:
+    """The folder that a run writes to.
+
+    Args:
+        path: Where it is, or will be.
+        results: Names, or patterns, of the files that follow a training.
+        overwrite: Whether a training may replace an earlier one.
+
+    Attributes:
+        finished: Epochs of this run that are safe in its state.
+    """
+
+    def __init__(
+        self, path: str, results: tuple[str, ...] = (), overwrite: bool = False
+    ):
+        self.path = path
+        self.results = results
+        self.overwrite = overwrite
+        self.finished = 0
+
+    def file(self, name: str) -> str:
+        """The path of a file in it."""
+        return os.path.join(self.path, name)
+
+    def check_is_free(self) -> None:
+        """Finds out whether a training may begin here.
+
+        Raises:
+            UsageError: If there is another that is neither to go on nor to be replaced.
+        """
+        for name in (STATE, LOG, MODEL):
+            if not self.overwrite and os.path.lexists(self.file(name)):
+                raise UsageError(
+                    f"--save_dir: {self.path} holds a run already ({name}): --resume "
+                    "goes on with it, --overwrite replaces it"
+                )
+
+    def check_is_writable(self) -> None:
+        """Finds out whether files can be written here; leaves none.
+
+        Raises:
+            UsageError: If not.
+        """
+        folder = os.path.abspath(self.path)
+        # It will be created in the first that exists; on Windows a drive may miss.
+        while not os.path.lexists(folder) and folder != os.path.dirname(folder):
+            folder = os.path.dirname(folder)
+        try:
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            raise UsageError(
+                f"--save_dir: cannot write to {self.path}: {error.strerror}"
+            ) from error
+
+    @contextlib.contextmanager
+    def locked(self):
+        """Keeps other runs out, until the block or the process ends.
+
+        Raises:
+            OSError: If another process has the lock, or there are no locks.
+        """
+        with open(self.file(".lock"), "ab") as file:  # hidden and empty, it stays
+            try:
+                if os.name == "posix":
+                    import fcntl
+
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                else:
+                    import msvcrt
+
+                    msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+            except (BlockingIOError, PermissionError) as error:
+                raise BlockingIOError(
+                    f"{self.path}: another run is at work here"
+                ) from error
+            yield
+
+    def remove_leftovers(self) -> None:
+        """Removes the temporary files of a process that was killed, once locked."""
+        for name in (STATE, LOG, MODEL, "log.png", *self.results):
+            self._remove(f".[0-9]*.{name}")
+
+    def remove_earlier_run(self) -> None:
+        """Removes what an earlier run left, but for its state."""
+        # The log at last: without it, `training.restore` goes on here.
+        for name in (*self.results, "log.png", MODEL, LOG):
+            self._remove(name)
+
+    def _remove(self, pattern: str) -> None:
+        for path in glob.glob(os.path.join(glob.escape(self.path), pattern)):
+            os.remove(path)
 
 
 @contextlib.contextmanager
@@ -44,43 +143,6 @@ def _sync_folder(folder: str) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-
-
-def remove_leftovers(folder: str, names: tuple[str, ...]) -> None:
-    """Removes the temporary files of a process that was killed.
-
-    Args:
-        folder: A folder that is locked.
-        names: Names of files, or patterns, that are written by who holds the lock.
-    """
-    for name in names:
-        for path in glob.glob(os.path.join(glob.escape(folder), f".[0-9]*.{name}")):
-            os.remove(path)
-
-
-@contextlib.contextmanager
-def lock_folder(folder: str):
-    """Keeps other runs out of a folder, until the block or the process ends.
-
-    Args:
-        folder: An existing folder; a hidden empty file stays there.
-
-    Raises:
-        OSError: If another process has the lock, or there are no locks.
-    """
-    with open(os.path.join(folder, ".lock"), "ab") as file:
-        try:
-            if os.name == "posix":
-                import fcntl
-
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            else:
-                import msvcrt
-
-                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-        except (BlockingIOError, PermissionError) as error:
-            raise BlockingIOError(f"{folder}: another run is at work here") from error
-        yield
 
 
 def write_csv(path: str, rows: list[dict]) -> None:

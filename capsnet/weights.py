@@ -15,8 +15,9 @@ import keras
 import numpy as np
 
 from capsnet import run_folder
-from capsnet.errors import is_class_name
+from capsnet.errors import UsageError, is_class_name
 from capsnet.memory import check_memory
+from capsnet.options import RECIPE_NAMES
 
 FORMAT_VERSION = 2
 _ATTRIBUTE = "capsnet"  # holds the version and, in version 1, the info
@@ -335,7 +336,7 @@ _INFO_CHECKS = {
         and all(isinstance(name, str) and is_class_name(name) for name in v)
     ),
     "routings": lambda v: _is_int(v, 1, 100),
-    "recipe": lambda v: v in ("seed", "modern", "paper"),
+    "recipe": lambda v: v in RECIPE_NAMES,
     "dataset": lambda v: isinstance(v, str) and len(v) <= _LONGEST_PATH,
     "image_size": lambda v: v is None or _is_sizes(v, 2),
     "grayscale": lambda v: type(v) is bool,
@@ -343,6 +344,23 @@ _INFO_CHECKS = {
     "border_brightness": _is_number,
     "digit_box": lambda v: v is None or _is_int(v, 1, 10_000),
 }
+
+
+def check_export(folder: str) -> None:
+    """Finds what would keep a model from being exported to a folder.
+
+    Raises:
+        UsageError: If something does.
+    """
+    if keras.backend.backend() != "tensorflow":
+        raise UsageError(
+            "--export needs KERAS_BACKEND=tensorflow, "
+            f"received KERAS_BACKEND={keras.backend.backend()}"
+        )
+    if os.path.lexists(folder) and not (
+        os.path.isdir(folder) and not os.listdir(folder)
+    ):
+        raise UsageError(f"--export: expected a new or empty folder, received {folder}")
 
 
 def export_model(model: keras.Model, folder: str) -> None:

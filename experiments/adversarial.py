@@ -46,170 +46,39 @@ if __name__ == "__main__":
 import argparse
 import os
 import sys
-from collections.abc import Callable
 
 import keras
 import numpy as np
-from keras import ops
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 
 import capsulenet
 import utils
-from capsnet import command_line, datasets, run_folder
-from capsnet.training import predict
+from capsnet import command_line, datasets, flags, run_folder
+from capsnet.backend import input_gradient
+from capsnet.errors import UsageError
+from capsnet.flags import Parser
+from capsnet.options import Integer, Number, Options
+from capsnet.predict import predict
 from capsnet.weights import load_weights
-from capsulenet import UsageError, margin_loss
+from capsulenet import margin_loss
+from experiments.attacks import gap, log_odds, sign_attack, target_length, walk
 from experiments.baseline import Baseline
 
+EPSILONS = (0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3)
 FOLDER = os.path.join("result", "adversarial")
 # For each attack, the flags that it has, and their defaults.
 FLAGS = {
     "walk": {"source": None, "target": None, "step_size": 0.2, "max_steps": 300},
-    "fgsm": {"epsilons": None, "count": 10000, "baseline": None},
-    "iterative": {"epsilons": None, "count": 1000, "baseline": None, "steps": 10},
+    "fgsm": {"epsilons": EPSILONS, "count": 10000, "baseline": None},
+    "iterative": {"epsilons": EPSILONS, "count": 1000, "baseline": None, "steps": 10},
 }
-EPSILONS = (0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3)
 MAX_CLASSES = 20  # of a grid of all pairs
 
 
-def input_gradient(model, loss: Callable, batch_size: int = 100) -> Callable:
-    """Compiles the gradient of a loss with respect to images.
-
-    Args:
-        model: A function of images that returns tensors (n, n_class), such as a Keras
-            model. Its weights may be taken for constants.
-        loss: A function of labels (n, n_class) and outputs; returns (n,), and a
-            sample's value depends on no other sample.
-        batch_size: Images that are computed at a time.
-
-    Returns:
-        A function of images and labels, float32 arrays of any number of samples, that
-        returns the model's outputs and the gradients, of the shape of the images.
-    """
-    backend = keras.backend.backend()
-    if backend == "tensorflow":
-        import tensorflow as tf
-
-        @tf.function(autograph=False)
-        def compute(images, labels):
-            with tf.GradientTape() as tape:
-                tape.watch(images)
-                outputs = model(images)
-                values = loss(labels, outputs)
-            return outputs, tape.gradient(values, images)
-
-    elif backend == "jax":
-        import jax
-
-        def summed(images, labels):
-            outputs = model(images)
-            return ops.sum(loss(labels, outputs)), outputs
-
-        differentiate = jax.jit(jax.grad(summed, has_aux=True))
-
-        def compute(images, labels):
-            return differentiate(images, labels)[::-1]
-
-    else:
-        import torch
-
-        def compute(images, labels):
-            images.requires_grad_(True)
-            outputs = model(images)
-            values = loss(labels, outputs)
-            return outputs, torch.autograd.grad(values.sum(), images)[0]
-
-    def gradient(images, labels):
-        parts = []
-        for start in range(0, len(images), batch_size):
-            batch = [a[start : start + batch_size] for a in (images, labels)]
-            tensors = [ops.convert_to_tensor(a, "float32") for a in batch]
-            parts.append([ops.convert_to_numpy(t) for t in compute(*tensors)])
-        return tuple(np.concatenate(part) for part in zip(*parts))
-
-    return gradient
-
-
-def target_length(y_true, lengths):
-    """The length of the capsule of a class that is given as one-hot labels."""
-    return ops.sum(y_true * lengths, axis=-1)
-
-
-def gap(y_true, lengths):
-    """How much longer the longest capsule of a wrong class is than the right one."""
-    # Lengths are below 1, so that the right one minus 2 is never the longest.
-    return ops.max(lengths - 2 * y_true, axis=-1) - target_length(y_true, lengths)
-
-
-def log_odds(y_true, probabilities):
-    """The logarithm of the odds of all wrong classes; it grows with the cross-entropy.
-
-    `-log(p)` has no gradient in float32 where p is rounded to 1; here the small
-    probabilities of the wrong classes are summed instead.
-    """
-    right = ops.sum(y_true * probabilities, axis=-1)
-    wrong = ops.sum((1 - y_true) * probabilities, axis=-1)
-    return ops.log(ops.maximum(wrong, 1e-37)) - ops.log(ops.maximum(right, 1e-37))
-
-
-def walk(gradient: Callable, images, labels, step_size: float, max_steps: int):
-    """Changes images step by step until a network says what it is to say.
-
-    Args:
-        gradient: Of `input_gradient`, for a value that is to grow.
-        images: Shape (n, height, width, channels), in [0, 1].
-        labels: What the network is to say of each, one-hot, shape (n, n_class).
-        step_size: Euclidean norm of a step, before it is clipped to [0, 1].
-        max_steps: Where a walk that does not get there ends.
-
-    Returns:
-        The changed images, the number of steps of each, and the network's last outputs.
-    """
-    images = images.copy()
-    steps = np.zeros(len(images), int)
-    while True:
-        outputs, g = gradient(images, labels)
-        going = (outputs.argmax(1) != labels.argmax(1)) & (steps < max_steps)
-        if not going.any():
-            return images, steps, outputs
-        # Most of MNIST's pixels are at a bound: only those that can move may count.
-        g = np.where((images <= 0) & (g < 0) | (images >= 1) & (g > 0), 0, g)
-        norm = np.sqrt(np.sum(np.square(g, dtype="float64"), axis=(1, 2, 3)))
-        scale = step_size / np.maximum(norm, 1e-30)
-        moved = images + scale[:, None, None, None] * g
-        # Those that are there stay in the batch, which keeps its compiled shape.
-        images[going] = np.clip(moved[going], 0, 1)
-        steps += going
-
-
-def sign_attack(gradient: Callable, images, labels, epsilon, steps: int, first):
-    """The basic iterative method; with one step the fast gradient sign method.
-
-    Args:
-        gradient: Of `input_gradient`, for a loss.
-        images: Shape (n, height, width, channels), in [0, 1].
-        labels: Their classes, one-hot, shape (n, n_class).
-        epsilon: Largest change of a pixel.
-        steps: Number of steps.
-        first: The gradient at these images.
-
-    Returns:
-        The changed images.
-    """
-    # In this order, rounding takes no pixel out of [0, 1].
-    low, high = np.maximum(images - epsilon, 0), np.minimum(images + epsilon, 1)
-    step_size = np.float32(2.5 * epsilon / steps)
-    changed = images
-    for step in range(steps):
-        g = gradient(changed, labels)[1] if step else first
-        changed = np.clip(changed + step_size * np.sign(g), low, high)
-    return changed
-
-
 def choose_starts(
-    network, data: datasets.Dataset, sources: list[int], args: argparse.Namespace
+    network: keras.Model, data: datasets.Dataset, sources: list[int]
 ) -> dict[int, int]:
     """The first test image of each class that the network recognises, by its index.
 
@@ -222,7 +91,7 @@ def choose_starts(
         of_class = np.flatnonzero(y.argmax(1) == source)
         if not len(of_class):
             raise UsageError(f"there is no test image of class {names[source]}")
-        (lengths,) = predict(network, [x[of_class]], args)
+        (lengths,) = predict(network, [x[of_class]])
         right = lengths.argmax(1) == source
         if not right.any():
             print(
@@ -232,18 +101,30 @@ def choose_starts(
     return starts
 
 
-def run_walk(network, data: datasets.Dataset, args: argparse.Namespace) -> None:
-    """Walks from one class to another, or from each to each; draws what came out."""
+def run_walk(
+    network: keras.Model,
+    data: datasets.Dataset,
+    pair: tuple[int, int] | None,
+    own: argparse.Namespace,
+    options: Options,
+) -> None:
+    """Walks from one class to another, or from each to each; draws what came out.
+
+    Args:
+        network: Images -> lengths of the class capsules.
+        data: Of which the test images are taken.
+        pair: Indices of the two classes; None for all pairs.
+        own: The flags of the attack.
+        options: Batch size, and where to write.
+    """
     x, names = data.test[0], data.class_names
-    pairs = [(args.source, args.target)]
-    if args.source is None:
-        classes = range(len(names))
-        pairs = [(a, b) for a in classes for b in classes if a != b]
-    start = choose_starts(network, data, sorted({a for a, _ in pairs}), args)
+    classes = range(len(names))
+    pairs = [pair] if pair else [(a, b) for a in classes for b in classes if a != b]
+    start = choose_starts(network, data, sorted({a for a, _ in pairs}))
     indices = [start[a] for a, _ in pairs]
     labels = np.eye(len(names), dtype="float32")[[b for _, b in pairs]]
-    gradient = input_gradient(network, target_length, args.batch_size)
-    results = walk(gradient, x[indices], labels, args.step_size, args.max_steps)
+    gradient = input_gradient(network, target_length, options.training.batch_size)
+    results = walk(gradient, x[indices], labels, own.step_size, own.max_steps)
     rows = []
     for (a, b), i, image, steps, lengths in zip(pairs, indices, *results):
         change = np.abs(image.astype("float64") - x[i])
@@ -263,17 +144,17 @@ def run_walk(network, data: datasets.Dataset, args: argparse.Namespace) -> None:
             f"{names[a]} to {names[b]}: {outcome} {steps} steps, summed change "
             f"{row['summed_change']:.1f}, largest {row['linf']:.2f}"
         )
-    name = "walk" if args.source is None else f"walk-{args.source}-{args.target}"
-    path = os.path.join(args.save_dir, f"{name}.png")
+    name = f"walk-{pair[0]}-{pair[1]}" if pair else "walk"
+    path = options.folder.file(f"{name}.png")
     with run_folder.replace_file(path) as temporary:
-        if args.source is None:
-            firsts = x[[start[source] for source in classes]]
-            plot_grid(firsts, results[0], rows, names, temporary)
-        else:
+        if pair:
             (changed, _, lengths), (row,) = results, rows
             plot_pair(x[indices[0]], changed[0], lengths[0], row, names, temporary)
+        else:
+            firsts = x[[start[source] for source in classes]]
+            plot_grid(firsts, results[0], rows, names, temporary)
     print("Wrote", path)
-    path = os.path.join(args.save_dir, f"{name}.csv")
+    path = options.folder.file(f"{name}.csv")
     run_folder.write_csv(path, rows)
     print("Wrote", path)
 
@@ -371,16 +252,24 @@ def plot_grid(firsts, changed, rows: list[dict], names, path: str) -> None:
     figure.savefig(path, dpi=utils.DPI)
 
 
-def run_signs(network, data: datasets.Dataset, baseline, args) -> None:
+def run_signs(
+    network: keras.Model,
+    data: datasets.Dataset,
+    baseline: keras.Model | None,
+    own: argparse.Namespace,
+    options: Options,
+) -> None:
     """Attacks the networks at all epsilons; draws the accuracy over epsilon.
 
     Args:
-        network: A Keras model, images -> lengths of the class capsules.
-        data: A `datasets.Dataset`, of which the test images are taken.
-        baseline: A Keras model, images -> probabilities of the classes; or None.
-        args: The parsed command line.
+        network: Images -> lengths of the class capsules.
+        data: Of which the test images are taken.
+        baseline: Images -> probabilities of the classes; or None.
+        own: The flags of the attack.
+        options: Batch size, and where to write.
     """
-    x, y = (a[: args.count] for a in data.test)
+    batch_size = options.training.batch_size
+    x, y = (a[: own.count] for a in data.test)
     attacks = [
         ("CapsNet", "margin loss", network, margin_loss),
         ("CapsNet", "gap", network, gap),
@@ -390,34 +279,34 @@ def run_signs(network, data: datasets.Dataset, baseline, args) -> None:
         print("Without --baseline: CapsNet alone")
     rows = []
     for name, loss_name, model, loss in attacks[: 3 if baseline is not None else 2]:
-        gradient = input_gradient(model, loss, args.batch_size)
+        gradient = input_gradient(model, loss, batch_size)
         _, first = gradient(x, y)
         flat = float(np.mean(~first.any(axis=(1, 2, 3))))
         print(f"{name}, {loss_name}: flat at {100 * flat:.1f} % of {len(x)} images")
-        for epsilon in args.epsilons:
-            changed = sign_attack(gradient, x, y, epsilon, args.steps, first)
-            (outputs,) = predict(model, [changed], args)
+        for epsilon in sorted({*own.epsilons}):
+            changed = sign_attack(gradient, x, y, epsilon, own.steps, first)
+            (outputs,) = predict(model, [changed], batch_size)
             accuracy = float(np.mean(outputs.argmax(1) == y.argmax(1)))
             rows.append(
                 {
                     "network": name,
                     "loss": loss_name,
                     "epsilon": epsilon,
-                    "steps": args.steps,
+                    "steps": own.steps,
                     "images": len(x),
                     "flat": round(flat, 4),
                     "accuracy": round(accuracy, 4),
                 }
             )
             print(f"{name}, {loss_name}: epsilon {epsilon:g}, accuracy {accuracy:.4f}")
-    path = os.path.join(args.save_dir, f"{args.attack}.png")
+    path = options.folder.file(f"{own.attack}.png")
     title = "Fast gradient sign method"
-    if args.attack == "iterative":
-        title = f"Basic iterative method, {args.steps} steps"
+    if own.attack == "iterative":
+        title = f"Basic iterative method, {own.steps} steps"
     with run_folder.replace_file(path) as temporary:
         plot_curves(rows, f"{title}, {len(x)} test images", temporary)
     print("Wrote", path)
-    path = os.path.join(args.save_dir, f"{args.attack}.csv")
+    path = options.folder.file(f"{own.attack}.csv")
     run_folder.write_csv(path, rows)
     print("Wrote", path)
 
@@ -455,69 +344,72 @@ def load_baseline(data: datasets.Dataset, path: str) -> keras.Model:
     return model
 
 
-def settle_flags(args: argparse.Namespace) -> None:
-    """Fills in the defaults of the attack's flags.
+def settle_flags(own: argparse.Namespace) -> argparse.Namespace:
+    """The flags of the attack, with its defaults for those that were not given.
 
     Raises:
         UsageError: If there are flags of another attack, or one class without another.
     """
-    flags = FLAGS[args.attack]
-    for name in sorted({name for others in FLAGS.values() for name in others}):
-        if name not in flags and getattr(args, name) is not None:
-            raise UsageError(f"--{name} has no effect with --attack {args.attack}")
-    for name, default in flags.items():
-        if getattr(args, name) is None:
-            setattr(args, name, default)
-    if args.attack == "walk":
-        if (args.source is None) != (args.target is None):
-            raise UsageError("expected --source and --target, or neither of them")
-        return
-    args.epsilons = sorted({*(args.epsilons or EPSILONS)})
-    args.steps = args.steps or 1
+    given, defaults = vars(own), FLAGS[own.attack]
+    for name in sorted(given.keys() - defaults.keys() - {"attack"}):
+        raise UsageError(f"--{name} has no effect with --attack {own.attack}")
+    if ("source" in given) != ("target" in given):
+        raise UsageError("expected --source and --target, or neither of them")
+    steps = {"steps": 1} if own.attack == "fgsm" else {}
+    return argparse.Namespace(**steps | defaults | given)
 
 
-def settle_classes(names: list[str], args: argparse.Namespace) -> None:
-    """Makes indices of the classes of a walk.
+def find_pair(
+    names: list[str], source: str | None, target: str | None
+) -> tuple[int, int] | None:
+    """Indices of the classes of a walk; None for all pairs.
+
+    Args:
+        names: A name for each class.
+        source: Name or index of the class to start from, or None.
+        target: That of the class to arrive at.
 
     Raises:
         UsageError: If there is no such class, or there are too many for a grid.
     """
-    if args.source is None:
+    if source is None:
         if len(names) > MAX_CLASSES:
             raise UsageError(
                 f"expected --source and --target, as all pairs of {len(names)} classes "
                 f"are too many for a picture (more than {MAX_CLASSES} classes)"
             )
-        return
-    args.source = command_line.find_class(args.source, names, "--source")
-    args.target = command_line.find_class(args.target, names, "--target")
-    if args.source == args.target:
+        return None
+    a = command_line.find_class(source, names, "--source")
+    b = command_line.find_class(target, names, "--target")
+    if a == b:
         raise UsageError(
-            f"--target: expected another class than --source, received {args.target}"
+            f"--target: expected another class than --source, received {target}"
         )
+    return a, b
 
 
-def run(args: argparse.Namespace) -> None:
+def run(options: Options, own: argparse.Namespace) -> None:
     """Does what the command line says."""
-    settle_flags(args)
-    capsulenet.prepare_backend(args)
-    data = capsulenet.load_data(args)
-    if args.attack == "walk":
-        settle_classes(data.class_names, args)
-    train_model, eval_model, _ = capsulenet.load_models(data, args)
+    own = settle_flags(own)
+    command_line.prepare_backend(options.training)
+    data = command_line.load_data(options)
+    if own.attack == "walk":
+        pair = find_pair(data.class_names, own.source, own.target)
+    train_model, eval_model, _ = capsulenet.load_models(data, options)
     network = keras.Model(eval_model.input, eval_model.outputs[0])  # no decoder
-    baseline = load_baseline(data, args.baseline) if args.baseline else None
-    name = f"CapsNet, routings {args.routings}"
-    with command_line.begin(name, train_model, data, args):
-        if args.attack == "walk":
-            run_walk(network, data, args)
-        else:
-            run_signs(network, data, baseline, args)
+    name = f"CapsNet, routings {options.training.routings}"
+    if own.attack == "walk":
+        with command_line.begin(name, train_model, data, options):
+            run_walk(network, data, pair, own, options)
+        return
+    baseline = load_baseline(data, own.baseline) if own.baseline else None
+    with command_line.begin(name, train_model, data, options):
+        run_signs(network, data, baseline, own, options)
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> Parser:
     """The command line."""
-    parser = capsulenet.build_study_parser(__doc__, FOLDER)
+    parser = flags.build_study_parser(__doc__, FOLDER, capsulenet.PRETRAINED)
     parser.add_argument(
         "--attack",
         choices=tuple(FLAGS),
@@ -536,34 +428,34 @@ def build_parser() -> argparse.ArgumentParser:
     )
     group.add_argument(
         "--step_size",
-        type=command_line.number(0.0001),
+        type=Number(0.0001),
         metavar="X",
         help=f"Euclidean norm of a step (default: {FLAGS['walk']['step_size']})",
     )
     group.add_argument(
         "--max_steps",
-        type=command_line.integer(1),
+        type=Integer(1),
         metavar="N",
         help=f"where a walk is given up (default: {FLAGS['walk']['max_steps']})",
     )
     group = parser.add_argument_group("--attack fgsm, --attack iterative")
     group.add_argument(
         "--epsilons",
-        type=command_line.number(0, 1),
+        type=Number(0, 1),
         nargs="+",
         metavar="X",
         help=f"largest changes of a pixel (default: {' '.join(map(str, EPSILONS))})",
     )
     group.add_argument(
         "--count",
-        type=command_line.integer(1),
+        type=Integer(1),
         metavar="N",
         help="attack the first N test images (default: 10000 with fgsm, 1000 with "
         "iterative)",
     )
     group.add_argument(
         "--steps",
-        type=command_line.integer(1),
+        type=Integer(1),
         metavar="N",
         help="steps of iterative (default: 10)",
     )

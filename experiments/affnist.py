@@ -33,10 +33,12 @@ from PIL import Image
 
 import capsulenet
 import utils
-from capsnet import array_files, command_line, datasets, run_folder, training
+from capsnet import array_files, command_line, datasets, run_folder
 from capsnet.batches import Pair, shift
+from capsnet.flags import Parser
 from capsnet.memory import check_memory
-from capsnet.recipes import RECIPES
+from capsnet.options import Integer, Options, Training
+from capsnet.predict import predict
 from capsnet.weights import load_weights
 from capsulelayers import FastConv2D
 from experiments import baseline, digits
@@ -257,20 +259,22 @@ def unpacked_size(path: Path) -> int:
     return total
 
 
-def find_files(args: argparse.Namespace) -> list[Path]:
-    """The files of affNIST in `args.data_dir`, 1.mat before 10.mat."""
-    if args.data_dir is None:
+def find_files(folder: str | None) -> list[Path]:
+    """The files of affNIST in a folder, 1.mat before 10.mat."""
+    if folder is None:
         return []
-    files = Path(args.data_dir).glob("*.mat")
+    files = Path(folder).glob("*.mat")
     return sorted(files, key=lambda file: (len(file.name), file.name))
 
 
-def load_data(
-    args: argparse.Namespace,
-) -> tuple[datasets.Dataset, Pair]:
+def load_data(options: Options, repetitions: int) -> tuple[datasets.Dataset, Pair]:
     """Loads MNIST with a margin around the digits, what is tested placed at random.
 
     `--data_dir` may hold MNIST's files, affNIST's, or both.
+
+    Args:
+        options: Of the run.
+        repetitions: As of `iterate_affnist`.
 
     Returns:
         The data, of which the further test, "affnist" or "synthetic", is what
@@ -279,7 +283,8 @@ def load_data(
     Raises:
         datasets.DataError: If it is something else.
     """
-    folder, files = args.data_dir, find_files(args)
+    folder = options.data.data_dir
+    files = find_files(folder)
     if folder is not None and not array_files.is_in_folder(Path(folder)):
         if not files:
             raise datasets.DataError(
@@ -291,23 +296,26 @@ def load_data(
     test_digits = data.test
     for path in files:  # what is wrong with one shows before hours of training
         read_affnist(path)
-    first = next(iterate_affnist(test_digits, args))
+    first = next(iterate_affnist(test_digits, files, repetitions))
     data = digits.pad(data, MARGIN)
-    command_line.check_data(data, args)
-    data = place_held_out(data, 0 if args.testing else args.validation_size)
+    command_line.check_data(data, options)
+    held_out = options.training.validation_size if options.mode == "train" else 0
+    data = place_held_out(data, held_out)
     more_tests = {"affnist" if files else "synthetic": first}
     return dataclasses.replace(data, more_tests=more_tests), test_digits
 
 
-def iterate_affnist(test_digits: Pair, args: argparse.Namespace) -> Iterator[Pair]:
+def iterate_affnist(
+    test_digits: Pair, files: list[Path], repetitions: int
+) -> Iterator[Pair]:
     """Yields affNIST's test in parts, or our synthetic one: images, one-hot labels.
 
     Args:
         test_digits: MNIST's, images and labels.
-        args: The parsed command line.
+        files: Of affNIST.
+        repetitions: Images for each digit in the synthetic set, where there are none.
     """
     x, y = test_digits
-    files = find_files(args)
     for path in files:
         images, labels = read_affnist(path)
         for start in range(0, len(images), len(x)):
@@ -315,7 +323,7 @@ def iterate_affnist(test_digits: Pair, args: argparse.Namespace) -> Iterator[Pai
             identity = np.eye(y.shape[1], dtype="float32")
             yield np.divide(images[part], 255, dtype="float32"), identity[labels[part]]
     if not files:
-        for repetition in range(args.repetitions):
+        for repetition in range(repetitions):
             yield synthesize(x, repetition), y
 
 
@@ -323,7 +331,8 @@ def test(
     network: keras.Model,
     data: datasets.Dataset,
     test_digits: Pair,
-    args: argparse.Namespace,
+    repetitions: int,
+    options: Options,
 ) -> None:
     """Prints the accuracies, writes test.csv, draws affnist.png.
 
@@ -331,16 +340,18 @@ def test(
         network: Images -> lengths or probabilities of the classes.
         data: Of `load_data`.
         test_digits: Of `load_data`.
-        args: The parsed command line.
+        repetitions: As of `iterate_affnist`.
+        options: Of the run.
     """
     x, y = data.test
-    placed = 100 * np.mean(classify(network, x, args) == y.argmax(axis=1))
-    real = bool(find_files(args))
+    placed = 100 * np.mean(classify(network, x, options) == y.argmax(axis=1))
+    files = find_files(options.data.data_dir)
+    real = bool(files)
     right = []
-    for images, labels in iterate_affnist(test_digits, args):
-        truth, said = labels.argmax(axis=1), classify(network, images, args)
+    for images, labels in iterate_affnist(test_digits, files, repetitions):
+        truth, said = labels.argmax(axis=1), classify(network, images, options)
         if not right:
-            path = os.path.join(args.save_dir, "affnist.png")
+            path = options.folder.file("affnist.png")
             with run_folder.replace_file(path) as temporary:
                 plot_sheet(images, truth, said, real, temporary)
         right.append(said == truth)
@@ -350,20 +361,20 @@ def test(
     print(f"Test acc: {100 * right.mean():.2f} % of {len(right)} images of {name}")
     print("Wrote", path)
     row = {
-        "network": args.network,
+        "network": options.training.network,
         "placed_accuracy": round(placed, 4),
         "set": "affNIST" if real else "synthetic",
         "images": len(right),
         "accuracy": round(100 * right.mean(), 4),
     }
-    path = os.path.join(args.save_dir, "test.csv")
+    path = options.folder.file("test.csv")
     run_folder.write_csv(path, [row])
     print("Wrote", path)
 
 
-def classify(network: keras.Model, x: np.ndarray, args: argparse.Namespace):
+def classify(network: keras.Model, x: np.ndarray, options: Options) -> np.ndarray:
     """The class of each image."""
-    (outputs,) = training.predict(network, [x], args)
+    (outputs,) = predict(network, [x], options.training.batch_size, options.devices)
     return outputs.argmax(axis=1)
 
 
@@ -393,28 +404,35 @@ def plot_sheet(images, truth, said, real: bool, path: str) -> None:
     figure.savefig(path, dpi=utils.DPI)
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> Parser:
     """The command line."""
-    folder = os.path.join("result", "affnist")
-    parser = digits.build_parser(__doc__, ("capsnet", "cnn"), folder)
+    parser = digits.build_parser(
+        __doc__,
+        os.path.join("result", "affnist"),
+        ("test.csv", "affnist.png"),
+        ("capsnet", "cnn"),
+        MARGIN,
+        validation_size=HELD_OUT,
+        stop_at=STOP_AT,
+    )
     group = parser.add_argument_group("affNIST")
     group.add_argument(
         "--validation_size",
-        type=command_line.integer(1),
-        default=HELD_OUT,
+        type=Integer(1),
         metavar="N",
-        help="hold out the last N training images, to know when to stop",
+        help="hold out the last N training images, to know when to stop "
+        f"(default: {HELD_OUT})",
     )
     group.add_argument(
         "--stop_at",
-        type=command_line.number(0, 1),
-        default=STOP_AT,
+        type=Training.kind_of("stop_at"),
         metavar="X",
-        help="end the training after the epoch that classifies this part of them",
+        help="end the training after the epoch that classifies this part of them "
+        f"(default: {STOP_AT})",
     )
     group.add_argument(
         "--repetitions",
-        type=command_line.integer(1),
+        type=Integer(1),
         default=1,
         metavar="N",
         help="images for each test digit in the synthetic set; affNIST has 32",
@@ -425,33 +443,30 @@ def build_parser() -> argparse.ArgumentParser:
         help="folder with affNIST's test, *.mat, with MNIST's files, or with both "
         "(default: the synthetic set; MNIST as in capsulenet.py)",
     )
-    written = ("test.csv", "affnist.png")
-    command_line.remember_run(parser, "repetitions", results=written)
-    digits.settle(parser, MARGIN)
     return parser
 
 
-def run(args: argparse.Namespace) -> None:
+def run(options: Options, own: argparse.Namespace) -> None:
     """Does what the command line says."""
-    capsulenet.prepare_backend(args)
-    data, test_digits = load_data(args)
+    command_line.prepare_backend(options.training)
+    data, test_digits = load_data(options, own.repetitions)
     x, y = data.test
-    shape, n_class = x.shape[1:], y.shape[1]
-    if args.network == "cnn":
+    shape, n_class, settings = x.shape[1:], y.shape[1], options.training
+    if settings.network == "cnn":
         title, train = "CNN with pooling", baseline.train
         model = network = TraditionalCNN(shape, n_class)
     else:
-        title, train = f"CapsNet, routings {args.routings}", capsulenet.train
+        title, train = f"CapsNet, routings {settings.routings}", capsulenet.train
         model, whole, _ = capsulenet.CapsNet(
-            shape, n_class, args.routings, **RECIPES[args.recipe].network
+            shape, n_class, settings.routings, architecture=settings.architecture
         )
         network = keras.Model(whole.input, whole.outputs[0])  # no decoder
-    if args.weights is not None and not args.resume:
-        load_weights(model, args.weights)
-    with command_line.begin(f"{title}, placed digits", model, data, args):
-        if not args.testing:
-            train(model, data, args, args.stop_at)
-        test(network, data, test_digits, args)
+    if options.weights is not None and options.begun is None:
+        load_weights(model, options.weights)
+    with command_line.begin(f"{title}, placed digits", model, data, options):
+        if options.mode == "train":
+            train(model, data, options)
+        test(network, data, test_digits, own.repetitions, options)
 
 
 if __name__ == "__main__":

@@ -22,8 +22,12 @@ import keras
 from keras import layers
 
 import capsulenet
-from capsnet import command_line, datasets, training
+from capsnet import command_line, datasets, flags, training
 from capsnet.batches import ShiftedBatches
+from capsnet.flags import Parser
+from capsnet.options import Options
+from capsnet.predict import predict
+from capsnet.task import Task, accuracy
 from capsnet.weights import load_weights
 from capsulelayers import FastConv2D
 
@@ -76,51 +80,48 @@ class Batches(ShiftedBatches):
         return x, y
 
 
-TASK = training.Task(
+# What its run says of capsules.
+WITHOUT_CAPSULES = {"network": "baseline", "routings": 1, "lam_recon": 0.0}
+TASK = Task(
     losses={"loss": keras.losses.categorical_crossentropy},
     loss_weights=(1.0,),
-    metrics={"accuracy": training.accuracy},
+    metrics={"accuracy": accuracy},
     batches=Batches,
     arrange=lambda x, y: ([x], [y]),
 )
 
 
-def train(
-    model: keras.Model,
-    data: datasets.Dataset,
-    args: argparse.Namespace,
-    stop_at: float | None = None,
-) -> None:
+def train(model: keras.Model, data: datasets.Dataset, options: Options) -> None:
     """Trains a model of class probabilities as `capsulenet.train` trains a CapsNet."""
-    info = capsulenet.model_info(data, args)
-    training.train(model, data, TASK, info, args, stop_at)
+    info = capsulenet.model_info(data, options)
+    training.train(model, data, TASK, info, options)
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = command_line.new_parser(__doc__)
-    group, _ = command_line.add_modes(parser)
-    command_line.add_weights_flag(group)
-    command_line.add_training_flags(parser)
-    command_line.add_data_flags(parser, os.path.join("result", "baseline"))
-    command_line.remember_run(parser)
-    # What only a CapsNet has.
-    parser.set_defaults(predict=None, export=None, digit=None)
-    parser.set_defaults(routings=1, lam_recon=0.0)
+def build_parser() -> Parser:
+    """The command line."""
+    folder = os.path.join("result", "baseline")
+    parser = Parser(__doc__, folder, training=WITHOUT_CAPSULES)
+    group, _ = flags.add_modes(parser)
+    flags.add_weights_flag(group)
+    flags.add_training_flags(parser)
+    flags.add_data_flags(parser)
     return parser
 
 
-def run(args: argparse.Namespace) -> None:
+def run(options: Options, own: argparse.Namespace) -> None:
     """Does what the command line says."""
-    capsulenet.prepare_backend(args)
-    data = capsulenet.load_data(args)
+    command_line.prepare_backend(options.training)
+    data = command_line.load_data(options)
     x, y = data.test
     model = Baseline(x.shape[1:], y.shape[1])
-    if args.weights is not None and not args.resume:
-        load_weights(model, args.weights)
-    with command_line.begin("baseline CNN", model, data, args):
-        if not args.testing:
-            train(model, data, args)
-        result = TASK.evaluate(training.predict(model, [x], args), [y])
+    if options.weights is not None and options.begun is None:
+        load_weights(model, options.weights)
+    with command_line.begin("baseline CNN", model, data, options):
+        if options.mode == "train":
+            train(model, data, options)
+        batch_size = options.training.batch_size
+        outputs = predict(model, [x], batch_size, options.devices)
+        result = TASK.evaluate(outputs, [y])
         print(f"Test error: {100 * (1 - result['accuracy']):.2f} %")
 
 

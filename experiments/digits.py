@@ -1,10 +1,9 @@
 """What the studies that put MNIST's digits into larger images share."""
 
-import argparse
-
 import numpy as np
 
-from capsnet import command_line, datasets
+from capsnet import datasets, flags
+from capsnet.flags import Parser
 from capsnet.mnist import SIDE
 
 
@@ -37,47 +36,34 @@ def pad(data: datasets.Dataset, margin: int) -> datasets.Dataset:
 
 
 def build_parser(
-    doc: str, networks: tuple[str, ...], save_dir: str
-) -> argparse.ArgumentParser:
+    doc: str,
+    save_dir: str,
+    results: tuple[str, ...],
+    networks: tuple[str, ...],
+    margin: int,
+    **training,
+) -> Parser:
     """The flags that these studies have in common.
 
     Args:
         doc: The study's docstring: what it does, and examples.
-        networks: What can be trained; the first one is the default.
         save_dir: Where it writes to.
+        results: The files that follow a training.
+        networks: What can be trained; the first one is the default.
+        margin: Pixels around a digit, and its largest shift.
+        training: What else the study sets in `Training`.
     """
-    parser = command_line.new_parser(doc)
-    group, _ = command_line.add_modes(parser)
-    command_line.add_weights_flag(group)
+    moves = {"shift_fraction": margin / (SIDE + 2 * margin)}
+    moves |= {"rotation": 0.0, "zoom": 0.0, "shear": 0.0}
+    parser = Parser(doc, save_dir, results, moves | training)
+    group, _ = flags.add_modes(parser)
+    flags.add_weights_flag(group)
     group.add_argument(
         "--network",
         choices=networks,
-        default=networks[0],
-        help="what to train or test",
+        help=f"what to train or test (default: {networks[0]})",
     )
-    command_line.add_network_flags(parser)
-    command_line.add_training_flags(parser, shift=False)
-    command_line.add_file_flags(parser, save_dir)
+    flags.add_network_flags(parser)
+    flags.add_training_flags(parser, shift=False)
+    flags.add_file_flags(parser)
     return parser
-
-
-def settle(parser: argparse.ArgumentParser, margin: int) -> None:
-    """Sets what the flags of other data would say; call it after `remember_run`.
-
-    Args:
-        parser: The study's parser.
-        margin: Pixels around a digit, and its largest shift.
-    """
-    parser.set_defaults(
-        dataset="mnist",
-        image_size=None,
-        grayscale=False,
-        test_fraction=None,
-        shift_fraction=margin / (SIDE + 2 * margin),
-        rotation=0.0,
-        zoom=0.0,
-        shear=0.0,
-        predict=None,
-        export=None,
-        digit=None,
-    )

@@ -23,6 +23,7 @@ if __name__ == "__main__":
 
 import argparse
 import csv
+import dataclasses
 import logging
 import os
 import sys
@@ -33,9 +34,13 @@ from matplotlib.figure import Figure
 
 import capsulenet
 import utils
-from capsnet import command_line, run_folder, training
+from capsnet import command_line, run_folder
 from capsnet.errors import DataError
+from capsnet.flags import Parser
+from capsnet.interrupts import Interrupted
+from capsnet.options import Data, Integer, Number, Options, Training
 from capsnet.recipes import RECIPES
+from capsnet.run_folder import RunFolder
 from experiments import baseline
 
 # Flags of each cell, routing and reconstruction; None is the baseline.
@@ -63,54 +68,71 @@ KERAS_SEED = {
 }
 
 
-def run_trial(cell: str, trial: int, args: argparse.Namespace) -> int:
-    """Trains a cell of the table, or goes on with it; returns the exit status.
+def run_trial(cell: str, trial: int, own: argparse.Namespace) -> None:
+    """Trains a cell of the table, or goes on with it.
 
     Raises:
         DataError: If there is a log, but not the run state to go on from.
     """
-    recipe = RECIPES[args.recipe]
-    if recipe.lr_decay is None and args.epochs not in (None, recipe.epochs):
-        raise DataError(
-            f"--epochs: expected {recipe.epochs}, at the end of which the learning "
-            f"rate of --recipe {args.recipe} is zero, received {args.epochs}"
-        )
-    row = row_name(cell, args)
-    folder = os.path.join(args.save_dir, args.recipe, row, str(trial))
-    epochs = args.epochs or recipe.epochs
-    state, _, model = (os.path.join(folder, name) for name in training.RUN_FILES)
-    begun, found = os.path.exists(state), len(read_errors(folder))
+    training = make_training(cell, trial, own)
+    name, epochs = row_name(cell, own), training.epochs
+    path = os.path.join(own.save_dir, own.recipe, name, str(trial))
+    results = () if cell == "baseline" else capsulenet.RESULTS
+    folder = RunFolder(path, results)
+    begun = os.path.exists(folder.file(run_folder.STATE))
+    model, found = folder.file(run_folder.MODEL), len(read_errors(path))
     if found >= epochs and (os.path.exists(model) or not begun):
-        print(f"{row}, trial {trial}: {epochs} epochs are in {folder}")
-        return 0
+        print(f"{name}, trial {trial}: {epochs} epochs are in {path}")
+        return
     if found and not begun:
         raise DataError(
-            f"{folder}: expected {training.RUN_STATE}, to go on after the {found} "
+            f"{path}: expected {run_folder.STATE}, to go on after the {found} "
             "epochs of log.csv, found none; give another --save_dir"
         )
-    argv = ["--resume"] if begun else []
-    argv += ["--epochs", str(max(epochs, found)), "--save_dir", folder]
-    argv += ["--seed", str(trial), "--recipe", args.recipe]
-    argv += ["--precision", args.precision]
-    argv += ["--data_dir", args.data_dir] if args.data_dir is not None else []
-    argv += ["--ema", str(args.ema)] if args.ema is not None else []
-    if cell != "baseline":
-        routings, reconstruction = CELLS[cell]
-        argv += ["--routings", str(routings)]
-        argv += [] if reconstruction else ["--lam_recon", "0"]
-    print(f"\n{row}, trial {trial}: {' '.join(argv)}")
-    script = baseline if cell == "baseline" else capsulenet
+    training = dataclasses.replace(training, epochs=max(epochs, found))
+    options = Options(folder, training=training, data=Data(data_dir=own.data_dir))
+    if begun:
+        options = command_line.go_on(
+            command_line.read_begun(folder), command_line.of_run(options)
+        )
+    print(f"\n{name}, trial {trial}, in {path}")
     keras.backend.clear_session()
     # It takes one run's functions for those of the last one, and warns of many.
     logging.getLogger("tensorflow").setLevel("ERROR")
-    return command_line.main(argv, script.build_parser, script.run)
+    with command_line.explained(options):
+        script = baseline if cell == "baseline" else capsulenet
+        script.run(options, argparse.Namespace(digit=None))
 
 
-def row_name(cell: str, args: argparse.Namespace) -> str:
+def make_training(cell: str, trial: int, own: argparse.Namespace) -> Training:
+    """How a cell is trained.
+
+    Raises:
+        DataError: If the recipe cannot be trained for so many epochs.
+    """
+    recipe = RECIPES[own.recipe]
+    if recipe.lr_decay is None and own.epochs not in (None, recipe.epochs):
+        raise DataError(
+            f"--epochs: expected {recipe.epochs}, at the end of which the learning "
+            f"rate of --recipe {own.recipe} is zero, received {own.epochs}"
+        )
+    numbers = {"epochs": own.epochs or recipe.epochs, "seed": trial}
+    numbers["precision"] = own.precision
+    if own.ema is not None:
+        numbers["ema"] = own.ema
+    if cell == "baseline":
+        numbers |= baseline.WITHOUT_CAPSULES
+    else:
+        numbers["routings"], reconstruction = CELLS[cell]
+        numbers |= {} if reconstruction else {"lam_recon": 0.0}
+    return dataclasses.replace(recipe, **numbers)
+
+
+def row_name(cell: str, own: argparse.Namespace) -> str:
     """A row of the table: moving averages and other precisions are apart."""
     parts = [cell]
-    parts += [f"ema{args.ema:g}"] if args.ema is not None else []
-    parts += [args.precision] if args.precision != "float32" else []
+    parts += [f"ema{own.ema:g}"] if own.ema is not None else []
+    parts += [own.precision] if own.precision != "float32" else []
     return "-".join(parts)
 
 
@@ -224,19 +246,19 @@ def plot_errors(runs: dict[str, list[list[float]]], title: str, path: str) -> No
     figure.savefig(path, dpi=utils.DPI)
 
 
-def write_table(args: argparse.Namespace) -> None:
+def write_table(own: argparse.Namespace) -> None:
     """Writes table.csv, table.md and the figures from the logs."""
-    os.makedirs(args.save_dir, exist_ok=True)
-    rows = make_rows(args.save_dir, args.epochs)
-    name = f"table_{args.epochs}_epochs" if args.epochs else "table"
-    written = [os.path.join(args.save_dir, name + end) for end in (".csv", ".md")]
+    os.makedirs(own.save_dir, exist_ok=True)
+    rows = make_rows(own.save_dir, own.epochs)
+    name = f"table_{own.epochs}_epochs" if own.epochs else "table"
+    written = [os.path.join(own.save_dir, name + end) for end in (".csv", ".md")]
     run_folder.write_csv(written[0], rows)
     with run_folder.replace_file(written[1]) as path, open(path, "w") as file:
-        file.write(to_markdown(rows, args.epochs))
+        file.write(to_markdown(rows, own.epochs))
     for recipe in RECIPES:
-        runs = read_runs(args.save_dir, recipe)
+        runs = read_runs(own.save_dir, recipe)
         if any(errors for trials in runs.values() for errors in trials):
-            written.append(os.path.join(args.save_dir, f"errors_{recipe}.png"))
+            written.append(os.path.join(own.save_dir, f"errors_{recipe}.png"))
             with run_folder.replace_file(written[-1]) as path:
                 plot_errors(runs, f"MNIST, recipe {recipe}", path)
     print()
@@ -244,18 +266,20 @@ def write_table(args: argparse.Namespace) -> None:
         print("Wrote", path)
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = command_line.new_parser(__doc__)
+def build_parser() -> Parser:
+    """The command line."""
+    parser = Parser(__doc__)
     add = parser.add_argument
     add(
         "--epochs",
-        type=command_line.integer(1),
+        type=Integer(1),
+        default=None,
         metavar="N",
         help="of each run, and of the table (default: the recipe's, 50 or 640)",
     )
     add(
         "--trials",
-        type=command_line.integer(0),
+        type=Integer(),
         default=3,
         metavar="N",
         help="runs of each cell, with the seeds 0 to N - 1",
@@ -275,7 +299,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add(
         "--ema",
-        type=command_line.number(0, 1),
+        type=Number(0, 1),
+        default=None,
         metavar="X",
         help="as of capsulenet.py; makes rows of their own",
     )
@@ -287,6 +312,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add(
         "--data_dir",
+        default=None,
         metavar="DIR",
         help="as of capsulenet.py",
     )
@@ -299,19 +325,19 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def run(args: argparse.Namespace) -> int:
+def run(own: argparse.Namespace) -> None:
     """Runs what is missing, trial by trial, and writes the table after each."""
-    for trial in range(args.trials):
-        for cell in args.cells:
-            status = run_trial(cell, trial, args)
-            write_table(args)
-            if status > 128:  # by a signal
+    for trial in range(own.trials):
+        for cell in own.cells:
+            try:
+                run_trial(cell, trial, own)
+            except Interrupted:
                 print("The same command goes on after the last finished epoch.")
-            if status:
-                return status
-    if not args.trials:
-        write_table(args)
-    return 0
+                raise
+            finally:
+                write_table(own)
+    if not own.trials:
+        write_table(own)
 
 
 def main(argv: list[str] | None = None) -> int:

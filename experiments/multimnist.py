@@ -32,7 +32,10 @@ import capsulenet
 import utils
 from capsnet import command_line, datasets, run_folder, training
 from capsnet.batches import ShiftedBatches, shift
-from capsnet.recipes import RECIPES
+from capsnet.flags import Parser
+from capsnet.options import Integer, Options, Training
+from capsnet.predict import predict
+from capsnet.task import Task
 from capsnet.weights import load_weights
 from capsulelayers import FastConv2D
 from experiments import digits
@@ -165,11 +168,11 @@ METRICS = {"accuracy": both_right, "one_right": one_right}
 
 
 def make_network(
-    input_shape, n_class: int, args: argparse.Namespace
-) -> tuple[str, keras.Model, training.Task]:
-    """Title, model and task of the network that the arguments name."""
-    if args.network == "baseline":
-        task = training.Task(
+    input_shape: tuple[int, int, int], n_class: int, settings: Training
+) -> tuple[str, keras.Model, Task]:
+    """Title, model and task of the network that is to be trained."""
+    if settings.network == "baseline":
+        task = Task(
             losses={"loss": keras.losses.binary_crossentropy},
             loss_weights=(1.0,),
             metrics=METRICS,
@@ -180,17 +183,18 @@ def make_network(
     model = capsulenet.CapsNet(
         input_shape,
         n_class,
-        args.routings,
+        settings.routings,
         objects=2,
-        **RECIPES[args.recipe].network,
+        architecture=settings.architecture,
     )[0]
     # the error of both digits is summed
+    lam_recon = settings.reconstruction_weight(input_shape)
     task = dataclasses.replace(
-        capsulenet.task(2 * args.lam_recon, Pairs),
+        capsulenet.task(2 * lam_recon, Pairs),
         metrics=METRICS,
         arrange=partial(make_test, Pairs),
     )
-    return f"CapsNet, routings {args.routings}", model, task
+    return f"CapsNet, routings {settings.routings}", model, task
 
 
 def make_test(
@@ -206,35 +210,40 @@ def make_test(
 
 def test(
     model: keras.Model,
-    task: training.Task,
+    task: Task,
     data: datasets.Dataset,
-    args: argparse.Namespace,
+    pairs: int,
+    options: Options,
 ) -> np.ndarray:
-    """Prints the error over `args.pairs` pairs for each test digit; writes test.csv.
+    """Prints the error over so many pairs for each test digit; writes test.csv.
 
     Returns:
         The lengths, or the baseline's outputs, for the first pair of each digit.
     """
     results = []
-    for repetition in range(args.pairs):
+    for repetition in range(pairs):
         inputs, targets = make_test(task.batches, *data.test, repetition)
-        outputs = training.predict(model, inputs, args)
+        outputs = predict(model, inputs, options.training.batch_size, options.devices)
         results.append(task.evaluate(outputs, targets))
         if repetition == 0:
             first = outputs[0]
-    n = args.pairs * len(data.test[0])
+    n = pairs * len(data.test[0])
     both, one = (np.mean([r[k] for r in results]) for k in ("accuracy", "one_right"))
     print(f"Test error: {100 * (1 - both):.2f} % of {n} pairs")
     print(f"At least one right: {100 * one:.2f} %")
-    path = os.path.join(args.save_dir, "test.csv")
-    row = {"network": args.network, "pairs": n, "error": round(100 * (1 - both), 4)}
+    path = options.folder.file("test.csv")
+    row = {
+        "network": options.training.network,
+        "pairs": n,
+        "error": round(100 * (1 - both), 4),
+    }
     run_folder.write_csv(path, [{**row, "one_right": round(100 * one, 4)}])
     print("Wrote", path)
     return first
 
 
 def draw_sheets(
-    model: keras.Model, data: datasets.Dataset, lengths, args: argparse.Namespace
+    model: keras.Model, data: datasets.Dataset, lengths: np.ndarray, folder: str
 ) -> None:
     """Draws figure 5 of the paper: right ones, wrong ones, and classes not there.
 
@@ -242,7 +251,7 @@ def draw_sheets(
         model: The train model of a CapsNet.
         data: The padded data.
         lengths: What `test` returns.
-        args: The parsed command line.
+        folder: Where to write.
     """
     (images, first, second), (y, _) = make_test(Pairs, *data.test)
     said = np.argsort(lengths, axis=1)[:, -2:]
@@ -266,8 +275,8 @@ def draw_sheets(
         if not len(index):
             continue
         labels = [identity[classes[index, i]] for i in (0, 1)]
-        _, decoded = training.predict(model, [images[index], *labels], args)
-        path = os.path.join(args.save_dir, f"{name}.png")
+        _, decoded = predict(model, [images[index], *labels])
+        path = os.path.join(folder, f"{name}.png")
         named = [[data.class_names[c] for c in pair] for pair in truth[index]]
         drawn = [[data.class_names[c] for c in pair] for pair in classes[index]]
         with run_folder.replace_file(path) as temporary:
@@ -306,16 +315,16 @@ def plot_sheet(images, decoded, truth, drawn, title: str, path: str) -> None:
     figure.savefig(path, dpi=150)
 
 
-def check_classes(data: datasets.Dataset, args: argparse.Namespace) -> None:
+def check_classes(data: datasets.Dataset, options: Options) -> None:
     """Finds out whether there are digits of different classes to pair.
 
     Raises:
         datasets.DataError: If a set has one class alone.
     """
     sets = {"test": data.test}
-    if not args.testing:
+    if options.mode == "train":
         sets["training"], validation = datasets.split(
-            *data.train, args.train_size, args.validation_size
+            *data.train, options.training.train_size, options.training.validation_size
         )
         if validation:
             sets["validation"] = validation
@@ -327,41 +336,40 @@ def check_classes(data: datasets.Dataset, args: argparse.Namespace) -> None:
             )
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> Parser:
     """The command line."""
     folder = os.path.join("result", "multimnist")
-    parser = digits.build_parser(__doc__, ("capsnet", "baseline"), folder)
+    written = ("test.csv", "right.png", "wrong.png", "forced.png")
+    networks = ("capsnet", "baseline")
+    parser = digits.build_parser(__doc__, folder, written, networks, MARGIN)
     parser.add_argument_group("MultiMNIST").add_argument(
         "--pairs",
-        type=command_line.integer(1),
+        type=Integer(1),
         default=1,
         metavar="N",
         help="pairs for each test digit in the test at the end; the paper's 10 million "
         "are 1000",
     )
-    written = ("test.csv", "right.png", "wrong.png", "forced.png")
-    command_line.remember_run(parser, "pairs", results=written)
-    digits.settle(parser, MARGIN)
     return parser
 
 
-def run(args: argparse.Namespace) -> None:
+def run(options: Options, own: argparse.Namespace) -> None:
     """Does what the command line says."""
-    capsulenet.prepare_backend(args)
-    data = digits.pad(digits.load_digits(args.data_dir), MARGIN)
-    command_line.check_data(data, args)
-    check_classes(data, args)
+    command_line.prepare_backend(options.training)
+    data = digits.pad(digits.load_digits(options.data.data_dir), MARGIN)
+    command_line.check_data(data, options)
+    check_classes(data, options)
     x, y = data.test
-    title, model, task = make_network(x.shape[1:], y.shape[1], args)
-    if args.weights is not None and not args.resume:
-        load_weights(model, args.weights)
-    with command_line.begin(f"{title}, two digits", model, data, args):
-        if not args.testing:
-            info = capsulenet.model_info(data, args)
-            training.train(model, data, task, info, args)
-        lengths = test(model, task, data, args)
-        if args.network == "capsnet":
-            draw_sheets(model, data, lengths, args)
+    title, model, task = make_network(x.shape[1:], y.shape[1], options.training)
+    if options.weights is not None and options.begun is None:
+        load_weights(model, options.weights)
+    with command_line.begin(f"{title}, two digits", model, data, options):
+        if options.mode == "train":
+            info = capsulenet.model_info(data, options)
+            training.train(model, data, task, info, options)
+        lengths = test(model, task, data, own.pairs, options)
+        if options.training.network == "capsnet":
+            draw_sheets(model, data, lengths, options.folder.path)
 
 
 if __name__ == "__main__":

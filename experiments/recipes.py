@@ -17,6 +17,7 @@ if __name__ == "__main__":
 
     startup.begin()
 
+import argparse
 import csv
 import dataclasses
 import logging
@@ -30,10 +31,16 @@ from matplotlib.figure import Figure
 
 import capsulenet
 import utils
-from capsnet import command_line, datasets, run_folder, training
+from capsnet import command_line, datasets, run_folder
+from capsnet.architecture import PAPER, Architecture
 from capsnet.augmentation import Affine
 from capsnet.batches import ShiftedBatches
 from capsnet.errors import DataError
+from capsnet.flags import Parser
+from capsnet.options import Integer, Options
+from capsnet.recipes import RECIPES
+from capsnet.run_folder import STATE, RunFolder
+from capsnet.training import train
 
 HELD_OUT = 5000
 FOLDER = os.path.join("result", "recipes")
@@ -45,18 +52,18 @@ class Variant:
 
     Attributes:
         what: In words.
-        flags: Of capsulenet.py.
-        network: Arguments of `CapsNet`.
+        changes: Of the numbers of `options.Training`.
+        architecture: Of the CapsNet.
         plain_epochs: Last epochs with shifts alone.
     """
 
     what: str
-    flags: dict = dataclasses.field(default_factory=dict)
-    network: dict = dataclasses.field(default_factory=dict)
+    changes: dict = dataclasses.field(default_factory=dict)
+    architecture: Architecture = PAPER
     plain_epochs: int = 0
 
 
-SHIFTS = {"rotation": 0, "zoom": 0, "shear": 0, "shift_fraction": 0.1}
+SHIFTS = {"rotation": 0.0, "zoom": 0.0, "shear": 0.0, "shift_fraction": 0.1}
 VARIANTS = {
     "modern": Variant("as it is"),
     "no_average": Variant("no average of the weights", {"ema": 0}),
@@ -66,7 +73,7 @@ VARIANTS = {
     ),
     "W_0.0027": Variant(
         "transformation matrices start at 0.0027 instead of 0.1",
-        network={"transformation_stddev": 0.0027},
+        architecture=Architecture(transformation_stddev=0.0027),
     ),
     "lr_0.001": Variant("largest learning rate 0.001 instead of 0.002", {"lr": 0.001}),
     "strong": Variant(
@@ -74,10 +81,12 @@ VARIANTS = {
     ),
     "decay_0.9": Variant("0.9 an epoch instead of the cosine", {"lr_decay": 0.9}),
     "W_0.03": Variant(
-        "transformation matrices start at 0.03", network={"transformation_stddev": 0.03}
+        "transformation matrices start at 0.03",
+        architecture=Architecture(transformation_stddev=0.03),
     ),
     "W_0.01": Variant(
-        "transformation matrices start at 0.01", network={"transformation_stddev": 0.01}
+        "transformation matrices start at 0.01",
+        architecture=Architecture(transformation_stddev=0.01),
     ),
     "no_warmup": Variant("no warm-up", {"warmup": 0}),
     "batch_50": Variant("batches of 50, rate 0.001", {"batch_size": 50, "lr": 0.001}),
@@ -87,11 +96,12 @@ VARIANTS = {
     "unchanged": Variant("images as they are", {**SHIFTS, "shift_fraction": 0}),
     "fading": Variant("shifts alone in the last epoch", plain_epochs=1),
     "divided": Variant(
-        "primary capsules' convolution divided by 32", network={"primary_scale": 1 / 32}
+        "primary capsules' convolution divided by 32",
+        architecture=Architecture(primary_scale=1 / 32),
     ),
     "biases": Variant(
         "biases of 0.1, also in the routing",
-        network={"bias": 0.1, "routing_bias": True},
+        architecture=Architecture(bias=0.1, routing_bias=True),
     ),
     "seed": Variant(
         "the recipe `seed`",
@@ -121,38 +131,46 @@ class FadingBatches(ShiftedBatches):
         self.affine = affine
 
 
-def run_variant(name: str, seed: int, save_dir: str, epochs: int) -> int:
-    """Trains a variant, or goes on with it; returns the exit status."""
+def run_variant(name: str, seed: int, save_dir: str, epochs: int) -> None:
+    """Trains a variant, or goes on with it."""
     variant = VARIANTS[name]
-    folder = os.path.join(save_dir, name, str(seed))
-    if len(read_log(folder)) >= epochs:
-        print(f"{name}, seed {seed}: {epochs} epochs are in {folder}")
-        return 0
-    flags = {"recipe": "modern", "epochs": epochs, "seed": seed, "save_dir": folder}
-    flags |= {"validation_size": HELD_OUT, **variant.flags}
-    argv = [f"--{key}={value}" for key, value in flags.items()]
-    if os.path.exists(os.path.join(folder, training.RUN_STATE)):
-        argv.append("--resume")
+    folder = RunFolder(os.path.join(save_dir, name, str(seed)))
+    if len(read_log(folder.path)) >= epochs:
+        print(f"{name}, seed {seed}: {epochs} epochs are in {folder.path}")
+        return
+    numbers = {"epochs": epochs, "seed": seed, "validation_size": HELD_OUT}
+    training = dataclasses.replace(RECIPES["modern"], **numbers | variant.changes)
+    options = Options(folder, training=training)
+    if os.path.exists(folder.file(STATE)):
+        options = command_line.go_on(
+            command_line.read_begun(folder), command_line.of_run(options)
+        )
     print(f"\n{name}, seed {seed}: {variant.what}")
-
-    def run(args) -> None:
-        capsulenet.prepare_backend(args)
-        data = load_data()
-        command_line.check_data(data, args)
-        kind = ShiftedBatches
-        if variant.plain_epochs:
-            plain_from = args.epochs - variant.plain_epochs
-            kind = type("Fading", (FadingBatches,), {"plain_from": plain_from})
-        shape, n_class = data.train[0].shape[1:], data.train[1].shape[1]
-        model = capsulenet.CapsNet(shape, n_class, args.routings, **variant.network)[0]
-        with command_line.begin(f"CapsNet, {name}", model, data, args):
-            task = capsulenet.task(args.lam_recon, kind)
-            info = capsulenet.model_info(data, args)
-            training.train(model, data, task, info, args)
-
     keras.backend.clear_session()
     logging.getLogger("tensorflow").setLevel("ERROR")  # it warns of many runs
-    return command_line.main(argv, capsulenet.build_parser, run)
+    with command_line.explained(options):
+        train_variant(name, options)
+
+
+def train_variant(name: str, options: Options) -> None:
+    """Trains a variant as `capsulenet.py` trains, without a test."""
+    variant, training = VARIANTS[name], options.training
+    command_line.prepare_backend(training)
+    data = load_data()
+    command_line.check_data(data, options)
+    kind = ShiftedBatches
+    if variant.plain_epochs:
+        plain_from = training.epochs - variant.plain_epochs
+        kind = type("Fading", (FadingBatches,), {"plain_from": plain_from})
+    (x, y), _ = data
+    shape, n_class = x.shape[1:], y.shape[1]
+    model, _, _ = capsulenet.CapsNet(
+        shape, n_class, training.routings, architecture=variant.architecture
+    )
+    with command_line.begin(f"CapsNet, {name}", model, data, options):
+        task = capsulenet.task(training.reconstruction_weight(shape), kind)
+        info = capsulenet.model_info(data, options)
+        train(model, data, task, info, options)
 
 
 def read_log(folder: str) -> list[dict]:
@@ -255,9 +273,9 @@ def write_tables(save_dir: str, epochs: int) -> None:
     print("Wrote", ", ".join(path for path in paths if os.path.exists(path)))
 
 
-def build_parser():
+def build_parser() -> Parser:
     """The command line."""
-    parser = command_line.new_parser(__doc__)
+    parser = Parser(__doc__)
     parser.add_argument(
         "--variants",
         nargs="+",
@@ -269,20 +287,23 @@ def build_parser():
     parser.add_argument(
         "--seeds",
         nargs="+",
-        type=command_line.integer(0),
+        type=Integer(),
         default=[0, 1],
         metavar="N",
         help="seeds of the runs of each variant",
     )
     parser.add_argument(
         "--epochs",
-        type=command_line.integer(1),
+        type=Integer(1),
         default=3,
         metavar="N",
         help="of each run; the learning rate is zero at their end",
     )
     parser.add_argument(
-        "--table_only", action="store_true", help="train nothing, read the logs"
+        "--table_only",
+        action="store_true",
+        default=False,
+        help="train nothing, read the logs",
     )
     parser.add_argument(
         "--save_dir", default=FOLDER, metavar="DIR", help="folder of the runs"
@@ -290,18 +311,17 @@ def build_parser():
     return parser
 
 
-def run(args) -> int:
+def run(own: argparse.Namespace) -> None:
     """Runs what is missing, and writes the table after each run."""
-    folder = os.path.join(args.save_dir, f"{args.epochs}_epochs")
-    for seed in [] if args.table_only else args.seeds:
-        for name in args.variants:
-            status = run_variant(name, seed, folder, args.epochs)
-            write_tables(folder, args.epochs)
-            if status:
-                return status
-    if args.table_only:
-        write_tables(folder, args.epochs)
-    return 0
+    folder = os.path.join(own.save_dir, f"{own.epochs}_epochs")
+    for seed in [] if own.table_only else own.seeds:
+        for name in own.variants:
+            try:
+                run_variant(name, seed, folder, own.epochs)
+            finally:
+                write_tables(folder, own.epochs)
+    if own.table_only:
+        write_tables(folder, own.epochs)
 
 
 def main(argv: list[str] | None = None) -> int:

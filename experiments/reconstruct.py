@@ -34,8 +34,10 @@ from matplotlib.ticker import LogLocator
 
 import capsulenet
 import utils
-from capsnet import command_line, datasets, run_folder
-from capsnet.training import predict
+from capsnet import command_line, datasets, flags, run_folder
+from capsnet.flags import Parser
+from capsnet.options import Integer, Options
+from capsnet.predict import predict
 
 FOLDER = os.path.join("result", "reconstruct")
 SHEET, MAX_SHEETS, COLUMNS = 100, 10, 10
@@ -150,16 +152,20 @@ def plot_confusion(matrix, class_names, path: str) -> None:
     figure.savefig(path, dpi=utils.DPI)
 
 
-def study(model: keras.Model, data: datasets.Dataset, args: argparse.Namespace) -> None:
+def study(
+    model: keras.Model, data: datasets.Dataset, count: int, options: Options
+) -> None:
     """Predicts the test images; writes the pictures and the CSVs.
 
     Args:
         model: The eval model of `CapsNet`.
-        data: A `datasets.Dataset`, of which the test images are taken.
-        args: The parsed command line.
+        data: Of which the test images are taken.
+        count: Test images on the first sheet.
+        options: Batch size, and where to write.
     """
     x, y = data.test
-    lengths, reconstructions = predict(model, [x], args)
+    save_dir, batch_size = options.folder.path, options.training.batch_size
+    lengths, reconstructions = predict(model, [x], batch_size)
     truth, predicted, longest = y.argmax(1), lengths.argmax(1), lengths.max(1)
     names = data.class_names
     wrong = np.flatnonzero(predicted != truth)
@@ -172,14 +178,14 @@ def study(model: keras.Model, data: datasets.Dataset, args: argparse.Namespace) 
             f"said {utils.shorten(names[predicted[i]], 8)}, {longest[i]:.2f}"
             for i in indices
         ]
-        path = os.path.join(args.save_dir, name)
+        path = os.path.join(save_dir, name)
         stands_out = predicted[indices] != truth[indices]
         columns = (x[indices], reconstructions[indices], titles, stands_out)
         with run_folder.replace_file(path) as temporary:
             plot_sheet(*columns, title, temporary)
         print(f"Wrote {path}: {title}")
 
-    first = np.arange(min(args.count, len(x)))
+    first = np.arange(min(count, len(x)))
     title = f"the first {len(first)} of {len(x)} test images"
     draw(first, title, "reconstructions.png")
     sheets = misclassified_sheets(wrong)
@@ -187,14 +193,14 @@ def study(model: keras.Model, data: datasets.Dataset, args: argparse.Namespace) 
         draw(part, title, name)
     for number in range(len(sheets), MAX_SHEETS):  # an earlier model may have had more
         with contextlib.suppress(FileNotFoundError):
-            os.remove(os.path.join(args.save_dir, sheet_name(number)))
+            os.remove(os.path.join(save_dir, sheet_name(number)))
 
     matrix = confusion_matrix(truth, predicted, len(names))
-    path = os.path.join(args.save_dir, "confusion.png")
+    path = os.path.join(save_dir, "confusion.png")
     with run_folder.replace_file(path) as temporary:
         plot_confusion(matrix, names, temporary)
     print("Wrote", path)
-    write_tables(matrix, truth, predicted, longest, names, args.save_dir)
+    write_tables(matrix, truth, predicted, longest, names, save_dir)
 
 
 def write_tables(matrix, truth, predicted, longest, names, folder: str) -> None:
@@ -251,22 +257,22 @@ def sheet_name(number: int) -> str:
     return f"misclassified-{number + 1}.png" if number else "misclassified.png"
 
 
-def run(args: argparse.Namespace) -> None:
+def run(options: Options, own: argparse.Namespace) -> None:
     """Does what the command line says."""
-    capsulenet.prepare_backend(args)
-    data = capsulenet.load_data(args)
-    train_model, eval_model, _ = capsulenet.load_models(data, args)
-    name = f"CapsNet, routings {args.routings}"
-    with command_line.begin(name, train_model, data, args):
-        study(eval_model, data, args)
+    command_line.prepare_backend(options.training)
+    data = command_line.load_data(options)
+    train_model, eval_model, _ = capsulenet.load_models(data, options)
+    name = f"CapsNet, routings {options.training.routings}"
+    with command_line.begin(name, train_model, data, options):
+        study(eval_model, data, own.count, options)
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> Parser:
     """The command line."""
-    parser = capsulenet.build_study_parser(__doc__, FOLDER)
+    parser = flags.build_study_parser(__doc__, FOLDER, capsulenet.PRETRAINED)
     parser.add_argument(
         "--count",
-        type=command_line.integer(1, SHEET),
+        type=Integer(1, SHEET),
         default=50,
         metavar="N",
         help=f"test images on the first sheet, at most {SHEET}",

@@ -1,0 +1,337 @@
+"""What happens while a network trains: a callback for each job."""
+
+import contextlib
+import dataclasses
+import math
+import os
+import time
+
+import keras
+import numpy as np
+from keras import ops
+
+import utils
+from capsnet import run_folder
+from capsnet.batches import ShiftedBatches
+from capsnet.interrupts import Interrupted
+from capsnet.options import Options
+from capsnet.predict import predict
+from capsnet.run_folder import RunFolder
+from capsnet.task import Task
+from capsnet.weights import save_run
+
+
+class DivergedError(RuntimeError):
+    """A loss is not a number, or infinite; the message says where, and what to try."""
+
+
+@dataclasses.dataclass
+class Record:
+    """What a run has found so far.
+
+    Attributes:
+        rows: Of the log, one for each finished epoch.
+        best_epoch: The one with the best accuracy of "val".
+        best_weights: Its weights.
+    """
+
+    rows: list[dict] = dataclasses.field(default_factory=list)
+    best_epoch: int | None = None
+    best_weights: list[np.ndarray] | None = None
+
+    def reached(self, stop_at: float | None) -> bool:
+        """Whether the last finished epoch has the accuracy to stop at."""
+        if stop_at is None or not self.rows:
+            return False
+        return self.rows[-1]["val_accuracy"] >= stop_at
+
+
+@contextlib.contextmanager
+def averaged(model: keras.Model):
+    """Within it, the model has the moving average of its weights, if there is one.
+
+    Keras's `SwapEMAWeights` swaps by sums, which rounds: the weights would not be what
+    they were.
+    """
+    if not model.optimizer.use_ema:
+        yield
+        return
+    variables = model.trainable_variables
+    # Copies: JAX gives the memory of a model's arrays away while it predicts.
+    weights = [np.array(ops.convert_to_numpy(variable)) for variable in variables]
+    averages = model.optimizer._model_variables_moving_average
+    for variable, average in zip(variables, averages):
+        variable.assign(np.array(ops.convert_to_numpy(average)))
+    try:
+        yield
+    finally:
+        for variable, weight in zip(variables, weights):
+            variable.assign(weight)
+
+
+class Progress(keras.callbacks.ProgbarLogger):
+    """Keras's bar, or line an epoch.
+
+    If the reader of the output has gone, the epoch is not lost: the next line after
+    its state is written ends the run.
+    """
+
+    def on_epoch_end(self, epoch, logs=None):
+        with contextlib.suppress(BrokenPipeError):
+            super().on_epoch_end(epoch, logs)
+
+
+class Evaluate(keras.callbacks.Callback):
+    """Makes the log's row of an epoch: its time, its losses, those of other sets.
+
+    Args:
+        record: Gets the row.
+        batches: The training data.
+        held_out: For each set to evaluate, by the prefix of its columns in the log:
+            the model's inputs, and what to compare its outputs with.
+        task: What the model is trained for.
+        options: Of the run.
+    """
+
+    def __init__(
+        self,
+        record: Record,
+        batches: ShiftedBatches,
+        held_out: dict[str, tuple[list, list]],
+        task: Task,
+        options: Options,
+    ):
+        super().__init__()
+        self.record = record
+        self.batches = batches
+        self.held_out = held_out
+        self.task = task
+        self.options = options
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.started = time.perf_counter()
+
+    def on_epoch_end(self, epoch, logs=None):
+        seconds = time.perf_counter() - self.started
+        rate = ops.convert_to_numpy(self.model.optimizer.learning_rate)
+        columns = self.task.columns(self.model)
+        row = {
+            "epoch": epoch + 1,
+            "seconds": round(seconds, 3),
+            "images_per_second": round(self.batches.num_samples / seconds, 1),
+            "learning_rate": float(rate),
+            "loss": float(logs["loss"]),
+            **{column: float(logs[name]) for name, column in columns.items()},
+        }
+        batch_size = self.options.training.batch_size
+        for name, (inputs, expected) in self.held_out.items():
+            with averaged(self.model):
+                outputs = predict(self.model, inputs, batch_size, self.options.devices)
+            found = self.task.evaluate(outputs, expected)
+            row.update({f"{name}_{column}": value for column, value in found.items()})
+        for name, value in row.items():
+            if not math.isfinite(value):
+                where = f"after epoch {epoch + 1}"
+                raise diverged(where, name, value, self.record, self.options)
+        # Seven digits are what float32 holds.
+        row = {k: float(f"{v:.7g}") if k != "epoch" else v for k, v in row.items()}
+        self.record.rows.append(row)
+        if len(self.record.rows) == 2 and all_alike(outputs[0]):
+            print(f"All images get the same outputs. Try {lower_rate(self.options)}.")
+
+
+class KeepBest(keras.callbacks.Callback):
+    """Keeps the weights of the epoch with the best accuracy of "val", if it is there.
+
+    Args:
+        record: Gets them.
+    """
+
+    def __init__(self, record: Record):
+        super().__init__()
+        self.record = record
+
+    def on_epoch_end(self, epoch, logs=None):
+        *earlier, row = self.record.rows
+        if "val_accuracy" in row and all(
+            row["val_accuracy"] > other["val_accuracy"] for other in earlier
+        ):
+            with averaged(self.model):
+                self.record.best_weights = self.model.get_weights()
+            self.record.best_epoch = epoch + 1
+
+
+class SaveState(keras.callbacks.Callback):
+    """Replaces the run state, from which a run can go on: this finishes an epoch.
+
+    Args:
+        record: What it holds beside the weights.
+        info: What the model file says about itself.
+        digest: Of the data, so that a run goes on with what it was begun with.
+        options: Of the run.
+    """
+
+    def __init__(self, record: Record, info: dict, digest: str, options: Options):
+        super().__init__()
+        self.record = record
+        self.info = info
+        self.digest = digest
+        self.options = options
+
+    def on_epoch_end(self, epoch, logs=None):
+        record, folder = self.record, self.options.folder
+        run = {
+            "arguments": self.options.to_json(),
+            "digest": self.digest,
+            "rows": record.rows,
+            "best_epoch": record.best_epoch,
+            "overwrite": folder.overwrite and len(record.rows) == 1,
+        }
+        # The file has the averages as its weights, and what was trained beside them.
+        trained = self.model.get_weights() if self.options.training.ema else None
+        path = folder.file(run_folder.STATE)
+        with run_folder.replace_file(path) as temporary, averaged(self.model):
+            save_run(
+                self.model, temporary, self.info, run, record.best_weights, trained
+            )
+        folder.finished = len(record.rows)
+        if run["overwrite"]:  # what this allowed, now that the state is safe
+            folder.remove_earlier_run()
+
+
+class WriteLog(keras.callbacks.Callback):
+    """Writes log.csv and log.png, and prints a line.
+
+    Args:
+        record: Whose rows are the log.
+        folder: Where to write.
+    """
+
+    def __init__(self, record: Record, folder: RunFolder):
+        super().__init__()
+        self.record = record
+        self.folder = folder
+
+    def on_epoch_end(self, epoch, logs=None):
+        write_log(self.record.rows, self.folder)
+        row = self.record.rows[-1]
+        name = "test" if "test_accuracy" in row else "val"
+        error = 100 * (1 - row[f"{name}_accuracy"])
+        print(f"epoch {epoch + 1}: {row['seconds']:.0f} s, {name} error {error:.2f} %")
+
+
+def write_log(rows: list[dict], folder: RunFolder) -> None:
+    """Writes log.csv and log.png."""
+    run_folder.write_csv(folder.file(run_folder.LOG), rows)
+    with run_folder.replace_file(folder.file("log.png")) as temporary:
+        utils.plot_log(rows, temporary)
+
+
+class StopAtGoal(keras.callbacks.Callback):
+    """Ends the training after the epoch that reaches an accuracy of "val".
+
+    Args:
+        record: Whose last row is looked at.
+        stop_at: The accuracy; None for all epochs.
+    """
+
+    def __init__(self, record: Record, stop_at: float | None):
+        super().__init__()
+        self.record = record
+        self.stop_at = stop_at
+
+    def on_epoch_end(self, epoch, logs=None):
+        if self.record.reached(self.stop_at):
+            self.model.stop_training = True
+
+
+class StopOnNaN(keras.callbacks.Callback):
+    """Ends a run whose loss is not finite any more.
+
+    The losses may be looked at in other threads and late (`async_safe`); what they say
+    is acted on in the next step.
+
+    Args:
+        record: What is finished, for the message.
+        options: Of the run.
+    """
+
+    def __init__(self, record: Record, options: Options):
+        super().__init__()
+        self.record = record
+        self.options = options
+        self.found = {}
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch
+
+    def on_train_batch_end(self, batch, logs=None):
+        if not math.isfinite(logs["loss"]):
+            self.found[batch] = logs["loss"]
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self.check()
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.check()
+
+    def check(self) -> None:
+        if self.found:
+            batch = min(self.found)
+            where = f"in epoch {self.epoch + 1}, step {batch + 1}"
+            value = self.found[batch]
+            raise diverged(where, "the loss", value, self.record, self.options)
+
+
+class StopOnSignal(keras.callbacks.Callback):
+    """Ends a run after the step, or the writing of files, in which a signal came."""
+
+    def __init__(self):
+        super().__init__()
+        self.number = None
+
+    def take_note(self, number, frame):
+        """Handles a signal."""
+        if self.number is not None:
+            raise Interrupted(number)
+        self.number = number
+        message = "\nStopping after this step; the same again stops at once.\n"
+        os.write(2, message.encode())  # print is not made for signal handlers
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self.check()
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.check()
+
+    def check(self) -> None:
+        if self.number is not None:
+            raise Interrupted(self.number)
+
+
+def all_alike(outputs: np.ndarray) -> bool:
+    """Whether a network is stuck: no capsule has any length, or all are saturated.
+
+    Args:
+        outputs: Lengths of the class capsules, shape (n, n_class).
+    """
+    return bool(outputs.max() < 0.1 or outputs.std(axis=0).max() < 0.01)
+
+
+def lower_rate(options: Options) -> str:
+    """What to try in place of a learning rate that was too high."""
+    return f"--lr {0.3 * options.training.lr:.1g}"
+
+
+def diverged(
+    where: str, name: str, value: float, record: Record, options: Options
+) -> DivergedError:
+    """What is said of a loss that is not finite."""
+    kept = "no epoch was finished"
+    if record.rows:
+        path = options.folder.file(run_folder.STATE)
+        kept = f"the weights of epoch {len(record.rows)} are in {path}"
+    return DivergedError(
+        f"{name} is {value} {where}; try a lower learning rate, {lower_rate(options)}; "
+        f"{kept}"
+    )

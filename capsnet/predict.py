@@ -1,0 +1,89 @@
+"""What a trained model says: of arrays, and of pictures that it has never seen."""
+
+import math
+import os
+
+import keras
+import numpy as np
+
+import utils
+from capsnet import photos
+from capsnet.options import ONE_DEVICE, Devices
+from capsnet.run_folder import replace_file
+
+MAX_ROWS = 20  # of predictions.png
+
+
+def predict(
+    model: keras.Model,
+    inputs: list,
+    batch_size: int = 100,
+    devices: Devices = ONE_DEVICE,
+) -> list[np.ndarray]:
+    """The model's outputs for all samples, computed in batches of one size.
+
+    The last batch is filled up, and what was filled in is cut off: each step has the
+    same shape, which several devices share evenly. Each host computes its part of a
+    batch, and gets the outputs of all.
+
+    Args:
+        model: Any model.
+        inputs: An array for each of its inputs, with as many samples.
+        batch_size: Samples in a step of all devices together.
+        devices: What computes.
+
+    Returns:
+        An array for each output.
+    """
+    n = len(inputs[0])
+    per_device = min(batch_size // devices.count, math.ceil(n / devices.count))
+    batch_size = per_device * devices.count
+    host_size = batch_size // devices.num_hosts
+    fill = np.arange(-n % batch_size) % n
+    filled = [np.concatenate([a, a[fill]]) if len(fill) else a for a in inputs]
+    # (samples, ...) -> (batches, hosts, samples of a host, ...) -> ours, in a row
+    parts = [a.reshape(-1, devices.num_hosts, host_size, *a.shape[1:]) for a in filled]
+    parts = [a[:, devices.host_id].reshape(-1, *a.shape[3:]) for a in parts]
+    inputs = parts if len(parts) > 1 else parts[0]
+    outputs = model.predict(inputs, batch_size=host_size, verbose=0)
+    return [a[:n] for a in (outputs if isinstance(outputs, list) else [outputs])]
+
+
+def classify(
+    model: keras.Model,
+    paths: list[str],
+    pictures: list[np.ndarray],
+    info: dict,
+    invert: str,
+    save_dir: str,
+) -> None:
+    """Prints the class of each picture and draws `predictions.png`.
+
+    Args:
+        model: The eval model of `capsulenet.CapsNet`.
+        paths: Names of the pictures.
+        pictures: Arrays of `pictures.read_image`, of any sizes.
+        info: What the model file says about itself.
+        invert: "yes", "no" or "auto"; see `photos.prepare_picture`.
+        save_dir: The folder of `predictions.png`.
+    """
+    prepared = [photos.prepare_picture(picture, info, invert) for picture in pictures]
+    inputs = np.stack([image for image, _ in prepared])
+    lengths, reconstructions = predict(model, [inputs])
+    names = info["class_names"]
+    titles = []
+    for path, (_, done), values in zip(paths, prepared, lengths):
+        second, best = np.argsort(values, kind="stable")[-2:]
+        titles.append((os.path.basename(path), f"{names[best]} ({values[best]:.2f})"))
+        note = f"; {done}" if done else ""
+        print(
+            f"{path}: {names[best]}, length {values[best]:.3f}, "
+            f"then {names[second]}, {values[second]:.3f}{note}"
+        )
+    path = os.path.join(save_dir, "predictions.png")
+    columns = (pictures, inputs, reconstructions, lengths, titles)
+    shown = [column[:MAX_ROWS] for column in columns]
+    with replace_file(path) as temporary:
+        utils.plot_predictions(*shown, names, temporary)
+    more = f", the first {MAX_ROWS} pictures" if len(pictures) > MAX_ROWS else ""
+    print(f"Wrote {path}{more}")

@@ -1,0 +1,81 @@
+"""What a network is trained for, and measured by."""
+
+import dataclasses
+from collections.abc import Callable
+
+import keras
+import numpy as np
+from keras import ops
+
+from capsnet.batches import ShiftedBatches
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What a network is trained for, and measured by.
+
+    Attributes:
+        losses: A loss of labels and outputs for each output, by its column in the log.
+        loss_weights: A factor for each of them; their sum is the column "loss".
+        metrics: Further functions of labels and the first output, by their columns;
+            one is "accuracy".
+        batches: The class of the training batches.
+        arrange: A function of images and labels that returns the model's inputs and
+            what to compare its outputs with.
+    """
+
+    losses: dict[str, Callable]
+    loss_weights: tuple[float, ...]
+    metrics: dict[str, Callable]
+    batches: type[ShiftedBatches]
+    arrange: Callable[[np.ndarray, np.ndarray], tuple[list, list]]
+
+    def compile(self, model: keras.Model, optimizer: keras.Optimizer) -> None:
+        """Prepares a model for `fit`."""
+        others = [[]] * (len(self.losses) - 1)
+        metrics = [*self.metrics.values()]
+        model.compile(
+            optimizer=optimizer,
+            loss=[*self.losses.values()],
+            loss_weights=[*self.loss_weights],
+            metrics=[metrics, *others] if others else metrics,
+        )
+
+    def columns(self, model: keras.Model) -> dict[str, str]:
+        """The log's columns beside "loss", by the names that Keras has for them."""
+        metrics = {function.__name__: key for key, function in self.metrics.items()}
+        if len(self.losses) == 1:
+            return metrics
+        names = model.output_names
+        losses = {f"{name}_loss": key for name, key in zip(names, self.losses)}
+        return {
+            **losses,
+            **{f"{names[0]}_{name}": key for name, key in metrics.items()},
+        }
+
+    def evaluate(self, outputs: list, targets: list) -> dict[str, float]:
+        """The columns of the log for all samples of a set."""
+        losses = {
+            name: _mean(loss, target, output)
+            for (name, loss), target, output in zip(
+                self.losses.items(), targets, outputs
+            )
+        }
+        total = sum(w * loss for w, loss in zip(self.loss_weights, losses.values()))
+        if len(losses) == 1:
+            losses = {}
+        measures = {
+            name: _mean(metric, targets[0], outputs[0])
+            for name, metric in self.metrics.items()
+        }
+        return {"loss": total, **losses, **measures}
+
+
+def _mean(function: Callable, target: np.ndarray, output: np.ndarray) -> float:
+    return float(np.mean(ops.convert_to_numpy(function(target, output))))
+
+
+@keras.saving.register_keras_serializable("capsnet")
+def accuracy(y_true, y_pred):
+    """Whether the largest output is that of the label, 0 or 1 for each sample."""
+    return keras.metrics.categorical_accuracy(y_true, y_pred)
