@@ -24,7 +24,7 @@ import numpy as np
 from keras import layers, ops
 
 import utils
-from capsnet import command_line, datasets, flags, photos, training
+from capsnet import command_line, datasets, flags, photos, session, training
 from capsnet.architecture import PAPER, Architecture
 from capsnet.batches import ShiftedBatches
 from capsnet.errors import UsageError, one_line
@@ -376,7 +376,7 @@ def build_parser(doc: str = __doc__) -> Parser:
 
 def run(options: Options, own: argparse.Namespace) -> None:
     """Does what the command line says, under the distribution that is current."""
-    command_line.prepare_backend(options.training)
+    session.prepare_backend(options.training)
     if options.mode == "use":
         use_model(options, own)
     else:
@@ -408,15 +408,15 @@ def train_or_test(options: Options, digit: str | None) -> None:
         digit: Name or index of the class whose latent code is manipulated.
     """
     if options.data.dataset in datasets.NAMED:  # else the names come with the data
-        command_line.find_class(digit, datasets.NAMED[options.data.dataset])
-    data = command_line.load_data(options)
-    label = command_line.find_class(digit, data.class_names)
+        session.find_class(digit, datasets.NAMED[options.data.dataset])
+    data = session.load_data(options)
+    label = session.find_class(digit, data.class_names)
     if not (data.test[1].argmax(axis=1) == label).any():
         name = data.class_names[label]
         raise UsageError(f"--digit: there is no test image of class {name}")
     train_model, eval_model, manipulate_model = load_models(data, options)
     name = f"CapsNet, routings {options.training.routings}"
-    with command_line.begin(name, train_model, data, options):
+    with session.begin(name, train_model, data, options):
         if options.mode == "train":
             train(train_model, data, options)
         test(eval_model, data, options)
@@ -451,7 +451,7 @@ def use_model(options: Options, own: argparse.Namespace) -> None:
         print("Wrote", own.export)
         return
     os.makedirs(options.folder.path, exist_ok=True)
-    print(command_line.describe_device(options.devices))
+    print(session.describe_device(options.devices))
     save_dir = options.folder.path
     classify(eval_model, own.predict, pictures, info, own.invert, save_dir)
 

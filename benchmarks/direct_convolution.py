@@ -18,12 +18,12 @@ import csv
 import os
 import sys
 
-import keras
-
 import capsulenet
 from benchmarks import report
 from benchmarks.plain import rebuild
-from capsnet import command_line, datasets
+from capsnet import command_line, session
+from capsnet.options import Options, Training
+from capsnet.run_folder import RunFolder
 
 PUBLISHED = os.path.join(
     report.ROOT, "result", "published", "mnist_table", "seed", "v4", "0"
@@ -36,29 +36,27 @@ def read_test_errors(folder: str) -> list[float]:
         return [100 * (1 - float(row["test_accuracy"])) for row in csv.DictReader(file)]
 
 
-def run(args: argparse.Namespace) -> None:
-    data = datasets.load_dataset()
-    command_line.check_data(data, args)
-    keras.utils.set_random_seed(args.seed)
-    model = capsulenet.CapsNet((28, 28, 1), 10, args.routings)[0]
-    with command_line.begin("CapsNet, direct convolution", model, data, args):
-        capsulenet.train(rebuild(model, "direct"), data, args)
+def train(folder: str) -> None:
+    """Trains 2 epochs as `capsulenet.py` does, but with the direct convolution."""
+    training = Training(epochs=2)
+    options = Options(RunFolder(folder, overwrite=True), training=training)
+    session.prepare_backend(training)
+    data = session.load_data(options)
+    model = capsulenet.CapsNet((28, 28, 1), 10)[0]
+    with session.begin("CapsNet, direct convolution", model, data, options):
+        capsulenet.train(rebuild(model, "direct"), data, options)
 
 
 def build_parser() -> argparse.ArgumentParser:
     return report.new_parser(__doc__)
 
 
-def main(argv: list[str] | None = None) -> int:
-    args = build_parser().parse_args(argv)
+def write_comparison(save_dir: str) -> None:
+    """Trains, and writes the errors of both into `save_dir`."""
     commit, device = report.find_commit(), report.find_device()
     name = "direct_convolution"
-    folder = report.make_path(args.save_dir, name, device, end="")
-    flags = ["--epochs", "2", "--batch_size", "100", "--overwrite"]
-    flags += ["--save_dir", folder]
-    status = command_line.main(flags, capsulenet.build_parser, run)
-    if status:
-        return status
+    folder = report.make_path(save_dir, name, device, end="")
+    train(folder)
     both = zip(read_test_errors(folder), read_test_errors(PUBLISHED))
     rows = [
         {
@@ -70,8 +68,14 @@ def main(argv: list[str] | None = None) -> int:
     ]
     for row in rows:
         report.print_row(row)
-    report.write(rows, args.save_dir, name, device, commit)
-    return 0
+    report.write(rows, save_dir, name, device, commit)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command line; returns the exit status."""
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    return command_line.guard(parser.prog, lambda: write_comparison(args.save_dir))
 
 
 if __name__ == "__main__":

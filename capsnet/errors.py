@@ -30,3 +30,9 @@ def is_class_name(text: str) -> bool:
     return len(text) <= MAX_NAME and not any(
         unicodedata.category(c) in ("Cc", "Cs") for c in text
     )
+
+
+def shorten(values: list) -> str:
+    """A list in one short line."""
+    text = ", ".join(map(str, values[:5]))
+    return f"[{text}, ...] ({len(values)})" if len(values) > 5 else f"[{text}]"

@@ -10,6 +10,7 @@ from capsnet.errors import UsageError
 from capsnet.run_folder import RunFolder
 
 LONGEST_TEXT = 4096
+LARGEST = 1e300  # an integer of JSON may be too large for a float
 PRECISIONS = ("float32", "mixed_bfloat16")
 RECIPE_NAMES = ("seed", "modern", "paper")
 NETWORKS = ("capsnet", "baseline", "cnn")
@@ -45,7 +46,8 @@ class Number:
         return f"at least {self.least} and less than {self.below}"
 
     def accepts(self, value: Any) -> bool:
-        return type(value) in (int, float) and self.least <= value < self.below
+        is_number = type(value) in (int, float)
+        return is_number and self.least <= value < min(self.below, LARGEST)
 
     def __call__(self, text: str) -> float:
         return _parse(self, float, text)
@@ -90,7 +92,8 @@ class Sizes:
     each = Integer(1, 10000)
 
     def accepts(self, value: Any) -> bool:
-        return len(value) == 2 and all(map(self.each.accepts, value))
+        two = isinstance(value, tuple) and len(value) == 2
+        return two and all(map(self.each.accepts, value))
 
 
 def _parse(kind: Integer | Number, number: type, text: str) -> int | float:

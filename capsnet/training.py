@@ -1,6 +1,7 @@
 """The training loop: steps, a log, a run state after every epoch, an orderly end."""
 
 import csv
+import dataclasses
 import shutil
 import sys
 
@@ -36,7 +37,10 @@ def train(
 
     Raises: those of `fit`.
     """
-    training, devices = options.training, options.devices
+    weight = options.training.reconstruction_weight(data.train[0].shape[1:])
+    training = dataclasses.replace(options.training, lam_recon=weight)
+    options = dataclasses.replace(options, training=training)  # for its state
+    devices = options.devices
     train_set, validation = datasets.split(
         *data.train, training.train_size, training.validation_size
     )

@@ -55,7 +55,7 @@ from matplotlib.patheffects import withStroke
 
 import capsulenet
 import utils
-from capsnet import command_line, datasets, flags, run_folder
+from capsnet import command_line, datasets, flags, run_folder, session
 from capsnet.backend import input_gradient
 from capsnet.errors import UsageError
 from capsnet.flags import Parser
@@ -379,8 +379,8 @@ def find_pair(
                 f"are too many for a picture (more than {MAX_CLASSES} classes)"
             )
         return None
-    a = command_line.find_class(source, names, "--source")
-    b = command_line.find_class(target, names, "--target")
+    a = session.find_class(source, names, "--source")
+    b = session.find_class(target, names, "--target")
     if a == b:
         raise UsageError(
             f"--target: expected another class than --source, received {target}"
@@ -391,19 +391,19 @@ def find_pair(
 def run(options: Options, own: argparse.Namespace) -> None:
     """Does what the command line says."""
     own = settle_flags(own)
-    command_line.prepare_backend(options.training)
-    data = command_line.load_data(options)
+    session.prepare_backend(options.training)
+    data = session.load_data(options)
     if own.attack == "walk":
         pair = find_pair(data.class_names, own.source, own.target)
     train_model, eval_model, _ = capsulenet.load_models(data, options)
     network = keras.Model(eval_model.input, eval_model.outputs[0])  # no decoder
     name = f"CapsNet, routings {options.training.routings}"
     if own.attack == "walk":
-        with command_line.begin(name, train_model, data, options):
+        with session.begin(name, train_model, data, options):
             run_walk(network, data, pair, own, options)
         return
     baseline = load_baseline(data, own.baseline) if own.baseline else None
-    with command_line.begin(name, train_model, data, options):
+    with session.begin(name, train_model, data, options):
         run_signs(network, data, baseline, own, options)
 
 

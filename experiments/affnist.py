@@ -33,7 +33,7 @@ from PIL import Image
 
 import capsulenet
 import utils
-from capsnet import array_files, command_line, datasets, run_folder
+from capsnet import array_files, command_line, datasets, run_folder, session
 from capsnet.batches import Pair, shift
 from capsnet.flags import Parser
 from capsnet.memory import check_memory
@@ -298,7 +298,7 @@ def load_data(options: Options, repetitions: int) -> tuple[datasets.Dataset, Pai
         read_affnist(path)
     first = next(iterate_affnist(test_digits, files, repetitions))
     data = digits.pad(data, MARGIN)
-    command_line.check_data(data, options)
+    session.check_data(data, options)
     held_out = options.training.validation_size if options.mode == "train" else 0
     data = place_held_out(data, held_out)
     more_tests = {"affnist" if files else "synthetic": first}
@@ -448,7 +448,7 @@ def build_parser() -> Parser:
 
 def run(options: Options, own: argparse.Namespace) -> None:
     """Does what the command line says."""
-    command_line.prepare_backend(options.training)
+    session.prepare_backend(options.training)
     data, test_digits = load_data(options, own.repetitions)
     x, y = data.test
     shape, n_class, settings = x.shape[1:], y.shape[1], options.training
@@ -463,7 +463,7 @@ def run(options: Options, own: argparse.Namespace) -> None:
         network = keras.Model(whole.input, whole.outputs[0])  # no decoder
     if options.weights is not None and options.begun is None:
         load_weights(model, options.weights)
-    with command_line.begin(f"{title}, placed digits", model, data, options):
+    with session.begin(f"{title}, placed digits", model, data, options):
         if options.mode == "train":
             train(model, data, options)
         test(network, data, test_digits, own.repetitions, options)

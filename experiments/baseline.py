@@ -22,7 +22,7 @@ import keras
 from keras import layers
 
 import capsulenet
-from capsnet import command_line, datasets, flags, training
+from capsnet import command_line, datasets, flags, session, training
 from capsnet.batches import ShiftedBatches
 from capsnet.flags import Parser
 from capsnet.options import Options
@@ -110,13 +110,13 @@ def build_parser() -> Parser:
 
 def run(options: Options, own: argparse.Namespace) -> None:
     """Does what the command line says."""
-    command_line.prepare_backend(options.training)
-    data = command_line.load_data(options)
+    session.prepare_backend(options.training)
+    data = session.load_data(options)
     x, y = data.test
     model = Baseline(x.shape[1:], y.shape[1])
     if options.weights is not None and options.begun is None:
         load_weights(model, options.weights)
-    with command_line.begin("baseline CNN", model, data, options):
+    with session.begin("baseline CNN", model, data, options):
         if options.mode == "train":
             train(model, data, options)
         batch_size = options.training.batch_size

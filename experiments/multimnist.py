@@ -30,7 +30,7 @@ from matplotlib.figure import Figure
 
 import capsulenet
 import utils
-from capsnet import command_line, datasets, run_folder, training
+from capsnet import command_line, datasets, run_folder, session, training
 from capsnet.batches import ShiftedBatches, shift
 from capsnet.flags import Parser
 from capsnet.options import Integer, Options, Training
@@ -355,15 +355,15 @@ def build_parser() -> Parser:
 
 def run(options: Options, own: argparse.Namespace) -> None:
     """Does what the command line says."""
-    command_line.prepare_backend(options.training)
+    session.prepare_backend(options.training)
     data = digits.pad(digits.load_digits(options.data.data_dir), MARGIN)
-    command_line.check_data(data, options)
+    session.check_data(data, options)
     check_classes(data, options)
     x, y = data.test
     title, model, task = make_network(x.shape[1:], y.shape[1], options.training)
     if options.weights is not None and options.begun is None:
         load_weights(model, options.weights)
-    with command_line.begin(f"{title}, two digits", model, data, options):
+    with session.begin(f"{title}, two digits", model, data, options):
         if options.mode == "train":
             info = capsulenet.model_info(data, options)
             training.train(model, data, task, info, options)

@@ -31,7 +31,7 @@ from matplotlib.figure import Figure
 
 import capsulenet
 import utils
-from capsnet import command_line, datasets, run_folder
+from capsnet import command_line, datasets, run_folder, session
 from capsnet.architecture import PAPER, Architecture
 from capsnet.augmentation import Affine
 from capsnet.batches import ShiftedBatches
@@ -155,9 +155,9 @@ def run_variant(name: str, seed: int, save_dir: str, epochs: int) -> None:
 def train_variant(name: str, options: Options) -> None:
     """Trains a variant as `capsulenet.py` trains, without a test."""
     variant, training = VARIANTS[name], options.training
-    command_line.prepare_backend(training)
+    session.prepare_backend(training)
     data = load_data()
-    command_line.check_data(data, options)
+    session.check_data(data, options)
     kind = ShiftedBatches
     if variant.plain_epochs:
         plain_from = training.epochs - variant.plain_epochs
@@ -167,7 +167,7 @@ def train_variant(name: str, options: Options) -> None:
     model, _, _ = capsulenet.CapsNet(
         shape, n_class, training.routings, architecture=variant.architecture
     )
-    with command_line.begin(f"CapsNet, {name}", model, data, options):
+    with session.begin(f"CapsNet, {name}", model, data, options):
         task = capsulenet.task(training.reconstruction_weight(shape), kind)
         info = capsulenet.model_info(data, options)
         train(model, data, task, info, options)

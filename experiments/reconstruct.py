@@ -34,7 +34,7 @@ from matplotlib.ticker import LogLocator
 
 import capsulenet
 import utils
-from capsnet import command_line, datasets, flags, run_folder
+from capsnet import command_line, datasets, flags, run_folder, session
 from capsnet.flags import Parser
 from capsnet.options import Integer, Options
 from capsnet.predict import predict
@@ -259,11 +259,11 @@ def sheet_name(number: int) -> str:
 
 def run(options: Options, own: argparse.Namespace) -> None:
     """Does what the command line says."""
-    command_line.prepare_backend(options.training)
-    data = command_line.load_data(options)
+    session.prepare_backend(options.training)
+    data = session.load_data(options)
     train_model, eval_model, _ = capsulenet.load_models(data, options)
     name = f"CapsNet, routings {options.training.routings}"
-    with command_line.begin(name, train_model, data, options):
+    with session.begin(name, train_model, data, options):
         study(eval_model, data, own.count, options)
 
 

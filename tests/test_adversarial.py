@@ -3,7 +3,6 @@
 import re
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -13,9 +12,11 @@ from keras import ops
 
 import capsulenet
 from capsnet import command_line
+from capsnet.backend import input_gradient
+from capsnet.errors import UsageError
 from capsnet.weights import load_weights, save_model
 from capsulenet import margin_loss
-from experiments import adversarial
+from experiments import adversarial, attacks
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.random((5, 4, 3, 1), dtype="float32")
@@ -36,7 +37,7 @@ def main(*arguments):
 
 
 def test_gradients_of_images_are_those_of_finite_differences():
-    gradient = adversarial.input_gradient(dense, adversarial.target_length, 2)
+    gradient = input_gradient(dense, attacks.target_length, 2)
 
     def summed(images):
         outputs = 1 / (1 + np.exp(-images.reshape(-1, 12) @ KERNEL))
@@ -56,11 +57,11 @@ def network(trained):
     return keras.Model(models[1].input, models[1].outputs[0])
 
 
-@pytest.mark.parametrize("loss", [adversarial.target_length, adversarial.gap])
+@pytest.mark.parametrize("loss", [attacks.target_length, attacks.gap])
 def test_gradients_of_capsnet(network, mnist, loss):
     # In the direction of the gradient a function grows by the gradient's norm.
     x, y = (a[:4] for a in mnist.test)
-    gradient = adversarial.input_gradient(network, loss, 4)
+    gradient = input_gradient(network, loss, 4)
     _, g = gradient(x, y)
     norm = np.sqrt(np.square(g).sum(axis=(1, 2, 3), keepdims=True))
     assert norm.min() > 0
@@ -78,12 +79,13 @@ def test_backends_agree_on_the_gradients_of_images(trained, digits, tmp_path):
         "import sys, numpy as np, capsulenet, keras\n"
         "from capsnet import datasets\n"
         "from capsnet.weights import load_weights\n"
-        "from experiments import adversarial\n"
+        "from capsnet.backend import input_gradient\n"
+        "from experiments import attacks\n"
         "models = capsulenet.CapsNet((28, 28, 1), 10)\n"
         "load_weights(models[0], sys.argv[1])\n"
         "network = keras.Model(models[1].input, models[1].outputs[0])\n"
         "x, y = (a[:20] for a in datasets.load_dataset(sys.argv[2]).test)\n"
-        "gradient = adversarial.input_gradient(network, adversarial.gap)\n"
+        "gradient = input_gradient(network, attacks.gap)\n"
         "np.save(sys.argv[3], gradient(x, y)[1])\n"
     )
     results = []
@@ -105,7 +107,7 @@ def test_backends_agree_on_the_gradients_of_images(trained, digits, tmp_path):
 
 def test_the_gap_is_to_the_longest_wrong_capsule():
     y, lengths = LABELS[:2], np.array([[0.9, 0.2, 0.3], [0.8, 0.5, 0.1]], "float32")
-    gap = ops.convert_to_numpy(adversarial.gap(y, lengths))
+    gap = ops.convert_to_numpy(attacks.gap(y, lengths))
     np.testing.assert_allclose(gap, [0.3 - 0.9, 0.8 - 0.5], rtol=1e-6)
 
 
@@ -113,8 +115,8 @@ def test_the_gap_has_a_gradient_where_the_margin_loss_is_flat():
     def sure(images):  # right capsule above 0.9, others below 0.1
         return ops.add(0.01 * dense(images), LABELS * 0.92 + 0.01)
 
-    for loss, flat in ((margin_loss, True), (adversarial.gap, False)):
-        _, g = adversarial.input_gradient(sure, loss)(IMAGES, LABELS)
+    for loss, flat in ((margin_loss, True), (attacks.gap, False)):
+        _, g = input_gradient(sure, loss)(IMAGES, LABELS)
         assert (~g.any(axis=(1, 2, 3)) == flat).all()
 
 
@@ -126,12 +128,12 @@ def test_log_odds_have_the_signs_of_the_cross_entropy():
     def cross_entropy(y, p):
         return -ops.log(ops.sum(y * p, axis=-1))
 
-    losses = (cross_entropy, adversarial.log_odds)
-    pair = [adversarial.input_gradient(softmax, loss) for loss in losses]
+    losses = (cross_entropy, attacks.log_odds)
+    pair = [input_gradient(softmax, loss) for loss in losses]
     first, second = (gradient(IMAGES, LABELS)[1] for gradient in pair)
     np.testing.assert_array_equal(np.sign(first), np.sign(second))
     # where the probability is rounded to 1, the cross-entropy has no gradient
-    pair = [adversarial.input_gradient(lambda x: softmax(x, 2.0), f) for f in losses]
+    pair = [input_gradient(lambda x: softmax(x, 2.0), f) for f in losses]
     first, second = (gradient(IMAGES, LABELS)[1] for gradient in pair)
     assert np.abs(first).max() < 1e-12 and np.abs(second).min() > 1e-3
 
@@ -146,7 +148,7 @@ def two_halves(images):
 
 def recorded(model):
     """A gradient of the target's length, and the images that it was asked for."""
-    gradient = adversarial.input_gradient(model, adversarial.target_length)
+    gradient = input_gradient(model, attacks.target_length)
     seen = []
 
     def record(images, labels):
@@ -163,7 +165,7 @@ def test_the_walk_takes_steps_of_a_size_until_the_network_says_so():
     labels = np.array([[0, 1], [0, 1], [0, 1]], "float32")
     gradient, seen = recorded(two_halves)
     before = images.copy()
-    changed, steps, outputs = adversarial.walk(gradient, images, labels, 0.1, 100)
+    changed, steps, outputs = attacks.walk(gradient, images, labels, 0.1, 100)
     np.testing.assert_array_equal(images, before)  # the test set stays as it is
     # four pixels on the right grow by 0.05 a step, from 0.2
     assert steps.tolist() == [7, 16, 0]
@@ -182,7 +184,7 @@ def test_pixels_that_cannot_move_do_not_shorten_a_step():
     images[0, :, 0] = [[0], [0], [0.5], [0.5]]  # the black ones are to be darker
     labels = np.array([[1, 0]], "float32")
     gradient, _ = recorded(lambda images: -ops.mean(images, axis=(1, 3)))
-    changed, _, _ = adversarial.walk(gradient, images, labels, 0.1, 1)
+    changed, _, _ = attacks.walk(gradient, images, labels, 0.1, 1)
     assert np.linalg.norm(changed - images) == pytest.approx(0.1, rel=1e-5)
     np.testing.assert_array_equal(changed[0, :2, 0], images[0, :2, 0])
 
@@ -192,7 +194,7 @@ def test_a_walk_that_does_not_arrive_ends():
     images[0, :, 1] = 0.5
     labels = np.array([[0, 1]], "float32")  # at best they are equal: not reached
     gradient, seen = recorded(two_halves)
-    changed, steps, outputs = adversarial.walk(gradient, images, labels, 0.3, 12)
+    changed, steps, outputs = attacks.walk(gradient, images, labels, 0.3, 12)
     assert steps.tolist() == [12] and len(seen) == 13
     assert outputs.argmax(1).tolist() == [0]
     assert changed.max() == 1
@@ -201,7 +203,7 @@ def test_a_walk_that_does_not_arrive_ends():
 def test_a_walk_without_a_gradient_stays_where_it_is():
     images, labels = IMAGES[:1], np.array([[0, 1, 0]], "float32")
     gradient, _ = recorded(lambda images: ops.add(0 * dense(images), LABELS[:1]))
-    changed, steps, _ = adversarial.walk(gradient, images, labels, 1, 3)
+    changed, steps, _ = attacks.walk(gradient, images, labels, 1, 3)
     np.testing.assert_array_equal(changed, images)
     assert steps.tolist() == [3]
 
@@ -210,7 +212,7 @@ def test_capsnet_walks_from_class_to_class(network, mnist):
     x, y = (a[:6] for a in mnist.test)
     labels = np.roll(y, 1, axis=1)
     gradient, seen = recorded(network)
-    changed, steps, lengths = adversarial.walk(gradient, x, labels, 0.5, 8)
+    changed, steps, lengths = attacks.walk(gradient, x, labels, 0.5, 8)
     reached = lengths.argmax(1) == labels.argmax(1)
     assert (steps[~reached] == 8).all()
     before = network.predict(x, verbose=0)
@@ -227,11 +229,11 @@ def test_capsnet_walks_from_class_to_class(network, mnist):
 
 @pytest.mark.parametrize("steps", [1, 4])
 def test_sign_attacks_stay_within_epsilon(steps):
-    gradient = adversarial.input_gradient(dense, adversarial.gap)
+    gradient = input_gradient(dense, attacks.gap)
     first = gradient(IMAGES, LABELS)[1]
     attack = (gradient, IMAGES, LABELS)
     for epsilon in (0.0, 0.05, 0.3):
-        changed = adversarial.sign_attack(*attack, epsilon, steps, first)
+        changed = attacks.sign_attack(*attack, epsilon, steps, first)
         assert changed.dtype == np.float32
         assert np.abs(changed - IMAGES).max() <= epsilon + 1e-7
         assert changed.min() >= 0 and changed.max() <= 1
@@ -242,7 +244,7 @@ def test_sign_attacks_stay_within_epsilon(steps):
             np.testing.assert_allclose(changed, fgsm, atol=1e-6)
         else:
             before, after = (gradient(x, LABELS)[0] for x in (IMAGES, changed))
-            gaps = [ops.convert_to_numpy(adversarial.gap(LABELS, o))
+            gaps = [ops.convert_to_numpy(attacks.gap(LABELS, o))
                     for o in (before, after)]  # fmt: skip
             assert (gaps[1] > gaps[0]).all()
 
@@ -365,6 +367,5 @@ def test_bad_arguments(options, complaint, arguments, tmp_path, capsys):
 
 
 def test_a_grid_of_too_many_classes():
-    args = SimpleNamespace(source=None, target=None)
-    with pytest.raises(command_line.UsageError, match="all pairs of 100 classes"):
-        adversarial.settle_classes([str(i) for i in range(100)], args)
+    with pytest.raises(UsageError, match="all pairs of 100 classes"):
+        adversarial.find_pair([str(i) for i in range(100)], None, None)

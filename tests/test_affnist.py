@@ -37,8 +37,8 @@ def test_digits_are_placed_up_to_six_pixels_either_way():
         assert values.tolist() == list(range(-6, 7))
         assert counts.min() > 100 and counts.max() < 210  # 154 on average
     assert abs(np.corrcoef(places.T)[0, 1]) < 0.1
-    args = affnist.build_parser().parse_args([])
-    batches = ShiftedBatches(x[:10], x[:10, 0, 0], 5, args.shift_fraction)
+    fraction = affnist.build_parser().training["shift_fraction"]
+    batches = ShiftedBatches(x[:10], x[:10, 0, 0], 5, fraction)
     assert batches.largest_shift == [6, 6]
 
 
@@ -160,9 +160,9 @@ def test_files_are_read_in_their_order(tmp_path, affnist_images):
     images, labels = affnist_images
     for name, part in (("1", slice(15)), ("2", slice(15, 30)), ("10", slice(30, 40))):
         write_affnist(tmp_path / f"{name}.mat", images[part], labels[part])
-    args = affnist.build_parser().parse_args(["--data_dir", str(tmp_path)])
+    files = affnist.find_files(str(tmp_path))
     digits = np.zeros((9, 28, 28, 1)), np.eye(10)[:9]
-    parts = list(affnist.iterate_affnist(digits, args))
+    parts = list(affnist.iterate_affnist(digits, files, 1))
     assert max(len(x) for x, _ in parts) == 9  # as many at a time as MNIST's test has
     read, one_hot = (np.concatenate(arrays) for arrays in zip(*parts))
     np.testing.assert_allclose(read, images / 255, atol=1e-7)

@@ -329,13 +329,12 @@ def test_the_direct_convolution_is_written_beside_the_published_run(
 ):
     folder = tmp_path / f"direct_convolution_{BACKEND}_{report.find_device()}"
 
-    def main(flags, build_parser, run):
-        assert flags[flags.index("--save_dir") + 1] == str(folder)
+    def train(path):
+        assert path == str(folder)
         folder.mkdir()
         (folder / "log.csv").write_text("epoch,test_accuracy\n1,0.98\n2,0.99\n")
-        return 0
 
-    monkeypatch.setattr(direct_convolution.command_line, "main", main)
+    monkeypatch.setattr(direct_convolution, "train", train)
     assert direct_convolution.main(["--save_dir", str(tmp_path)]) == 0
     rows = read_rows(folder.with_suffix(".csv"))
     assert [row["direct_test_error"] for row in rows] == ["2.0", "1.0"]

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import io
+import json
 import os
 import re
 import shutil
@@ -30,9 +31,13 @@ from conftest import (
 from PIL import Image
 
 import capsulenet
-import capsulenet_multi_gpu
-from capsnet import backend, command_line, datasets, errors, memory, training
+from capsnet import backend, callbacks, command_line, datasets, errors, memory, session
+from capsnet.architecture import PAPER
 from capsnet.batches import ShiftedBatches
+from capsnet.options import Data, Devices, Options, Training
+from capsnet.predict import predict
+from capsnet.run_folder import RunFolder
+from capsnet.task import Task
 from capsnet.weights import ModelFileError, load_weights, read_info, read_run
 
 COLUMNS = ["loss", "margin_loss", "reconstruction_loss", "accuracy"]
@@ -146,8 +151,7 @@ def test_the_seed_sets_the_first_weights_and_the_shifts(digits, tmp_path):
         model = capsulenet.CapsNet((28, 28, 1), 10)[0]
         (x, y), _ = datasets.load_dataset(data_dir=digits)
         x, y = ShiftedBatches(x[:30], y[:30], 30, 0.1, seed)[0][0]
-        args = capsulenet.build_parser().parse_args(["--batch_size", "30"])
-        outputs = capsulenet.predict(model, [x, y], args)
+        outputs = predict(model, [x, y], batch_size=30)
         loss = capsulenet.task(0.392).evaluate(outputs, [y, x])["reconstruction_loss"]
         before = model.get_weights()
         load_weights(model, tmp_path / "trained_model.h5")
@@ -207,26 +211,28 @@ def test_debug_writes_tensorboard_logs(continued):
     assert event_file.stat().st_size > 0
 
 
-def scripted_log(monkeypatch, save_dir, **accuracies):
-    """The EpochLog of a run whose accuracies are given, by set and epoch."""
+def scripted_record(monkeypatch, save_dir, **accuracies):
+    """The record of a run whose accuracies are given, by set and epoch."""
     script = {name: iter(values) for name, values in accuracies.items()}
 
     def evaluate(self, outputs, name):
         return dict.fromkeys(COLUMNS, 0.5) | {"accuracy": next(script[name])}
 
-    monkeypatch.setattr(training.Task, "evaluate", evaluate)
-
-    monkeypatch.setattr(training, "predict", lambda model, inputs, args: [None])
-    monkeypatch.setattr(training, "all_alike", lambda outputs: False)
-    monkeypatch.setattr(training, "save_run", lambda _, path, *rest: Path(path).touch())
-    log = training.EpochLog(
-        batches=SimpleNamespace(num_samples=1),
-        held_out={name: ([], name) for name in accuracies},
-        task=capsulenet.task(0.392),
-        info={},
-        digest="",
-        args=SimpleNamespace(save_dir=save_dir, of_run=[], overwrite=False, ema=None),
+    monkeypatch.setattr(Task, "evaluate", evaluate)
+    monkeypatch.setattr(callbacks, "predict", lambda *arguments: [None])
+    monkeypatch.setattr(callbacks, "all_alike", lambda outputs: False)
+    monkeypatch.setattr(
+        callbacks, "save_run", lambda _, path, *rest: Path(path).touch()
     )
+    record, options = callbacks.Record(), Options(RunFolder(str(save_dir)))
+    batches = SimpleNamespace(num_samples=1)
+    held_out = {name: ([], name) for name in accuracies}
+    after_an_epoch = [
+        callbacks.Evaluate(record, batches, held_out, capsulenet.task(0.392), options),
+        callbacks.KeepBest(record),
+        callbacks.SaveState(record, {}, "", options),
+        callbacks.WriteLog(record, options.folder),
+    ]
     keys = ("loss", "capsnet_loss", "decoder_loss", "capsnet_accuracy")
     logs = dict.fromkeys(keys, 0.5)
     for epoch in range(len(accuracies["test"])):
@@ -235,23 +241,24 @@ def scripted_log(monkeypatch, save_dir, **accuracies):
         get_weights = partial(str, weights)
         model = SimpleNamespace(get_weights=get_weights, optimizer=optimizer)
         model.output_names = ["capsnet", "decoder"]
-        log.set_model(model)
-        log.on_epoch_begin(epoch)
-        log.on_epoch_end(epoch, logs)
-    return log
+        for callback in after_an_epoch:
+            callback.set_model(model)
+            callback.on_epoch_begin(epoch)
+            callback.on_epoch_end(epoch, logs)
+    return record
 
 
 def test_best_is_the_first_of_the_best_in_validation(monkeypatch, tmp_path):
     val, test = [0.5, 0.7, 0.7, 0.6], [0.9, 0.1, 0.2, 0.95]
-    log = scripted_log(monkeypatch, tmp_path, val=val, test=test)
-    assert log.best_epoch == 2
-    assert log.best_weights == "weights of epoch 2"
+    record = scripted_record(monkeypatch, tmp_path, val=val, test=test)
+    assert record.best_epoch == 2
+    assert record.best_weights == "weights of epoch 2"
     assert [float(row["val_accuracy"]) for row in read_log(tmp_path)] == val
 
 
 def test_the_test_set_selects_nothing(monkeypatch, tmp_path):
-    log = scripted_log(monkeypatch, tmp_path, test=[0.9, 0.1])
-    assert log.best_epoch is None and log.best_weights is None
+    record = scripted_record(monkeypatch, tmp_path, test=[0.9, 0.1])
+    assert record.best_epoch is None and record.best_weights is None
 
 
 # Devices and memory.
@@ -263,22 +270,19 @@ def test_the_test_set_selects_nothing(monkeypatch, tmp_path):
 def test_the_header_names_the_device(monkeypatch, kind, name):
     monkeypatch.setattr(backend, "device_kind", lambda: kind)
     monkeypatch.setattr(backend, "missing_gpu_package", lambda: None)
-    args = capsulenet.build_parser().parse_args([])
-    line = command_line.describe_device(args)
+    line = session.describe_device()
     assert line.startswith(f"Device: {name}; Keras {keras.version()} on ")
 
 
 def test_the_header_says_what_a_gpu_lacks(monkeypatch):
     monkeypatch.setattr(backend, "missing_gpu_package", lambda: "tensorflow[and-cuda]")
-    args = capsulenet.build_parser().parse_args([])
-    _, line = command_line.describe_device(args).splitlines()
+    _, line = session.describe_device().splitlines()
     assert line.startswith("An NVIDIA driver is here, but ")
     assert line.endswith(
         'sees no GPU; if it should: pip install "tensorflow[and-cuda]"'
     )
-    flags = ["--gpus", "1", "--device", "cpu"]  # on purpose
-    args = capsulenet_multi_gpu.build_parser().parse_args(flags)
-    assert "\n" not in command_line.describe_device(args)
+    on_purpose = Devices(kind="cpu")
+    assert "\n" not in session.describe_device(on_purpose)
 
 
 MNIST_SHAPE, CAPSULES = (28, 28, 1), 1152
@@ -288,9 +292,7 @@ def test_memory_of_the_routing():
     def needed(routings, n_class):
         """Bytes of one image more."""
         shape = (MNIST_SHAPE, n_class, routings)
-        return command_line.least_memory(*shape, 2) - command_line.least_memory(
-            *shape, 1
-        )
+        return PAPER.least_memory(*shape, 2) - PAPER.least_memory(*shape, 1)
 
     # The first round is one product. Each other keeps what the agreement is computed
     # from and the weighted input, (n_class, capsules, 8) numbers each.
@@ -301,17 +303,15 @@ def test_memory_of_the_routing():
 
 
 def test_a_thousand_classes_with_little_memory(monkeypatch):
-    monkeypatch.setattr(command_line, "runs_on_cpu", lambda: True)
+    monkeypatch.setattr(session, "runs_on_cpu", lambda: True)
     monkeypatch.setattr(memory, "available_memory", lambda: 3 * 10**9)
     x, y = np.zeros((200, *MNIST_SHAPE), "float32"), np.eye(1000, dtype="float32")[:200]
     names = list(map(str, range(1000)))
     data = datasets.Dataset((x, y), (x, y), class_names=names, name="mine")
 
     def check(routings):
-        flags = ["-r", str(routings), "--batch_size", "100"]
-        args = capsulenet.build_parser().parse_args(flags)
-        args.info, args.recipe = {}, "seed"
-        command_line.check_data(data, args)
+        settings = Training(routings=routings, batch_size=100)
+        session.check_data(data, Options(RunFolder("run"), training=settings))
 
     check(routings=1)
     with pytest.raises(errors.DataError, match=r"batches of 100 need about 17\.\d GB"):
@@ -432,14 +432,14 @@ def test_a_training_whose_reader_goes_keeps_its_last_epoch(
 ):
     digits = write_digits(tmp_path / "digits", mnist, 60, 30)
     reader, writer = os.pipe()
-    step = training.StopOnNaN.on_train_batch_end
+    step = callbacks.StopOnNaN.on_train_batch_end
 
     def close_reader(self, batch, logs=None):
         if (self.epoch, batch) == (1, 0):  # within the second epoch
             os.close(reader)
         step(self, batch, logs)
 
-    monkeypatch.setattr(training.StopOnNaN, "on_train_batch_end", close_reader)
+    monkeypatch.setattr(callbacks.StopOnNaN, "on_train_batch_end", close_reader)
     options = ["--image_size", 17, 17, "--epochs", 9, "--batch_size", 30]
     options += ["--data_dir", digits, "--save_dir", tmp_path]
     with open(writer, "w") as output, monkeypatch.context() as patch:
@@ -484,41 +484,52 @@ def test_a_class_name_that_the_terminal_has_no_sign_for(tmp_path, monkeypatch):
 
 # Every flag of the older scripts and of ours, with its default.
 FLAGS = {
-    "--epochs": None,
-    "--batch_size": None,
-    "--lr": None,  # the recipe's
-    "--lr_decay": None,
+    "--epochs": 50,
+    "--batch_size": 100,
+    "--lr": 0.001,
+    "--lr_decay": 0.9,
     "--lam_recon": None,  # as the size of the images asks for
-    "--routings": None,  # the model file's
-    "--shift_fraction": None,
-    "--rotation": None,
-    "--zoom": None,
-    "--shear": None,
-    "--warmup": None,
-    "--ema": None,
-    "--debug": False,
-    "--save_dir": None,  # that of the data set
-    "--testing": False,
-    "--digit": None,
-    "--weights": None,
-    "--predict": None,
-    "--invert": "auto",
-    "--export": None,
-    "--dataset": None,
-    "--test_fraction": None,
-    "--image_size": None,
-    "--grayscale": None,
+    "--routings": 3,
+    "--shift_fraction": 0.1,
+    "--rotation": 0,
+    "--zoom": 0,
+    "--shear": 0,
+    "--warmup": 0,
+    "--ema": 0,
+    "--recipe": "seed",
+    "--precision": "float32",
     "--train_size": None,
     "--validation_size": 0,
     "--seed": 0,
+    "--dataset": "mnist",
     "--data_dir": None,
+    "--test_fraction": 0.2,
+    "--image_size": None,
+    "--grayscale": False,
+    "--debug": False,
+    "--weights": None,
+    "--save_dir": "./result",
+    "--digit": None,
+    "--predict": [],
+    "--invert": "auto",
+    "--export": None,
+    "--testing": "train",
+    "--resume": "train",
+    "--overwrite": "train",
 }
 
 
+SWITCHES = ("--testing", "--resume", "--overwrite", "--predict", "--export", "--debug")
+SWITCHES += ("--grayscale",)
+
+
 def test_defaults():
-    defaults = vars(capsulenet.build_parser().parse_args([]))
+    options, own = command_line.read_options(capsulenet.build_parser(), [])
+    found = {**vars(options), **vars(options.training), **vars(options.data)}
+    found |= {"save_dir": options.folder.path, **vars(own)}
+    found |= dict.fromkeys(("testing", "resume", "overwrite"), options.mode)
     for flag, default in FLAGS.items():
-        assert defaults[flag[2:]] == default
+        assert found[flag[2:]] == default, flag
 
 
 def test_short_flags():
@@ -545,8 +556,11 @@ def test_help_groups_the_flags_and_says_their_defaults(capsys, flag):
     parts = " ".join(out[places[0] : places[-1]].split()).split(" --")[1:]
     parts = {f"--{part.split()[0]}": part for part in parts}
     for flag, default in FLAGS.items():
-        shown = f"(default: {default})" in parts[flag]
-        assert shown == (default is not None and default is not False)
+        # Of the others the help says more than a number.
+        if flag in ("--invert", "--seed", "--precision", "--validation_size"):
+            assert f"(default: {default})" in parts[flag]
+        if flag not in SWITCHES:
+            assert "(default: " in parts[flag] or "default of" in parts[flag], flag
 
 
 def test_help_names_the_formats_of_pictures_and_what_is_mixed(capsys):
@@ -637,7 +651,7 @@ def no_data(monkeypatch):
         ("--digit -1", "--digit: expected 0 to 9, received -1"),
         ("--digit x", "--digit: expected 0 to 9, received x"),
         ("--routings 0", "-r/--routings: expected 1 to "),
-        ("-r 1.5", "-r/--routings: invalid integer value: '1.5'"),
+        ("-r 1.5", "-r/--routings: expected a whole number, received 1.5"),
         ("--epochs 0", "--epochs: expected 1 to "),
         ("--batch_size -1", "--batch_size: expected 1 to "),
         ("--batch_size 0", "--batch_size: expected 1 to "),
@@ -648,7 +662,7 @@ def no_data(monkeypatch):
         ("--lr -1", "--lr: expected at least 0 and less than inf, received -1"),
         ("--lr nan", "--lr: expected at least 0 and less than inf, received nan"),
         ("--lr inf", "--lr: expected at least 0 and less than inf, received inf"),
-        ("--lr fast", "--lr: invalid number value: 'fast'"),
+        ("--lr fast", "--lr: expected a number, received fast"),
         ("--lr_decay nan", "--lr_decay: expected at least 0"),
         ("--lam_recon -0.1", "--lam_recon: expected at least 0"),
         ("--shift_fraction 1.5", "--shift_fraction: expected at least 0 and less than"),
@@ -678,29 +692,38 @@ def test_weights_that_are_no_weights(refuse, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "changes",
+    ("group", "changes"),
     [
-        {"help": True},  # which would print the help and end
-        {"predict": ["a.png"]},
-        {"image_size": ["-h", "1"]},
-        {"image_size": [1, 2, 3]},
-        {"dataset": "x" * 5000},
-        {"dataset": {"a": 1}},
-        {"drop_remainder": None},
-        {"lr": "--help"},
-        {"lr": float("nan")},
-        {"recipe": "other"},
+        ("training", {"help": True}),
+        ("training", {"drop_remainder": None}),
+        ("training", {"lr": "--help"}),
+        ("training", {"lr": float("nan")}),
+        ("training", {"lr": 10**400}),
+        ("training", {"epochs": 0}),
+        ("training", {"epochs": True}),
+        ("training", {"recipe": "other"}),
+        ("training", {"recipe": ["seed"]}),
+        ("training", {"architecture": {"filters": 10**9}}),
+        ("data", {"image_size": ["-h", "1"]}),
+        ("data", {"image_size": [1, 2, 3]}),
+        ("data", {"image_size": 3}),
+        ("data", {"dataset": "x" * 5000}),
+        ("data", {"dataset": {"a": 1}}),
+        ("data", {"predict": ["a.png"]}),
     ],
 )
-def test_arguments_that_no_run_has(changes):
-    parser = capsulenet.build_parser()
-    args = parser.parse_args(["--epochs", "1"])  # a run has settled it
-    good = {name: getattr(args, name) for name in args.of_run}
-    assert vars(command_line.parse_run(parser, good, "x.h5")) == vars(args)
-    complaint = "^x.h5: (damaged run state|expected a run of this script)"
-    with pytest.raises(ModelFileError, match=complaint) as caught:
-        command_line.parse_run(parser, {**good, **changes}, "x.h5")
-    assert len(str(caught.value)) < 500
+def test_a_run_state_of_no_run(group, changes):
+    def read(values):
+        return command_line.options_from_json(values, RunFolder("run"), "x.h5")
+
+    begun = Options(RunFolder("run"), data=Data(image_size=(20, 30)))
+    good = json.loads(json.dumps(begun.to_json()))
+    assert read(good).to_json() == begun.to_json()
+    complaint = "^x.h5: (damaged run state|expected a run of this version)"
+    for values in ({**good, group: {**good[group], **changes}}, {**good, group: 3}):
+        with pytest.raises(ModelFileError, match=complaint) as caught:
+            read(values)
+        assert len(str(caught.value)) < 500
 
 
 @pytest.mark.usefixtures("no_data")

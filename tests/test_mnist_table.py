@@ -1,13 +1,19 @@
 """experiments/mnist_table.py: what is run, what goes on, and what the table says."""
 
 import csv
+import dataclasses
 import re
 
 import pytest
 from conftest import ROOT, read_rows, write_digits
 
+import capsulenet
 from capsnet import command_line
-from experiments import mnist_table
+from capsnet.interrupts import Interrupted
+from capsnet.options import Options, Training
+from capsnet.recipes import RECIPES
+from capsnet.run_folder import RunFolder
+from experiments import baseline, mnist_table
 
 PUBLISHED = ROOT / "result" / "published" / "mnist_table"
 
@@ -124,94 +130,100 @@ def test_longer_runs_count_with_the_epoch_that_is_asked_for(tmp_path):
         assert rows["seed", "v4"]["errors"] == errors
 
 
-def commands(monkeypatch):
-    """The command lines that would be run."""
-    called = []
+@pytest.fixture
+def runs(monkeypatch):
+    """The script and the options of each run, none of which is made."""
+    made = []
+    for script in (capsulenet, baseline):
+        name = script.__name__
+        monkeypatch.setattr(
+            script, "run", lambda options, own, name=name: made.append((name, options))
+        )
+    return made
 
-    def main(argv, build_parser, run):
-        called.append((run.__module__, argv))
-        return 0
 
-    monkeypatch.setattr(command_line, "main", main)
-    return called
+def begin(folder, finished, **training):
+    """Leaves what a run of the older recipe leaves, but for the weights."""
+    write_log(folder, *[1] * finished)
+    (folder / "run_state.h5").write_text("")
+    settings = Training(**training)
+    return Options(RunFolder(str(folder)), training=settings, begun={"rows": []})
 
 
-def test_each_trial_is_a_run_of_the_scripts(monkeypatch, tmp_path):
-    called = commands(monkeypatch)
+def test_each_trial_is_a_run_of_the_scripts(runs, tmp_path):
     flags = ["--epochs", "2", "--trials", "2", "--save_dir", str(tmp_path)]
     assert mnist_table.main([*flags, "--recipe", "paper", "--ema", "0.99"]) == 0
-    assert len(called) == 10
-    lines = {
-        (module, argv[argv.index("--save_dir") + 1].removeprefix(str(tmp_path))): argv
-        for module, argv in called
+    assert len(runs) == 10
+    found = {
+        (script, options.folder.path.removeprefix(str(tmp_path))): options.training
+        for script, options in runs
     }
-    v1 = lines["capsulenet", "/paper/v1-ema0.99/1"]
-    assert v1[v1.index("--routings") + 1] == "1"
-    assert v1[v1.index("--lam_recon") + 1] == "0"
-    assert v1[v1.index("--seed") + 1] == "1"
-    assert v1[v1.index("--recipe") + 1] == "paper"
-    assert v1[v1.index("--epochs") + 1] == "2"
-    assert v1[v1.index("--precision") + 1] == "float32"
-    v4 = lines["capsulenet", "/paper/v4-ema0.99/0"]
-    assert v4[v4.index("--routings") + 1] == "3"
-    assert "--lam_recon" not in v4 and "--resume" not in v4
-    assert (
-        "--routings" not in lines["experiments.baseline", "/paper/baseline-ema0.99/0"]
+    paper = dataclasses.replace(RECIPES["paper"], epochs=2, ema=0.99)
+    assert found["capsulenet", "/paper/v1-ema0.99/1"] == dataclasses.replace(
+        paper, routings=1, lam_recon=0.0, seed=1
     )
+    assert found["capsulenet", "/paper/v4-ema0.99/0"] == paper
+    cnn = found["experiments.baseline", "/paper/baseline-ema0.99/0"]
+    assert cnn == dataclasses.replace(paper, **baseline.WITHOUT_CAPSULES)
 
 
-def test_only_what_is_missing_is_run(monkeypatch, tmp_path, capsys):
-    called = commands(monkeypatch)
+def test_only_what_is_missing_is_run(runs, monkeypatch, tmp_path, capsys):
     write_log(tmp_path / "seed" / "v4" / "0", 1, 1)  # finished
-    write_log(tmp_path / "seed" / "v3" / "0", 1)  # interrupted
-    (tmp_path / "seed" / "v3" / "0" / "run_state.h5").write_text("")
+    v3 = {"epochs": 2, "lam_recon": 0.0}
+    begun = begin(tmp_path / "seed" / "v3" / "0", 1, **v3)  # interrupted
+    monkeypatch.setattr(command_line, "read_begun", lambda folder: begun)
     flags = ["--epochs", "2", "--trials", "1", "--cells", "v4", "v3"]
     assert mnist_table.main([*flags, "--save_dir", str(tmp_path)]) == 0
-    ((_, argv),) = called
-    folder = str(tmp_path / "seed" / "v3" / "0")
-    # With the flags of the cell, so that a run of others is refused.
-    flags = ["--resume", "--epochs", "2", "--save_dir", folder, "--seed", "0"]
-    flags += ["--recipe", "seed", "--precision", "float32"]
-    assert argv == [*flags, "--routings", "3", "--lam_recon", "0"]
+    ((_, options),) = runs
+    assert options == begun
     assert "v4, trial 0: 2 epochs are in" in capsys.readouterr().out
 
 
+def test_a_run_with_other_numbers_is_not_continued(runs, monkeypatch, tmp_path, capsys):
+    begun = begin(tmp_path / "seed" / "v4" / "0", 1, epochs=2, lr=0.1)
+    monkeypatch.setattr(command_line, "read_begun", lambda folder: begun)
+    flags = ["--epochs", "2", "--trials", "1", "--save_dir", str(tmp_path)]
+    assert mnist_table.main(flags) == 2 and not runs
+    assert "--lr: expected 0.1, with which the run in" in capsys.readouterr().err
+
+
 def test_a_run_that_ended_before_its_model_was_written_is_finished(
-    monkeypatch, tmp_path
+    runs, monkeypatch, tmp_path
 ):
-    called = commands(monkeypatch)
-    write_log(tmp_path / "seed" / "v4" / "0", 1, 1, 1)
-    (tmp_path / "seed" / "v4" / "0" / "run_state.h5").write_text("")
+    begun = begin(tmp_path / "seed" / "v4" / "0", 3, epochs=3)
+    monkeypatch.setattr(command_line, "read_begun", lambda folder: begun)
     flags = ["--epochs", "2", "--trials", "1", "--cells", "v4"]
     assert mnist_table.main([*flags, "--save_dir", str(tmp_path)]) == 0
-    ((_, argv),) = called
-    assert argv[:3] == ["--resume", "--epochs", "3"]
+    ((_, options),) = runs
+    assert options == begun
 
 
-def test_a_log_without_its_state_is_not_replaced(monkeypatch, tmp_path, capsys):
-    called = commands(monkeypatch)
+def test_a_log_without_its_state_is_not_replaced(runs, tmp_path, capsys):
     write_log(tmp_path / "seed" / "v4" / "0", 1)
     flags = ["--epochs", "2", "--trials", "1", "--save_dir", str(tmp_path)]
-    assert mnist_table.main(flags) == 2 and not called
+    assert mnist_table.main(flags) == 2 and not runs
     assert (
         "expected run_state.h5, to go on after the 1 epochs" in capsys.readouterr().err
     )
 
 
-def test_other_averages_and_precisions_are_rows_of_their_own(monkeypatch, tmp_path):
-    called = commands(monkeypatch)
+def test_other_averages_and_precisions_are_rows_of_their_own(runs, tmp_path):
     flags = ["--trials", "1", "--cells", "v4", "--save_dir", str(tmp_path)]
     options = ["--ema", "0.9", "--precision", "mixed_bfloat16"]
     for chosen in ([], options[:2], options[2:], options):
         assert mnist_table.main([*flags, *chosen]) == 0
-    folders = [argv[argv.index("--save_dir") + 1] for _, argv in called]
     rows = ["v4", "v4-ema0.9", "v4-mixed_bfloat16", "v4-ema0.9-mixed_bfloat16"]
+    folders = [options.folder.path for _, options in runs]
     assert folders == [str(tmp_path / "seed" / row / "0") for row in rows]
 
 
-def test_a_run_that_ends_badly_ends_the_table(monkeypatch, tmp_path):
-    monkeypatch.setattr(command_line, "main", lambda *arguments: 130)
+def test_an_interrupted_run_ends_the_table(monkeypatch, tmp_path, capsys):
+    def interrupt(options, own):
+        raise Interrupted(2)
+
+    monkeypatch.setattr(capsulenet, "run", interrupt)
     assert mnist_table.main(["--save_dir", str(tmp_path)]) == 130
+    assert "The same command goes on" in capsys.readouterr().out
     assert (tmp_path / "table.md").exists()  # of what there is
 
 

@@ -17,6 +17,8 @@ from conftest import ROOT, environment, read_log, read_weights, without_times
 import capsulenet
 import capsulenet_multi_gpu
 from capsnet import command_line
+from capsnet.options import Options
+from capsnet.run_folder import RunFolder
 
 BACKEND = keras.backend.backend()
 needs_jax = pytest.mark.skipif(BACKEND != "jax", reason="several hosts need JAX")
@@ -179,7 +181,7 @@ def test_a_run_that_used_all_images_goes_on_with_one_device(
     sizes = [str(argument) for argument in (*sizes, *folders(digits, tmp_path))]
     assert capsulenet.main(sizes) == 0
     script = capsulenet_multi_gpu
-    monkeypatch.setattr(script, "find_devices", lambda args: ["GPU:0", "GPU:1"])
+    monkeypatch.setattr(script, "find_devices", lambda *_: ["GPU:0", "GPU:1"])
     monkeypatch.setattr(script, "distribute", lambda *_: contextlib.nullcontext())
     result = main("--resume", "--epochs", 2, "--save_dir", tmp_path)
     check_error(result, "--resume: expected one device", "received 2")
@@ -332,15 +334,16 @@ def test_a_host_that_dies_ends_the_others(victim, digits, tmp_path):
 def test_a_host_whose_output_nobody_reads_any_more(monkeypatch):
     import capsulenet_multi_gpu as script
 
-    def run_on_devices(args):
+    def run_on_devices(options, own):
         raise BrokenPipeError
 
     ends = []
     for name in ("check_hosts", "meet_hosts"):
-        monkeypatch.setattr(script, name, lambda args: None)
+        monkeypatch.setattr(script, name, lambda *_: None)
     monkeypatch.setattr(script, "run_on_devices", run_on_devices)
     monkeypatch.setattr(script, "end_process", lambda *end: ends.append(end))
-    script.run(SimpleNamespace(device="gpu", num_hosts=2))
+    own = SimpleNamespace(device="gpu", num_hosts=2)
+    script.run(Options(RunFolder("run")), own)
     assert ends == [("the reader of the output has gone", 141)]
 
 

@@ -1,7 +1,6 @@
 """experiments/multimnist.py: pairs of digits, what they are measured by, and a run."""
 
 import contextlib
-import types
 
 import numpy as np
 import pytest
@@ -11,6 +10,7 @@ from PIL import Image
 
 import capsulenet
 from capsnet import command_line, datasets, training
+from capsnet.options import Training
 from experiments import digits, multimnist
 from experiments.multimnist import BaselinePairs, Pairs, both_right, one_right
 
@@ -122,14 +122,17 @@ def test_no_test_digit_is_trained_on_and_no_training_digit_tested(
     data = datasets.Dataset(train, digits_of(0.5, 20), mnist.class_names, "mnist")
     seen = {}
     monkeypatch.setattr(
-        training, "fit", lambda model, batches, log, args: seen.update(b=batches, l=log)
+        training,
+        "fit",
+        lambda model, batches, held_out, *rest: seen.update(b=batches, h=held_out),
     )
     argv = ["--network", "baseline", "--validation_size", "10", "--batch_size", "10"]
-    args = multimnist.build_parser().parse_args([*argv, "--save_dir", str(tmp_path)])
-    command_line.check_arguments(args)
+    options, _ = command_line.read_options(
+        multimnist.build_parser(), [*argv, "--save_dir", str(tmp_path)]
+    )
     data = digits.pad(data, multimnist.MARGIN)
-    _, model, task = multimnist.make_network((36, 36, 1), 10, args)
-    training.train(model, data, task, {}, args)
+    _, model, task = multimnist.make_network((36, 36, 1), 10, options.training)
+    training.train(model, data, task, {}, options)
 
     def values(images):
         return set(np.unique(images).tolist())
@@ -137,7 +140,7 @@ def test_no_test_digit_is_trained_on_and_no_training_digit_tested(
     assert values(seen["b"].x) == {0, 0.25}
     images = np.concatenate([seen["b"][i][0] for i in range(len(seen["b"]))])
     assert values(images) == {0, 0.25, 0.5} and len(images) == 20
-    sets = {name: inputs[0] for name, (inputs, _) in seen["l"].held_out.items()}
+    sets = {name: inputs[0] for name, (inputs, _) in seen["h"].items()}
     assert values(sets["val"]) == {0, 0.375, 0.75}
     assert values(sets["test"]) == {0, 0.5, 1}
 
@@ -215,17 +218,15 @@ def test_losses_of_both_networks():
     lengths = np.array([[0.9, 0.5, 0.1, 0.4]], "float32")
     decoded = np.zeros((1, 2, 3, 3, 1), "float32")
     alone = np.stack([np.full((1, 3, 3, 1), 0.2), np.full((1, 3, 3, 1), 0.4)], axis=1)
-    flags = ["--lam_recon", "0.5", "--routings", "1"]
-    args = multimnist.build_parser().parse_args(flags)
-    args.recipe = "seed"
-    _, _, task = multimnist.make_network((17, 17, 1), N_CLASS, args)
+    settings = Training(lam_recon=0.5, routings=1)
+    _, _, task = multimnist.make_network((17, 17, 1), N_CLASS, settings)
     result = task.evaluate([lengths, decoded], [LABELS, alone])
     assert result["margin_loss"] == pytest.approx(0.4**2 + 0.5 * 0.3**2)
     assert result["reconstruction_loss"] == pytest.approx((0.04 + 0.16) / 2)
     expected = result["margin_loss"] + 0.5 * 0.04 + 0.5 * 0.16  # each digit's own
     assert result["loss"] == pytest.approx(expected)
-    args.network = "baseline"
-    _, _, task = multimnist.make_network((17, 17, 1), N_CLASS, args)
+    settings = Training(network="baseline")
+    _, _, task = multimnist.make_network((17, 17, 1), N_CLASS, settings)
     result = task.evaluate([lengths], [LABELS])
     expected = -np.mean(np.log([0.9, 0.5, 1 - 0.1, 1 - 0.4]))
     assert result["loss"] == pytest.approx(expected, rel=1e-6)
@@ -266,12 +267,12 @@ def test_sheets_show_what_was_said_and_what_is_not_there(mnist, monkeypatch, tmp
     lengths[::2] = 1 - lengths[::2]  # every other image is wrong
     drawn = []
 
-    def predict(model, inputs, args):
+    def predict(model, inputs):
         images, *labels = inputs
         drawn.append(np.stack([label.argmax(axis=1) for label in labels], axis=1))
         return [None, np.full((len(images), 2, 36, 36, 1), 0.5, "float32")]
 
-    monkeypatch.setattr(training, "predict", predict)
+    monkeypatch.setattr(multimnist, "predict", predict)
     sheets = {}
     monkeypatch.setattr(
         multimnist,
@@ -281,8 +282,7 @@ def test_sheets_show_what_was_said_and_what_is_not_there(mnist, monkeypatch, tmp
         ),
     )
     monkeypatch.setattr(multimnist.run_folder, "replace_file", contextlib.nullcontext)
-    args = multimnist.build_parser().parse_args(["--save_dir", str(tmp_path)])
-    multimnist.draw_sheets(types.SimpleNamespace(model=None), data, lengths, args)
+    multimnist.draw_sheets(None, data, lengths, str(tmp_path))
 
     truth = np.stack([first.argmax(axis=1), second.argmax(axis=1)], axis=1)
     right, wrong, forced = drawn

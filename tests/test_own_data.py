@@ -19,7 +19,8 @@ from test_command_line import contents, main
 from test_photos import draw_photo
 
 import capsulenet
-from capsnet import memory, training
+from capsnet import memory
+from capsnet.callbacks import all_alike
 from capsnet.weights import load_weights, read_info
 
 needs_tensorflow = pytest.mark.skipif(
@@ -214,7 +215,7 @@ def test_flags_win_over_the_file_and_the_file_over_the_default(
     ],
 )
 def test_networks_that_are_stuck(lengths, stuck):
-    assert training.all_alike(lengths) is stuck
+    assert all_alike(lengths) is stuck
 
 
 def test_flags_of_the_data_have_no_effect_on_a_prediction(trained, tmp_path, capsys):

@@ -137,7 +137,7 @@ def test_commands_leave_what_is_published_alone():
 
 @pytest.mark.parametrize("module", [*SCRIPTS, *STUDIES])
 def test_what_is_written_by_default_is_not_published(module):
-    folder = build_parser(module).get_default("save_dir") or "result"
+    folder = build_parser(module).save_dir or "result"
     path = os.path.normpath(os.path.join(folder, "results.csv"))
     command = ["git", "-C", str(ROOT), "check-ignore", "--no-index", "-q", path]
     try:

@@ -1,6 +1,7 @@
 """Recipes: learning rates over the steps, weights at the start, their study."""
 
 import csv
+import dataclasses
 
 import keras
 import numpy as np
@@ -9,22 +10,19 @@ from keras import ops
 
 import capsulenet
 from capsnet import command_line
+from capsnet.architecture import Architecture
+from capsnet.options import Training
 from capsnet.recipes import LEAST_RATE, RECIPES, WarmUp, make_schedule
 from experiments import recipes
-
-
-def settle(*flags):
-    args = capsulenet.build_parser().parse_args([*map(str, flags)])
-    command_line.check_arguments(args)
-    return args
 
 
 def test_recipes_settle_what_is_not_said(tmp_path):
     names = ("epochs", "lr", "lr_decay", "ema", "rotation", "shift_fraction")
 
     def settled(*flags):
-        args = settle("--save_dir", tmp_path / "new", *flags)
-        return tuple(getattr(args, name) for name in names)
+        argv = ["--save_dir", str(tmp_path / "new"), *map(str, flags)]
+        options, _ = command_line.read_options(capsulenet.build_parser(), argv)
+        return tuple(getattr(options.training, name) for name in names)
 
     assert settled() == (50, 0.001, 0.9, 0, 0, 0.1)
     assert settled("--recipe", "paper") == (640, 0.001, 0.96, 0, 0, 0.1)
@@ -34,8 +32,8 @@ def test_recipes_settle_what_is_not_said(tmp_path):
 
 
 def test_modern_grows_then_falls_to_zero_at_the_last_step():
-    recipe = RECIPES["modern"]
-    schedule = make_schedule(recipe.lr, None, None, recipe.warmup, 600, 5)
+    recipe = dataclasses.replace(RECIPES["modern"], epochs=5)
+    schedule = make_schedule(recipe, steps_per_epoch=600)
     steps = np.arange(3001)
     grown = np.minimum(1, (steps + 1) / recipe.warmup)
     expected = recipe.lr * grown * (1 + np.cos(np.pi * steps / 3000)) / 2
@@ -49,21 +47,17 @@ def test_modern_grows_then_falls_to_zero_at_the_last_step():
     [(0, 1e-3), (1000, 1e-3 * 0.96**0.5), (2000, 0.96e-3), (10**6, LEAST_RATE)],
 )
 def test_paper_falls_continuously_to_its_floor(step, rate):
-    recipe = RECIPES["paper"]
-    schedule = make_schedule(
-        recipe.lr, recipe.lr_decay, recipe.decay_steps, recipe.warmup, 468, 640
-    )
+    schedule = make_schedule(RECIPES["paper"], steps_per_epoch=468)
     assert float(schedule(step)) == pytest.approx(rate, rel=1e-5)
 
 
 def test_seed_falls_between_epochs():
-    recipe = RECIPES["seed"]
-    rate = make_schedule(recipe.lr, recipe.lr_decay, None, recipe.warmup, 600, 50)
+    rate = make_schedule(RECIPES["seed"], steps_per_epoch=600)
     assert rate == 0.001  # the training loop lowers it
 
 
 def test_a_schedule_is_saved_with_its_optimizer():
-    schedule = make_schedule(0.002, None, None, 7, 10, 3)
+    schedule = make_schedule(Training(lr_decay=None, warmup=7, epochs=3), 10)
     optimizer = keras.optimizers.Adam(schedule)
     other = keras.optimizers.Adam.from_config(optimizer.get_config())._learning_rate
     assert isinstance(other, WarmUp)
@@ -74,9 +68,9 @@ def test_a_schedule_is_saved_with_its_optimizer():
 # Weights at the start
 
 
-def kernels_and_biases(**network):
+def kernels_and_biases(architecture):
     keras.utils.set_random_seed(0)
-    model = capsulenet.CapsNet((28, 28, 1), 10, **network)[0]
+    model = capsulenet.CapsNet((28, 28, 1), 10, architecture=architecture)[0]
     weights = {weight.path: ops.convert_to_numpy(weight) for weight in model.weights}
     biases = [w for path, w in weights.items() if path.endswith("bias")]
     return (
@@ -87,7 +81,7 @@ def kernels_and_biases(**network):
 
 
 def test_the_recipe_of_the_paper_has_its_weights():
-    model, kernels, biases = kernels_and_biases(**RECIPES["paper"].network)
+    model, kernels, biases = kernels_and_biases(RECIPES["paper"].architecture)
     assert len(biases) == 6  # conv1, primary and class capsules, three of the decoder
     for bias in biases:
         np.testing.assert_array_equal(bias, np.full(bias.shape, np.float32(0.1)))
@@ -105,7 +99,9 @@ def test_the_recipe_of_the_paper_has_its_weights():
 
 def test_the_transformation_matrices_start_as_asked_for():
     for stddev in (0.1, 0.01):
-        model, _, biases = kernels_and_biases(transformation_stddev=stddev)
+        model, _, biases = kernels_and_biases(
+            Architecture(transformation_stddev=stddev)
+        )
         W = ops.convert_to_numpy(model.get_layer("digitcaps").W)
         assert W.std() == pytest.approx(stddev, rel=0.01)
         assert len(biases) == 5 and not any(bias.any() for bias in biases)

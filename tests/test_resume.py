@@ -35,7 +35,9 @@ from conftest import (
 )
 
 import capsulenet
-from capsnet import datasets, run_folder, training
+from capsnet import callbacks, datasets, run_folder, session, training
+from capsnet.callbacks import Evaluate, KeepBest, SaveState, StopOnNaN, WriteLog
+from capsnet.run_folder import RunFolder
 from capsnet.weights import load_weights, read_run
 
 SCRIPT = ROOT / "capsulenet.py"
@@ -150,10 +152,8 @@ def on_step(monkeypatch):
                 do()
             check(self, batch, logs)
 
-        check = training.StopOnNaN.on_train_batch_end
-        monkeypatch.setattr(
-            training.StopOnNaN, "on_train_batch_end", on_train_batch_end
-        )
+        check = StopOnNaN.on_train_batch_end
+        monkeypatch.setattr(StopOnNaN, "on_train_batch_end", on_train_batch_end)
 
     return on_step
 
@@ -332,13 +332,13 @@ def test_overwrite(finished, few, on_step, monkeypatch, capsys):
     seen = []
     on_step(1, 2, lambda: seen.append(contents(finished)))
     # The run ends after the first epoch: a signal comes while the log is written.
-    write_log = training.EpochLog.write_log
+    write_csv = run_folder.write_csv
 
-    def interrupt(log):
+    def interrupt(path, rows):
         os.kill(os.getpid(), signal.SIGTERM)
-        write_log(log)
+        write_csv(path, rows)
 
-    monkeypatch.setattr(training.EpochLog, "write_log", interrupt)
+    monkeypatch.setattr(run_folder, "write_csv", interrupt)
     options = [*SMALL, "--epochs", 2, "--seed", 1, "--data_dir", few]
     assert main("--overwrite", *options, "--save_dir", finished) == 143
 
@@ -346,19 +346,23 @@ def test_overwrite(finished, few, on_step, monkeypatch, capsys):
     files = ["log.csv", "log.png", "notes.txt", "run_state.h5", "test.csv"]
     assert sorted(contents(finished)) == files
     run = read_run(str(finished / "run_state.h5"))
-    assert run["arguments"]["seed"] == 1 and len(run["rows"]) == 1
+    assert run["arguments"]["training"]["seed"] == 1 and len(run["rows"]) == 1
     assert len(read_log(finished)) == 1
     _, err = capsys.readouterr()
     assert "epoch 1 is the last one finished" in err.splitlines()[-1]
 
 
+AFTER_AN_EPOCH = (Evaluate, KeepBest, SaveState, WriteLog)
+
+
 def end_epoch(model, *arguments, epochs, callbacks, **options):
     """In the place of `fit`: the end of the last epoch is all that there is of it."""
-    (log,) = [c for c in callbacks if isinstance(c, training.EpochLog)]
-    log.set_model(model)
-    log.on_epoch_begin(epochs - 1)
     names = ["loss", *capsulenet.task(0.392).columns(model)]
-    log.on_epoch_end(epochs - 1, dict.fromkeys(names, 0.5))
+    for callback in callbacks:
+        if isinstance(callback, AFTER_AN_EPOCH):
+            callback.set_model(model)
+            callback.on_epoch_begin(epochs - 1)
+            callback.on_epoch_end(epochs - 1, dict.fromkeys(names, 0.5))
 
 
 def test_overwriting_that_fails_leaves_the_earlier_run(
@@ -415,13 +419,13 @@ def test_a_first_run_leaves_the_files_of_the_user(few, monkeypatch, tmp_path):
 def test_a_state_that_is_replaced_at_the_start(
     finished, two_epochs, monkeypatch, capsys
 ):
-    load_data = capsulenet.load_data
+    load_data = session.load_data
 
-    def replace_and_load(args):
+    def replace_and_load(options):
         shutil.copy(two_epochs / "run_state.h5", finished)
-        return load_data(args)
+        return load_data(options)
 
-    monkeypatch.setattr(capsulenet, "load_data", replace_and_load)
+    monkeypatch.setattr(session, "load_data", replace_and_load)
     assert main("--resume", "--epochs", 2, "--save_dir", finished) == 2
     assert "another run has replaced it" in one_line(capsys)
 
@@ -453,28 +457,27 @@ def rename_column(run):
     ]
 
 
-OTHER_SCRIPT = "expected a run of this script and version, found one of another: "
-OTHER_SCRIPT += "they differ in "
+OTHER_VERSION = "expected a run of this version, found one of another: "
+OTHER_VERSION += "they differ in "
 
 
-def argument(**values):
-    return lambda run: run["arguments"].update(values)
+def argument(group="training", **values):
+    return lambda run: run["arguments"][group].update(values)
 
 
 @pytest.mark.usefixtures("no_data")
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        (argument(drop_remainder="yes"), "damaged run state: other arguments"),
-        (argument(momentum=0.9), f"{OTHER_SCRIPT}[momentum]"),
-        (argument(help=True), f"{OTHER_SCRIPT}[help]"),
-        (argument(epoch=3), f"{OTHER_SCRIPT}[epoch]"),  # an abbreviation
-        (lambda run: run["arguments"].pop("lr"), f"{OTHER_SCRIPT}[lr]"),
-        (argument(lr="fast"), "damaged run state: argument --lr: "),
-        (argument(epochs=None), "damaged run state: other arguments"),
-        (argument(batch_size=0), "damaged run state: argument --batch_size: "),
-        (argument(image_size=[28]), "damaged run state: other arguments"),
-        (argument(image_size=[0, 28]), "damaged run state: argument --image_size: "),
+        (argument(drop_remainder="yes"), "damaged run state: --drop_remainder: "),
+        (argument(momentum=0.9), f"{OTHER_VERSION}[momentum]"),
+        (lambda run: run["arguments"]["training"].pop("lr"), f"{OTHER_VERSION}[lr]"),
+        (argument(lr="fast"), "damaged run state: --lr: "),
+        (argument(epochs=None), "damaged run state: --epochs: "),
+        (argument(batch_size=0), "damaged run state: --batch_size: "),
+        (argument("data", image_size=[28]), "damaged run state: --image_size: "),
+        (argument("data", image_size=[0, 28]), "damaged run state: --image_size: "),
+        (lambda run: run["arguments"].update(weights=3), "damaged run state: --weig"),
         (lambda run: run.update(arguments=[]), "damaged run state"),
         (lambda run: run.update(rows=[]), "damaged run state"),
         (lambda run: run["rows"][0].update(epoch=2), "damaged run state"),
@@ -543,10 +546,10 @@ def test_a_second_run_is_refused(first_epoch, few, tmp_path, fails, capsys, flag
     if flags:
         shutil.copytree(first_epoch, folder)
     folder.mkdir(exist_ok=True)
-    with run_folder.lock_folder(folder):
+    with RunFolder(folder).locked():
         options = [*OPTIONS, "--data_dir", few, "--save_dir", folder]
         assert fails(*flags, *options) == f"{folder}: another run is at work here\n"
-    with run_folder.lock_folder(folder):  # it is free again
+    with RunFolder(folder).locked():  # it is free again
         pass
 
 
@@ -671,7 +674,7 @@ def signal_twice(*arguments):
 
 def test_a_second_signal_while_the_state_is_written(finished, monkeypatch, capsys):
     monkeypatch.setattr(keras.Model, "fit", end_epoch)
-    monkeypatch.setattr(training, "save_run", signal_twice)
+    monkeypatch.setattr(callbacks, "save_run", signal_twice)
     assert main("--resume", "--epochs", 2, "--save_dir", finished) == 130
     assert "epoch 1 is the last one finished" in capsys.readouterr().err
     assert finished_epochs(finished) == 1
@@ -772,14 +775,14 @@ def test_a_write_that_fails_leaves_the_files_of_before(finished, monkeypatch, ca
 
 @pytest.mark.slow
 def test_a_disk_that_is_full(first_epoch, monkeypatch, capsys, tmp_path):
-    check_space = training.EpochLog.check_space
+    check_space = training.check_space
 
-    def fill(log, model):
-        check_space(log, model)  # there was room enough before
+    def fill(*arguments):
+        check_space(*arguments)  # there was room enough before
         free = shutil.disk_usage(tmp_path).free
         (tmp_path / "filler").write_bytes(bytes(free - 10_000_000))
 
-    monkeypatch.setattr(training.EpochLog, "check_space", fill)
+    monkeypatch.setattr(training, "check_space", fill)
     with mounted(tmp_path, "size=400m"):
         folder = tmp_path / "result"
         shutil.copytree(first_epoch, folder)

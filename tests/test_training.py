@@ -1,7 +1,6 @@
 """The training loop: moving averages, and what is kept of them."""
 
 import threading
-from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -10,12 +9,13 @@ from conftest import read_log, without_times
 from keras import ops
 
 import capsulenet
-from capsnet import backend, training
+from capsnet import backend, callbacks
+from capsnet.callbacks import Record, averaged
+from capsnet.interrupts import Interrupted
+from capsnet.options import Options
+from capsnet.predict import predict
+from capsnet.run_folder import RunFolder
 from capsnet.weights import load_weights
-
-
-def parse(*flags):
-    return capsulenet.build_parser().parse_args([str(flag) for flag in flags])
 
 
 def weights_of(model):
@@ -62,8 +62,7 @@ def test_averages_are_what_is_evaluated_and_a_run_goes_on_with_them(digits, tmp_
     for variable, value in zip(model.trainable_variables, half[1]):
         variable.assign(value)
     data = capsulenet.datasets.load_dataset(data_dir=str(digits))
-    args = parse("--batch_size", 20)
-    lengths, _ = training.predict(model, [data.test[0]], args)
+    lengths, _ = predict(model, [data.test[0]], batch_size=20)
     accuracy = np.mean(lengths.argmax(axis=1) == data.test[1].argmax(axis=1))
     assert float(half[0][0]["test_accuracy"]) == pytest.approx(accuracy, abs=1e-6)
     # A run state is a model file, too, with what its log is of.
@@ -85,7 +84,7 @@ def test_averaged_gives_the_weights_back_bit_for_bit():
     for i, step in enumerate(steps):
         factor = min(0.7, i / (i + 10))
         expected = [factor * a + (1 - factor) * b for a, b in zip(expected, step)]
-    with training.averaged(model):
+    with averaged(model):
         for average, value in zip(weights_of(model), expected):
             np.testing.assert_allclose(average, value, rtol=1e-5)
     for weight, value in zip(weights_of(model), steps[-1]):
@@ -96,18 +95,15 @@ def test_without_a_moving_average_nothing_changes():
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
     model.compile(backend.adam(0.1), "mse")
     before = weights_of(model)
-    with training.averaged(model):
+    with averaged(model):
         for weight, value in zip(weights_of(model), before):
             np.testing.assert_array_equal(weight, value)
 
 
 def test_the_goal_is_one_of_the_validation_set():
     def reached(stop_at, accuracy):
-        log = training.EpochLog.__new__(training.EpochLog)
-        log.stop_at = stop_at
         others = {"accuracy": 1 - accuracy, "test_accuracy": 1 - accuracy}
-        log.rows = [{"val_accuracy": accuracy, **others}]
-        return log.reached_goal()
+        return Record([{"val_accuracy": accuracy, **others}]).reached(stop_at)
 
     assert reached(0.9, 0.9) and reached(0.9, 0.95)
     assert not reached(0.9, 0.8999) and not reached(0.9, 0.05)
@@ -122,32 +118,31 @@ def test_a_step_waits_for_the_losses_of_the_one_before_only_on_tensorflow(
     waits = keras.backend.backend() == "tensorflow"
     second_step, read = threading.Event(), threading.Event()
 
-    class StopOnNaN(training.StopOnNaN):
+    class StopOnNaN(callbacks.StopOnNaN):
         def on_train_batch_begin(self, batch, logs=None):
             if batch == 1:
                 second_step.set()
             if batch == 2:
                 assert read.wait(60)
-                raise training.Interrupted(2)
+                raise Interrupted(2)
 
         def on_train_batch_end(self, batch, logs=None):
             if batch == 0:  # as if the losses were late
                 assert second_step.wait(1 if waits else 60) != waits
                 read.set()
 
-    monkeypatch.setattr(training, "StopOnNaN", StopOnNaN)
+    monkeypatch.setattr(callbacks, "StopOnNaN", StopOnNaN)
     flags = ["--batch_size", "10", "--data_dir", digits, "--save_dir", tmp_path]
     assert capsulenet.main([*map(str, flags)]) == 130
 
 
 def test_the_first_step_whose_loss_is_no_number_is_named():
-    log = SimpleNamespace(diverged=lambda *what: ValueError(*what))
-    stop = training.StopOnNaN(log)
+    stop = callbacks.StopOnNaN(Record(), Options(RunFolder("run")))
     stop.on_epoch_begin(2)
     for batch in (0, 3, 2):  # threads may come late
         loss = 0.5 if batch < 2 else float("nan")
         stop.on_train_batch_end(batch, {"loss": loss})
-    with pytest.raises(ValueError, match="in epoch 3, step 3"):
+    with pytest.raises(callbacks.DivergedError, match="in epoch 3, step 3"):
         stop.on_train_batch_begin(4)
-    with pytest.raises(ValueError, match="in epoch 3, step 3"):
+    with pytest.raises(callbacks.DivergedError, match="in epoch 3, step 3"):
         stop.on_epoch_end(2)

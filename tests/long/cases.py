@@ -257,7 +257,7 @@ def check_dataset(data) -> None:
 
 def load_dataset(args) -> None:
     """Reads a data set as `capsulenet.train_or_test` does."""
-    from capsnet import command_line, datasets, training
+    from capsnet import datasets, session, training
 
     if args.batch_size is None:
         args.batch_size = training.RECIPES[args.recipe].batch_size
@@ -269,5 +269,5 @@ def load_dataset(args) -> None:
         args.test_fraction,
         args.split_seed,
     )
-    command_line.check_data(data, args)
+    session.check_data(data, args)
     check_dataset(data)

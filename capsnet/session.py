@@ -1,0 +1,184 @@
+"""What every script does before its work: backend, data, checks, the header."""
+
+import contextlib
+import dataclasses
+import importlib
+import os
+
+import keras
+
+from capsnet import backend, datasets
+from capsnet.backend import runs_on_cpu
+from capsnet.errors import UsageError, one_line, shorten
+from capsnet.memory import check_memory
+from capsnet.options import ONE_DEVICE, Devices, Options, Training
+from capsnet.startup import quiet_start
+
+
+def prepare_backend(training: Training) -> None:
+    """Starts the backend, with the seed and the precision of a training."""
+    with quiet_start():
+        runs_on_cpu()  # the first look for devices
+        keras.utils.set_random_seed(training.seed)  # loads TensorFlow, if it is there
+    keras.config.set_dtype_policy(training.precision)
+
+
+def load_data(options: Options) -> datasets.Dataset:
+    """Loads the data that the options name, and checks that all fits together."""
+    data = datasets.load_dataset(*dataclasses.astuple(options.data))
+    check_data(data, options)
+    return data
+
+
+def check_data(data: datasets.Dataset, options: Options) -> None:
+    """Finds what does not fit between options, data and model file.
+
+    Raises:
+        UsageError, datasets.DataError: If something does not.
+    """
+    info = options.info
+    testing = options.mode == "test"
+    if not testing:
+        check_training_set(data, options)
+    trained = info.get("split") if testing else None
+    # Files of earlier versions know the names alone.
+    known = [key for key in ("digest", "contents") if trained and key in trained]
+    if data.split and any(trained[key] != data.split[key] for key in known):
+        raise UsageError(
+            f"{options.data.dataset}: expected the files of the training, of which a "
+            "part was kept for the test, received others; put the test images into "
+            "test/ beside train/"
+        )
+    for what, expected, received in (
+        ("input_shape", info.get("input_shape"), list(data.test[0].shape[1:])),
+        ("class_names", info.get("class_names"), data.class_names),
+    ):
+        if testing and expected not in (None, received):
+            raise UsageError(
+                f"{what}: expected {shorten(expected)} of {options.weights}, "
+                f"received {shorten(received)} of {options.data.dataset}"
+            )
+
+
+def check_training_set(data: datasets.Dataset, options: Options) -> None:
+    """Finds what keeps a training from being what the options say.
+
+    Raises:
+        UsageError, datasets.DataError: If something does.
+    """
+    training, batch_size = options.training, options.training.batch_size
+    (x, y), validation = datasets.split(
+        *data.train, training.train_size, training.validation_size
+    )
+    datasets.check_classes(data, (x, y), validation)
+    drops = training.drop_remainder
+    if options.devices.count > 1 and not drops and len(x) % batch_size:
+        raise UsageError(
+            "--resume: expected one device, on which the run was begun and uses the "
+            f"images left over at the end of an epoch, received {options.devices.count}"
+        )
+    if drops and batch_size > len(x):
+        raise UsageError(
+            f"--batch_size: expected at most {len(x)}, the number of training "
+            f"images, received {batch_size}"
+        )
+    if runs_on_cpu():
+        needed = training.architecture.least_memory(
+            x.shape[1:], y.shape[1], training.routings, batch_size
+        )
+        check_memory(needed, f"training with batches of {batch_size}")
+
+
+def find_class(digit: str | None, class_names: list[str], flag: str = "--digit") -> int:
+    """The index of a class that is given by name or index.
+
+    Args:
+        digit: What was given; None for 5, or the last one of fewer.
+        class_names: A name for each class.
+        flag: Where it was given.
+
+    Raises:
+        UsageError: If there is no such class.
+    """
+    if digit is None:
+        return min(5, len(class_names) - 1)
+    if digit in class_names:
+        return class_names.index(digit)
+    if digit.isdecimal() and int(digit) < len(class_names):
+        return int(digit)
+    expected = f"0 to {len(class_names) - 1}"
+    if class_names[0] != "0":
+        expected += f" or one of {shorten(class_names)}"
+    raise UsageError(f"{flag}: expected {expected}, received {digit}")
+
+
+@contextlib.contextmanager
+def begin(name: str, model: keras.Model, data: datasets.Dataset, options: Options):
+    """Makes the folder and prints the header; a training locks the folder.
+
+    Args:
+        name: Of the network.
+        model: With all of its weights.
+        data: The data that it is trained or tested on.
+        options: Of the run.
+
+    Raises:
+        UsageError, OSError: If another run is at work in the folder, or was.
+    """
+    folder = options.folder
+    os.makedirs(folder.path, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        if options.mode == "train":
+            stack.enter_context(folder.locked())
+            if options.begun is None:
+                folder.check_is_free()  # again, now that no other run can begin in it
+        print(describe_run(name, model, data, options))
+        yield
+
+
+def describe_run(
+    name: str, model: keras.Model, data: datasets.Dataset, options: Options
+) -> str:
+    """The header: what will run, and on what."""
+    (x_train, _), (x_test, _) = data
+    training = options.training
+    task, used = "Training", ""
+    if options.mode == "test":
+        task = f"Testing {options.weights}"
+    else:
+        size = len(x_train) - training.validation_size
+        size = min(size, training.train_size or size)
+        used = f"{size} of {len(x_train)} training images, "
+    if options.folder.finished:
+        task = f"Going on after epoch {options.folder.finished} of {training.epochs}"
+    sides = " x ".join(map(str, x_test.shape[1:]))
+    source = f" from {options.data.data_dir}" if options.data.data_dir else ""
+    weights = f"{model.count_params() / 1e6:.1f} M weights"
+    lines = [
+        f"{task}: {name}, {weights}, {training.precision}",
+        f"Data: {one_line(data.name)}{source}, {used}{len(x_test)} test images, "
+        f"{sides}, {len(data.class_names)} classes",
+        describe_device(options.devices),
+    ]
+    return "\n".join(lines)
+
+
+def describe_device(devices: Devices = ONE_DEVICE) -> str:
+    """The header's line about what computes, and one more if that may be a mistake."""
+    name = keras.backend.backend()
+    version = importlib.import_module(name).__version__
+    device = backend.device_kind().upper()
+    if device == "CPU":
+        device += f", {os.cpu_count()} cores"
+    if devices.count > 1:
+        device = f"{devices.count // devices.num_hosts} x {device}"
+    if devices.num_hosts > 1:
+        device = f"{devices.num_hosts} hosts, each {device}"
+    line = f"Device: {device}; Keras {keras.version()} on {name} {version}"
+    package = backend.missing_gpu_package()
+    if package is not None and devices.kind != "cpu":
+        line += (
+            f"\nAn NVIDIA driver is here, but {name} sees no GPU; if it should: "
+            f'pip install "{package}"'
+        )
+    return line
