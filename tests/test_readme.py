@@ -13,6 +13,7 @@ import subprocess
 import pytest
 from conftest import ROOT, read_log, read_rows
 
+from capsnet.flags import Parser
 from experiments import mnist_table
 
 FILES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
@@ -137,7 +138,10 @@ def test_commands_leave_what_is_published_alone():
 
 @pytest.mark.parametrize("module", [*SCRIPTS, *STUDIES])
 def test_what_is_written_by_default_is_not_published(module):
-    folder = build_parser(module).save_dir or "result"
+    parser = build_parser(module)
+    ours = isinstance(parser, Parser)
+    folder = parser.save_dir if ours else parser.get_default("save_dir")
+    folder = folder or "result"
     path = os.path.normpath(os.path.join(folder, "results.csv"))
     command = ["git", "-C", str(ROOT), "check-ignore", "--no-index", "-q", path]
     try:
@@ -249,7 +253,7 @@ def test_the_parts_of_a_step():
     }
     expected = []
     for name, part in parts.items():
-        columns = ("ms", "gflop", "mb_moved")
+        columns = ("ms", "gflop", "mb_moved", "floor_ms")
         expected.append([name, *(float(rows[part][column]) for column in columns)])
     check_table(find_table("part of a step", "ms"), expected)
 
