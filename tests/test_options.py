@@ -1,0 +1,92 @@
+"""Options: values that check themselves, and a training without a command line."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+from conftest import read_log
+
+import capsulenet
+from capsnet.architecture import PAPER, Architecture
+from capsnet.datasets import Dataset
+from capsnet.errors import UsageError
+from capsnet.options import Data, Options, Training
+from capsnet.predict import predict
+from capsnet.recipes import RECIPES
+from capsnet.run_folder import RunFolder
+
+
+@pytest.mark.parametrize(
+    ("group", "name", "value", "expected"),
+    [
+        (Training, "epochs", 0, "1 to "),
+        (Training, "epochs", 2.5, "1 to "),
+        (Training, "epochs", True, "1 to "),
+        (Training, "epochs", None, "1 to "),
+        (Training, "lr", math.nan, "at least 0 and less than inf"),
+        (Training, "ema", 1, "at least 0 and less than 1"),
+        (Training, "recipe", "mine", "seed or modern or paper"),
+        (Training, "drop_remainder", 1, "true or false"),
+        (Data, "image_size", (28,), "two numbers of pixels"),
+        (Data, "dataset", 3, "a text of at most"),
+    ],
+)
+def test_what_no_option_can_be(group, name, value, expected):
+    with pytest.raises(UsageError, match=f"--{name}: expected {expected}"):
+        group(**{name: value})
+
+
+def test_options_do_not_change():
+    training = Training(epochs=3)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        training.epochs = 4
+    assert dataclasses.replace(training, lr=0.01).epochs == 3
+
+
+def test_recipes_are_trainings_of_their_names():
+    assert RECIPES["seed"] == Training()
+    for name, recipe in RECIPES.items():
+        assert recipe.recipe == name
+
+
+def test_the_reconstruction_weighs_half_a_thousandth_a_pixel():
+    assert Training().reconstruction_weight((28, 28, 1)) == pytest.approx(0.392)
+    assert Training(lam_recon=0.0).reconstruction_weight((28, 28, 1)) == 0
+
+
+def test_sizes_are_those_of_the_model():
+    other = Architecture(
+        filters=16, kernel_size=5, strides=3, primary_types=4, class_dim=6
+    )
+    for sizes, shape in (
+        (PAPER, (28, 30, 3)),
+        (other, (28, 30, 3)),
+        (PAPER, (17, 17, 1)),
+    ):
+        model = capsulenet.CapsNet(shape, 5, architecture=sizes)[0]
+        _, capsules, dim = model.get_layer("primarycaps").output.shape
+        assert (capsules, dim) == (sizes.primary_capsules(shape), sizes.primary_dim)
+        assert model.get_layer("digitcaps").output.shape[1:] == (5, sizes.class_dim)
+        grows = [model.get_layer("digitcaps").W, model.get_layer("decoder").weights[-2]]
+        assert sizes.least_weights(shape, 5) == sum(math.prod(w.shape) for w in grows)
+    with pytest.raises(UsageError, match="at least 9 x 9 pixels, for the two 5x5"):
+        capsulenet.CapsNet((8, 28, 1), 5, architecture=other)
+
+
+def test_a_training_without_a_command_line(tmp_path):
+    rng = np.random.default_rng(0)
+    x = rng.random((40, 17, 17, 1), "float32")
+    y = np.eye(2, dtype="float32")[np.arange(40) % 2]
+    data = Dataset((x[:30], y[:30]), (x[30:], y[30:]), ["even", "odd"], "noise")
+    train_model, eval_model, _ = capsulenet.CapsNet((17, 17, 1), 2)
+    folder = RunFolder(str(tmp_path))
+    training = Training(epochs=2, batch_size=10, validation_size=10)
+    options = Options(folder, training=training)
+    assert capsulenet.train(train_model, data, options) is train_model
+    assert folder.finished == len(read_log(tmp_path)) == 2
+    lengths, reconstructions = predict(eval_model, [x], batch_size=7)
+    assert lengths.shape == (40, 2) and reconstructions.shape == x.shape
+    assert capsulenet.test(eval_model, data, options) == np.mean(
+        lengths[30:].argmax(axis=1) == y[30:].argmax(axis=1)
+    )
