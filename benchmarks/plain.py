@@ -7,7 +7,7 @@ three can start from the same weights and must end at the same losses.
 import keras
 from keras import ops
 
-from capsulelayers import CapsuleLayer, PrimaryCap, squash
+from capsulelayers import CapsuleLayer, PrimaryCap, dynamic_routing, squash
 
 
 class TiledCapsuleLayer(CapsuleLayer):
@@ -32,14 +32,7 @@ class EinsumCapsuleLayer(CapsuleLayer):
     """Dynamic routing with predictions from one einsum."""
 
     def call(self, inputs):
-        u_hat = ops.einsum("bid,jied->bjie", inputs, self.W)
-        logits = ops.zeros_like(u_hat[..., 0])  # (batch, num, in)
-        for i in range(self.routings):
-            c = ops.softmax(logits, axis=1)
-            v = squash(ops.einsum("bji,bjie->bje", c, u_hat))
-            if i < self.routings - 1:
-                logits = logits + ops.einsum("bje,bjie->bji", v, u_hat)
-        return v
+        return dynamic_routing(inputs, self.W, self.routings)
 
 
 def rebuild(

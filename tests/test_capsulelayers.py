@@ -8,7 +8,15 @@ from keras import ops
 
 import capsulelayers
 from capsnet import backend
-from capsulelayers import CapsuleLayer, FastConv2D, Length, Mask, PrimaryCap, squash
+from capsulelayers import (
+    CapsuleLayer,
+    FastConv2D,
+    Length,
+    Mask,
+    PrimaryCap,
+    dynamic_routing,
+    squash,
+)
 
 # float32 rounds by 6e-8 of a number; a few dozen operations on numbers of size 1.
 TOLERANCE = {"rtol": 3e-6, "atol": 3e-6}
@@ -394,6 +402,33 @@ def test_routing_with_a_bias(routings):
     )
     for one, other in zip(result, expected):
         np.testing.assert_allclose(one, other, **TOLERANCE)
+
+
+@pytest.mark.parametrize("use_bias", [False, True])
+@pytest.mark.parametrize("routings", [1, 3])
+def test_the_layer_and_the_reference_are_procedure_1(routings, use_bias):
+    layer = CapsuleLayer(4, 5, routings, use_bias=use_bias)
+    layer.build((None, 6, 2))
+    arrays = [normal(3, 6, 2), *(normal(*w.shape, seed=1) for w in layer.weights)]
+
+    def reference(u, W, *bias):  # the layer's bias is (num_capsule, 1, dim_capsule)
+        return dynamic_routing(u, W, routings, *(b[:, 0] for b in bias))
+
+    def oracle(u, W, *bias):
+        return routing_oracle(u, W, routings, *(b[:, 0] for b in bias))
+
+    expected = oracle(*(a.astype("float64") for a in arrays))
+    tensors = [ops.convert_to_tensor(a) for a in arrays]
+    for function in (reference, function_of(layer)):
+        np.testing.assert_allclose(evaluate(function, *tensors), expected, **TOLERANCE)
+
+    factor = normal(3, 4, 5, seed=3)
+    expected = finite_differences(lambda *a: np.sum(oracle(*a) * factor), *arrays)
+    weights = ops.convert_to_tensor(factor)
+    for function in (reference, function_of(layer)):
+        result = gradients(lambda *a, f=function: ops.sum(f(*a) * weights), *arrays)
+        for one, other in zip(result, expected):
+            np.testing.assert_allclose(one, other, **TOLERANCE)
 
 
 def test_routing_at_the_size_of_mnist():
