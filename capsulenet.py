@@ -56,6 +56,7 @@ def CapsNet(
     *,
     objects: int = 1,
     architecture: Architecture = PAPER,
+    normalization: dict | None = None,
 ) -> tuple[keras.Model, keras.Model, keras.Model]:
     """Builds the capsule network of the paper's figures 1 and 2.
 
@@ -67,6 +68,8 @@ def CapsNet(
         routings: Rounds of dynamic routing.
         objects: Number of objects of different classes in an image.
         architecture: Sizes and initial values of the layers.
+        normalization: Mean and variance of each channel, to normalize images by; the
+            reconstructions stay in [0, 1].
 
     Returns:
         train_model: [images, one-hot labels] -> [class lengths, reconstructions of the
@@ -98,6 +101,9 @@ def CapsNet(
             kernel["kernel_initializer"] = normal
         return {**kernel, "bias_initializer": keras.initializers.Constant(sizes.bias)}
 
+    seen = x
+    if normalization is not None:
+        seen = layers.Normalization(**normalization, name="normalization")(x)
     # conv1: 256 feature maps; primary capsules: 32 types of 8-D capsules
     features = layers.Conv2D(
         sizes.filters,
@@ -106,7 +112,7 @@ def CapsNet(
         data_format="channels_last",
         name="conv1",
         **start(0.05),
-    )(x)
+    )(seen)
     primary = PrimaryCap(
         sizes.primary_dim,
         sizes.primary_types,
@@ -247,6 +253,7 @@ def model_info(data: datasets.Dataset, options: Options) -> dict:
         "split": data.split,
         "image_size": size and list(size),
         "grayscale": options.data.grayscale,
+        "normalization": session.normalization(data, options),
         "border_brightness": round(photos.border_brightness(x), 4),
         "digit_box": photos.digit_box(x),
         "seed": options.training.seed,
@@ -394,6 +401,7 @@ def load_models(
         y.shape[1],
         training.routings,
         architecture=training.architecture,
+        normalization=session.normalization(data, options),
     )
     if options.weights is not None and options.begun is None:
         load_weights(models[0], options.weights)
@@ -409,7 +417,7 @@ def train_or_test(options: Options, digit: str | None) -> None:
     """
     if options.data.dataset in datasets.NAMED:  # else the names come with the data
         session.find_class(digit, datasets.NAMED[options.data.dataset])
-    data = session.load_data(options)
+    data, options = session.load_data(options)
     label = session.find_class(digit, data.class_names)
     if not (data.test[1].argmax(axis=1) == label).any():
         name = data.class_names[label]
@@ -441,7 +449,11 @@ def use_model(options: Options, own: argparse.Namespace) -> None:
             "file."
         )
     train_model, eval_model, _ = CapsNet(
-        shape, len(names), training.routings, architecture=training.architecture
+        shape,
+        len(names),
+        training.routings,
+        architecture=training.architecture,
+        normalization=info.get("normalization"),
     )
     load_weights(train_model, options.weights)
     source = one_line(info["dataset"])  # whatever the file says

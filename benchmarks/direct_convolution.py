@@ -41,7 +41,7 @@ def train(folder: str) -> None:
     training = Training(epochs=2)
     options = Options(RunFolder(folder, overwrite=True), training=training)
     session.prepare_backend(training)
-    data = session.load_data(options)
+    data, options = session.load_data(options)
     model = capsulenet.CapsNet((28, 28, 1), 10)[0]
     with session.begin("CapsNet, direct convolution", model, data, options):
         capsulenet.train(rebuild(model, "direct"), data, options)

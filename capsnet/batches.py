@@ -11,13 +11,14 @@ from capsnet.errors import DataError
 Pair = tuple[np.ndarray, np.ndarray]
 
 
-def shift(images: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    """Moves each image by whole pixels; zeros come in from outside.
+def shift(images: np.ndarray, offsets: np.ndarray, fill=0.0) -> np.ndarray:
+    """Moves each image by whole pixels.
 
     Args:
         images: Array of shape `(n, height, width, channels)`.
         offsets: Integers of shape `(n, 2)`: rows down, columns to the right; negative
             ones move up and to the left.
+        fill: What comes in from outside: a number, or one for each channel.
 
     Returns:
         A new array of the shape and dtype of `images`.
@@ -25,7 +26,9 @@ def shift(images: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     n, height, width, channels = images.shape
     offsets = np.clip(offsets, (-height, -width), (height, width))
     pad = np.abs(offsets).max(initial=0)
-    padded = np.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    padded = np.empty((n, height + 2 * pad, width + 2 * pad, channels), images.dtype)
+    padded[:] = fill
+    padded[:, pad : pad + height, pad : pad + width] = images
     # (n, 2 pad + 1, 2 pad + 1, 1, height, width, channels): every shift, as a view.
     windows = np.lib.stride_tricks.sliding_window_view(
         padded, (height, width, channels), axis=(1, 2, 3)
@@ -67,6 +70,9 @@ class ShiftedBatches(keras.utils.PyDataset):
         num_shards: Number of equal parts of a batch; items are one part of it.
         shard: Which part, counted from 0.
         affine: Changes to draw in place of the shifts by whole pixels.
+        fill: What comes in from outside: a number, or one for each channel.
+        balance: Whether every class is drawn as often in an epoch, on average, whatever
+            its number of samples.
 
     Raises:
         DataError: If there is no batch of that size, or `shift_fraction` is not
@@ -85,6 +91,8 @@ class ShiftedBatches(keras.utils.PyDataset):
         num_shards: int = 1,
         shard: int = 0,
         affine: Affine | None = None,
+        fill: float | np.ndarray = 0.0,
+        balance: bool = False,
     ):
         # Keras's default of one worker: a batch takes a fraction of a millisecond, and
         # a queue of workers can carry batches over into the next epoch.
@@ -105,6 +113,8 @@ class ShiftedBatches(keras.utils.PyDataset):
         self.num_shards = num_shards
         self.shard = shard
         self.affine = affine
+        self.fill = fill
+        self.balance = balance
         self.set_epoch(epoch)
 
     @property
@@ -115,7 +125,7 @@ class ShiftedBatches(keras.utils.PyDataset):
     def set_epoch(self, epoch: int, logs: dict | None = None) -> None:
         """Goes to an epoch. `logs` is there for Keras's `on_epoch_begin`, unused."""
         rng = np.random.default_rng([self.seed, epoch])
-        order = rng.permutation(len(self.x))
+        order = self._balanced(rng) if self.balance else rng.permutation(len(self.x))
         low, high = np.negative(self.largest_shift), self.largest_shift
         if self.affine is None:
             offsets = rng.integers(low, high, size=(len(order), 2), endpoint=True)
@@ -124,6 +134,12 @@ class ShiftedBatches(keras.utils.PyDataset):
         self.epoch = epoch
         # In one assignment, since Keras may fetch batches from another thread.
         self._order_and_offsets = order, offsets
+
+    def _balanced(self, rng: np.random.Generator) -> np.ndarray:
+        """As many samples as there are, of all classes alike; large ones lack some."""
+        counts = self.y.sum(axis=0)
+        weights = (self.y / np.maximum(counts, 1)).sum(axis=1)
+        return rng.choice(len(self.x), len(self.x), p=weights / weights.sum())
 
     def on_epoch_end(self) -> None:
         self.set_epoch(self.epoch + 1)
@@ -138,7 +154,7 @@ class ShiftedBatches(keras.utils.PyDataset):
         start = index * self.batch_size + self.shard * size
         batch = slice(start, start + size)
         change = shift if self.affine is None else transform
-        x = change(self.x[order[batch]], offsets[batch])
+        x = change(self.x[order[batch]], offsets[batch], self.fill)
         y = self.y[order[batch]]
         # Copies: TensorFlow makes a tensor of each without copying, and may overwrite
         # one that it thinks no other operation needs.

@@ -39,11 +39,18 @@ class Record:
     best_epoch: int | None = None
     best_weights: list[np.ndarray] | None = None
 
-    def reached(self, stop_at: float | None) -> bool:
-        """Whether the last finished epoch has the accuracy to stop at."""
-        if stop_at is None or not self.rows:
+    def reached(self, stop_at: float | None, patience: int | None = None) -> bool:
+        """Whether the last finished epoch is the one to stop after.
+
+        Args:
+            stop_at: Accuracy of "val" that is enough.
+            patience: Epochs without a better one that are.
+        """
+        if not self.rows:
             return False
-        return self.rows[-1]["val_accuracy"] >= stop_at
+        if stop_at is not None and self.rows[-1]["val_accuracy"] >= stop_at:
+            return True
+        return patience is not None and len(self.rows) - self.best_epoch >= patience
 
 
 @contextlib.contextmanager
@@ -228,20 +235,21 @@ def write_log(rows: list[dict], folder: RunFolder) -> None:
 
 
 class StopAtGoal(keras.callbacks.Callback):
-    """Ends the training after the epoch that reaches an accuracy of "val".
+    """Ends the training where the accuracy of "val" is enough, or gets no better.
 
     Args:
-        record: Whose last row is looked at.
-        stop_at: The accuracy; None for all epochs.
+        record: Whose rows are looked at.
+        stop_at, patience: As of `Record.reached`; None for all epochs.
     """
 
-    def __init__(self, record: Record, stop_at: float | None):
+    def __init__(self, record: Record, stop_at: float | None, patience: int | None):
         super().__init__()
         self.record = record
         self.stop_at = stop_at
+        self.patience = patience
 
     def on_epoch_end(self, epoch, logs=None):
-        if self.record.reached(self.stop_at):
+        if self.record.reached(self.stop_at, self.patience):
             self.model.stop_training = True
 
 

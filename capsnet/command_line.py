@@ -91,7 +91,7 @@ def read_begun(folder: RunFolder) -> Options:
     run = read_run(state)
     folder.finished = len(run["rows"])
     options = options_from_json(run["arguments"], folder, state)
-    return dataclasses.replace(options, begun=run)
+    return dataclasses.replace(options, begun=run, info=read_info(state))
 
 
 def go_on(begun: Options, given: dict) -> Options:
@@ -187,7 +187,8 @@ def _begin(parser: Parser, given: dict, mode: str) -> Options:
     )
     if mode == "train":
         folder.check_is_free()
-    recipe = RECIPES[given.get("recipe", info.get("recipe", "seed"))]
+    known = "seed" if dataset in (None, "mnist") or mode != "train" else "pictures"
+    recipe = RECIPES[given.get("recipe", info.get("recipe", known))]
     numbers = {"routings": info.get("routings", 3), **parser.training}
     training = dataclasses.replace(recipe, **numbers | _part(given, OF_TRAINING))
     data = Data()

@@ -147,22 +147,24 @@ def add_training_flags(parser: Parser, shift: bool = True) -> None:
         choices=RECIPE_NAMES,
         help="seed: as the older Keras scripts; modern: better in less time, by a "
         "learning rate that grows, then falls to zero, averaged weights and stronger "
-        "changes of the images; paper: as the code that the paper's authors released, "
+        "changes of the images; pictures: for any other data, by how many images there "
+        "are; paper: as the code that the paper's authors released, "
         "which has other biases, initial weights, learning rates and weights of the "
-        "losses (default: the model file's, else seed)",
+        "losses (default: the model file's, else seed for MNIST, pictures for others)",
     )
     group.add_argument(
         "--epochs",
         type=Training.kind_of("epochs"),
         metavar="N",
-        help="passes over the training images (default: 50; modern: 20, paper: 640)",
+        help="passes over the training images (default: 50; modern: 20, paper: 640, "
+        "pictures: 10 to 100, by the number of images)",
     )
     group.add_argument(
         "--batch_size",
         type=Training.kind_of("batch_size"),
         metavar="N",
-        help="images in a step, and in a batch of the test (default: 100; 128 with "
-        "--recipe paper)",
+        help="images in a step, and in a batch of the test (default: 100; paper: 128; "
+        "pictures: 16 to 100, by the number of images)",
     )
     group.add_argument(
         "--lr",
@@ -175,14 +177,15 @@ def add_training_flags(parser: Parser, shift: bool = True) -> None:
         type=Training.kind_of("lr_decay"),
         metavar="X",
         help="factor of the learning rate from one epoch to the next (default: 0.9; "
-        "modern: none, half a cosine to zero instead; paper: 0.96, each 2000 steps)",
+        "modern, pictures: none, half a cosine to zero instead; paper: 0.96, each 2000 "
+        "steps)",
     )
     group.add_argument(
         "--warmup",
         type=Training.kind_of("warmup"),
         metavar="N",
         help="first steps, in which the learning rate grows linearly (default: 0; "
-        "modern: 200)",
+        "modern: 200, pictures: 100)",
     )
     group.add_argument(
         "--ema",
@@ -190,7 +193,7 @@ def add_training_flags(parser: Parser, shift: bool = True) -> None:
         metavar="X",
         help="keep a moving average of the weights, with this factor a step; it is "
         "what is tested and saved, in place of the weights (default: 0, none; modern: "
-        "0.999)",
+        "0.999, pictures: 0.99)",
     )
     group.add_argument(
         "--train_size",
@@ -213,27 +216,52 @@ def add_training_flags(parser: Parser, shift: bool = True) -> None:
             metavar="X",
             help="largest random shift, as a fraction of the side; in whole pixels, "
             "unless images are turned, zoomed or sheared as well (default: 0.1; "
-            "modern: 0.07)",
+            "modern, pictures: 0.07)",
         )
         group.add_argument(
             "--rotation",
             type=Training.kind_of("rotation"),
             metavar="DEGREES",
-            help="largest random rotation, either way (default: 0; modern: 10)",
+            help="largest random rotation, either way (default: 0; modern, pictures: "
+            "10)",
         )
         group.add_argument(
             "--zoom",
             type=Training.kind_of("zoom"),
             metavar="X",
             help="largest random zoom of height and width, each on its own: factors "
-            "from exp(-X) to exp(X) (default: 0; modern: 0.1)",
+            "from exp(-X) to exp(X) (default: 0; modern, pictures: 0.1)",
         )
         group.add_argument(
             "--shear",
             type=Training.kind_of("shear"),
             metavar="X",
-            help="largest random shear, as a fraction (default: 0; modern: 0.1)",
+            help="largest random shear, as a fraction (default: 0; modern, pictures: "
+            "0.1)",
         )
+        group.add_argument(
+            "--flip",
+            action=argparse.BooleanOptionalAction,
+            help="mirror every other image, at random, left to right (default: no)",
+        )
+    group.add_argument(
+        "--normalize",
+        action=argparse.BooleanOptionalAction,
+        help="let the network see images less the training set's mean colour, over the "
+        "deviation of its pixels (default: no; pictures: yes)",
+    )
+    group.add_argument(
+        "--balance",
+        action=argparse.BooleanOptionalAction,
+        help="draw every class as often, whatever its number of images (default: no)",
+    )
+    group.add_argument(
+        "--patience",
+        type=Training.kind_of("patience"),
+        metavar="N",
+        help="stop after N epochs without a better accuracy on --validation_size "
+        "(default: go on to the last)",
+    )
     group.add_argument(
         "--seed",
         type=Training.kind_of("seed"),

@@ -12,7 +12,7 @@ from capsnet.run_folder import RunFolder
 LONGEST_TEXT = 4096
 LARGEST = 1e300  # an integer of JSON may be too large for a float
 PRECISIONS = ("float32", "mixed_bfloat16")
-RECIPE_NAMES = ("seed", "modern", "paper")
+RECIPE_NAMES = ("seed", "modern", "paper", "pictures")
 NETWORKS = ("capsnet", "baseline", "cnn")
 
 
@@ -165,10 +165,15 @@ class Training(Checked):
         pixel_weight: Weight of the squared error of a pixel.
         shift_fraction: Largest shift as a part of the side; in whole pixels, unless
             images are turned, zoomed or sheared as well.
-        rotation, zoom, shear: Those of `augmentation.Affine`.
+        rotation, zoom, shear, flip: Those of `augmentation.Affine`.
+        normalize: Whether the network sees images less the mean colour of the training
+            set, over the standard deviation of all of its pixels.
+        balance: Whether every class is seen as often, whatever its number of images.
         train_size: Images to train on, the first ones; None for all.
         validation_size: Images held out, the last ones.
         stop_at: Accuracy on these at which the training ends; None for all epochs.
+        patience: Epochs without a better accuracy on these, after which it ends; None
+            for all epochs.
         seed: Of all that chance decides.
         precision: A dtype policy of Keras.
     """
@@ -191,9 +196,13 @@ class Training(Checked):
     rotation: float = option(0.0, Number(0, 360))
     zoom: float = option(0.0, Number(0, 1))
     shear: float = option(0.0, Number(0, 1))
+    flip: bool = option(False, Switch())
+    normalize: bool = option(False, Switch())
+    balance: bool = option(False, Switch())
     train_size: int | None = option(None, Integer(1), optional=True)
     validation_size: int = option(0, Integer())
     stop_at: float | None = option(None, Number(0, 1), optional=True)
+    patience: int | None = option(None, Integer(1), optional=True)
     seed: int = option(0, Integer())
     precision: str = option("float32", Choice(PRECISIONS))
 

@@ -17,6 +17,29 @@ def border_brightness(images: np.ndarray) -> float:
     return float(images[:, _border(*images.shape[1:3])].mean(dtype="float64"))
 
 
+def border_colour(images: np.ndarray) -> np.ndarray:
+    """The median of the outermost pixels, a number for each channel.
+
+    Args:
+        images: Array of shape `(n, height, width, channels)`.
+    """
+    return np.median(images[:, _border(*images.shape[1:3])], axis=(0, 1))
+
+
+def normalization_of(images: np.ndarray) -> dict[str, list[float]]:
+    """Mean and variance to normalize images by, a number for each channel.
+
+    The mean is that of the channel; the variance is that of all pixels around their
+    channel's mean, since a channel that says little is not to be blown up.
+
+    Args:
+        images: Array of shape `(n, height, width, channels)`.
+    """
+    mean = images.mean(axis=(0, 1, 2), dtype="float64")
+    variance = float(np.mean(images.var(axis=(0, 1, 2), dtype="float64")))
+    return {"mean": mean.tolist(), "variance": [max(variance, 1e-4)] * len(mean)}
+
+
 def _border(height: int, width: int) -> np.ndarray:
     border = np.ones((height, width), bool)
     border[1:-1, 1:-1] = False

@@ -1,5 +1,7 @@
 """How to train: the numbers of each recipe, and the learning rates that they give."""
 
+import math
+
 import keras
 from keras import ops
 
@@ -21,6 +23,18 @@ RECIPES = {
         zoom=0.1,
         shear=0.1,
     ),
+    # Data other than MNIST; see also `pictures_batch` and `pictures_epochs`.
+    "pictures": Training(
+        recipe="pictures",
+        lr_decay=None,
+        warmup=100,
+        ema=0.99,
+        shift_fraction=0.07,
+        rotation=10.0,
+        zoom=0.1,
+        shear=0.1,
+        normalize=True,
+    ),
     # The code that the authors released. It halves the margin loss and divides it by 10
     # classes, but not the reconstruction loss.
     "paper": Training(
@@ -35,6 +49,22 @@ RECIPES = {
         ),
     ),
 }
+# What `pictures` does with n images: small batches where there are few, since a network
+# needs a few thousand steps whatever it learns.
+PICTURES_STEPS, PICTURES_EPOCHS = 4000, (10, 100)
+
+
+def pictures_batch(n: int) -> int:
+    """Images in a step, for n training images."""
+    return 16 if n < 2000 else 32 if n < 20_000 else 100
+
+
+def pictures_epochs(n: int, batch_size: int) -> int:
+    """Passes over n training images."""
+    least, most = PICTURES_EPOCHS
+    return min(max(least, round(PICTURES_STEPS / math.ceil(n / batch_size))), most)
+
+
 LEAST_RATE = 1e-6  # of a learning rate that falls exponentially
 
 

@@ -7,11 +7,12 @@ import os
 
 import keras
 
-from capsnet import backend, datasets
+from capsnet import backend, datasets, photos
 from capsnet.backend import runs_on_cpu
 from capsnet.errors import UsageError, one_line, shorten
 from capsnet.memory import check_memory
 from capsnet.options import ONE_DEVICE, Devices, Options, Training
+from capsnet.recipes import pictures_batch, pictures_epochs
 from capsnet.startup import quiet_start
 
 
@@ -23,11 +24,48 @@ def prepare_backend(training: Training) -> None:
     keras.config.set_dtype_policy(training.precision)
 
 
-def load_data(options: Options) -> datasets.Dataset:
-    """Loads the data that the options name, and checks that all fits together."""
+def load_data(options: Options) -> tuple[datasets.Dataset, Options]:
+    """Loads the data that the options name, and checks that all fits together.
+
+    Returns:
+        The data, and the options with what depends on the number of images.
+    """
     data = datasets.load_dataset(*dataclasses.astuple(options.data))
+    if options.mode == "train":
+        options = adapt(options, len(data.train[0]))
     check_data(data, options)
-    return data
+    return data, options
+
+
+def adapt(options: Options, n_images: int) -> Options:
+    """The options of a training with what its recipe leaves to the number of images.
+
+    What was said stays.
+    """
+    training = options.training
+    if training.recipe != "pictures":
+        return options
+    n = n_images - training.validation_size
+    n = min(n, training.train_size or n)
+    if "batch_size" not in options.given:
+        batch_size = pictures_batch(n) * options.devices.count
+        training = dataclasses.replace(training, batch_size=batch_size)
+    if "epochs" not in options.given:
+        epochs = pictures_epochs(n, training.batch_size)
+        training = dataclasses.replace(training, epochs=epochs)
+    return dataclasses.replace(options, training=training)
+
+
+def normalization(data: datasets.Dataset, options: Options) -> dict | None:
+    """What the network normalizes its images by; None for nothing.
+
+    That of the model file, where there is one: its weights were trained with it.
+    """
+    if "normalization" in options.info:
+        return options.info["normalization"]
+    if options.training.normalize:
+        return photos.normalization_of(data.train[0])
+    return None
 
 
 def check_data(data: datasets.Dataset, options: Options) -> None:
@@ -70,6 +108,11 @@ def check_training_set(data: datasets.Dataset, options: Options) -> None:
     (x, y), validation = datasets.split(
         *data.train, training.train_size, training.validation_size
     )
+    if training.patience is not None and not training.validation_size:
+        raise UsageError(
+            f"--patience {training.patience}: expected --validation_size, the number "
+            "of images to watch, received none"
+        )
     datasets.check_classes(data, (x, y), validation)
     drops = training.drop_remainder
     if options.devices.count > 1 and not drops and len(x) % batch_size:
@@ -158,9 +201,36 @@ def describe_run(
         f"{task}: {name}, {weights}, {training.precision}",
         f"Data: {one_line(data.name)}{source}, {used}{len(x_test)} test images, "
         f"{sides}, {len(data.class_names)} classes",
+        *([describe_training(training)] if used else []),
         describe_device(options.devices),
     ]
     return "\n".join(lines)
+
+
+def describe_training(training: Training) -> str:
+    """The header's line about how it is trained: what was said, and what was not."""
+    t = training
+    falls = "a cosine to zero" if t.lr_decay is None else f"{t.lr_decay:g} an epoch"
+    if t.decay_steps:
+        falls = f"{t.lr_decay:g} in {t.decay_steps} steps"
+    warmup = f", {t.warmup} steps of warm-up" if t.warmup else ""
+    parts = [
+        f"recipe {t.recipe}",
+        f"{t.epochs} epochs of batches of {t.batch_size}",
+        f"learning rate {t.lr:g}{warmup}, then {falls}",
+    ]
+    parts += [f"weights averaged ({t.ema:g})"] if t.ema else []
+    parts += ["classes balanced"] if t.balance else []
+    changes = [
+        f"shifts {t.shift_fraction:g}" if t.shift_fraction else "",
+        f"rotation {t.rotation:g} degrees" if t.rotation else "",
+        f"zoom {t.zoom:g}" if t.zoom else "",
+        f"shear {t.shear:g}" if t.shear else "",
+        "flips" if t.flip else "",
+    ]
+    changes = ", ".join(filter(None, changes)) or "none"
+    normalized = "; images normalized" if t.normalize else ""
+    return f"How: {', '.join(parts)}; changes of images: {changes}{normalized}"
 
 
 def describe_device(devices: Devices = ONE_DEVICE) -> str:

@@ -2,12 +2,13 @@
 
 import csv
 import dataclasses
+import os
 import shutil
 import sys
 
 import keras
 
-from capsnet import backend, callbacks, datasets, run_folder
+from capsnet import backend, callbacks, datasets, photos, run_folder
 from capsnet.augmentation import Affine
 from capsnet.batches import ShiftedBatches
 from capsnet.callbacks import Record, StopOnSignal
@@ -41,6 +42,7 @@ def train(
     training = dataclasses.replace(options.training, lam_recon=weight)
     options = dataclasses.replace(options, training=training)  # for its state
     devices = options.devices
+    os.makedirs(options.folder.path, exist_ok=True)
     train_set, validation = datasets.split(
         *data.train, training.train_size, training.validation_size
     )
@@ -50,6 +52,8 @@ def train(
         training.shift_fraction,
         training.seed,
         affine=make_affine(training),
+        fill=photos.border_colour(train_set[0]),
+        balance=training.balance,
         drop_remainder=training.drop_remainder,
         num_shards=devices.num_hosts,
         shard=devices.host_id,
@@ -66,11 +70,10 @@ def train(
 
 def make_affine(training: Training) -> Affine | None:
     """The random changes of images; None for shifts by whole pixels alone."""
-    if not (training.rotation or training.zoom or training.shear):
+    t = training
+    if not (t.rotation or t.zoom or t.shear or t.flip):
         return None
-    return Affine(
-        training.rotation, training.zoom, training.shear, training.shift_fraction
-    )
+    return Affine(t.rotation, t.zoom, t.shear, t.shift_fraction, t.flip)
 
 
 def make_optimizer(training: Training, steps_per_epoch: int) -> keras.Optimizer:
@@ -117,7 +120,7 @@ def fit(
         record = restore(model, columns, digest, options)
     check_space(model, record, "val" in held_out, options)
     loop = make_callbacks(model, batches, held_out, task, info, digest, record, options)
-    done = record.reached(training.stop_at)
+    done = record.reached(training.stop_at, training.patience)
     stop = StopOnSignal()
     with handle_signals(stop.take_note):
         model.fit(
@@ -158,7 +161,7 @@ def make_callbacks(
         callbacks.KeepBest(record),
         callbacks.SaveState(record, info, digest, options),
         callbacks.WriteLog(record, folder),
-        callbacks.StopAtGoal(record, training.stop_at),
+        callbacks.StopAtGoal(record, training.stop_at, training.patience),
     ]
     for callback in made:
         # Their work after a step may wait until the step's losses are there, while the

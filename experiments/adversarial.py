@@ -392,7 +392,7 @@ def run(options: Options, own: argparse.Namespace) -> None:
     """Does what the command line says."""
     own = settle_flags(own)
     session.prepare_backend(options.training)
-    data = session.load_data(options)
+    data, options = session.load_data(options)
     if own.attack == "walk":
         pair = find_pair(data.class_names, own.source, own.target)
     train_model, eval_model, _ = capsulenet.load_models(data, options)

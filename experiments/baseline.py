@@ -111,7 +111,7 @@ def build_parser() -> Parser:
 def run(options: Options, own: argparse.Namespace) -> None:
     """Does what the command line says."""
     session.prepare_backend(options.training)
-    data = session.load_data(options)
+    data, options = session.load_data(options)
     x, y = data.test
     model = Baseline(x.shape[1:], y.shape[1])
     if options.weights is not None and options.begun is None:

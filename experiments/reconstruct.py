@@ -260,7 +260,7 @@ def sheet_name(number: int) -> str:
 def run(options: Options, own: argparse.Namespace) -> None:
     """Does what the command line says."""
     session.prepare_backend(options.training)
-    data = session.load_data(options)
+    data, options = session.load_data(options)
     train_model, eval_model, _ = capsulenet.load_models(data, options)
     name = f"CapsNet, routings {options.training.routings}"
     with session.begin(name, train_model, data, options):

@@ -247,3 +247,30 @@ def test_fit_gets_each_epochs_batches_in_order():
         # Before training Keras looks at a batch or two, for their shapes.
         wanted = [(epoch, index) for epoch in range(first, last) for index in range(7)]
         assert served[-len(wanted) :] == wanted
+
+
+# What comes in from outside, and how often each class is seen
+
+
+def test_a_shift_brings_in_the_colour_that_is_asked_for():
+    images = np.zeros((1, 4, 4, 3), "float32")
+    colour = np.array([0.2, 0.5, 1.0], "float32")
+    moved = shift(images, np.array([[1, -2]]), colour)
+    outside = np.ones((4, 4), bool)
+    outside[1:, :2] = False
+    np.testing.assert_array_equal(moved[0, outside], np.tile(colour, (10, 1)))
+    assert not moved[0, ~outside].any()
+
+
+def test_balanced_batches_see_every_class_as_often():
+    labels = np.repeat([0, 1, 2], (900, 90, 10))
+    x = labels[:, None, None, None] * np.ones((1000, 2, 2, 1), "float32")
+    y = np.eye(3, dtype="float32")[labels]
+    batches = ShiftedBatches(x, y, 100, 0, seed=3, balance=True)
+    seen = np.concatenate([batches[i][0][1] for i in range(len(batches))])
+    assert len(seen) == 1000
+    assert seen.sum(axis=0).min() > 250 and seen.sum(axis=0).max() < 420
+    again = ShiftedBatches(x, y, 100, 0, seed=3, balance=True)
+    np.testing.assert_array_equal(batches[4][0][1], again[4][0][1])
+    again.set_epoch(1)
+    assert (batches[4][0][1] != again[4][0][1]).any()

@@ -5,7 +5,13 @@ import pytest
 from PIL import Image, ImageDraw
 from test_pictures import is_valid
 
-from capsnet.photos import border_brightness, digit_box, prepare_digit
+from capsnet.photos import (
+    border_brightness,
+    border_colour,
+    digit_box,
+    normalization_of,
+    prepare_digit,
+)
 from capsnet.pictures import fit_image
 
 # What sets of images look like.
@@ -248,3 +254,26 @@ def test_faint_ink_gets_full_brightness():
     faint, strong = (0.2 + contrast * stroke(200, 200) for contrast in (0.4, 1))
     faint, strong = (prepare_digit(image, 28, 28, 20) for image in (faint, strong))
     np.testing.assert_allclose(faint, strong, atol=0.02)
+
+
+# What a training takes from its images.
+
+
+def test_the_colour_of_the_border_is_that_of_most_of_it():
+    images = np.full((3, 6, 5, 3), 0.9, "float32")
+    images[:, 1:-1, 1:-1] = 0.1
+    images[0, 0] = (1.0, 0.0, 0.0)
+    np.testing.assert_allclose(border_colour(images), [0.9] * 3)
+    assert border_colour(images[..., :1]).shape == (1,)
+
+
+def test_normalized_images_have_no_mean_colour_and_a_deviation_of_one():
+    images = np.random.default_rng(0).random((20, 6, 5, 3), "float32")
+    images[..., 1] = 0.8 + 0.02 * images[..., 1]  # a channel that says little
+    found = normalization_of(images)
+    normalized = (images - found["mean"]) / np.sqrt(found["variance"])
+    np.testing.assert_allclose(normalized.mean(axis=(0, 1, 2)), 0, atol=1e-5)
+    assert np.mean(np.square(normalized)) == pytest.approx(1, rel=1e-5)
+    assert normalized[..., 1].std() < 0.1  # is not blown up
+    black = normalization_of(np.zeros((2, 3, 3, 1)))
+    assert black == {"mean": [0.0], "variance": [1e-4]}
