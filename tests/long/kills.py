@@ -65,7 +65,6 @@ from tests.long.processes import (
     WRITING,
     Forked,
     Point,
-    Separate,
 )
 
 EPOCHS = 4
@@ -83,8 +82,6 @@ AIMS = (
     {START_UP: 0.12, FIRST_EPOCH: 0.4, BETWEEN: 0.08, WRITING: 0.4},
     {START_UP: 0.1, BETWEEN: 0.3, WRITING: 0.6},
 )
-SEPARATE = 0.14  # part of the runs that are processes of their own
-SEPARATE_SIGNALS = 0.3
 
 
 class LostError(AssertionError):
@@ -106,7 +103,6 @@ class Reference:
         data: Its --data_dir.
         earlier: Folder of a run with another seed.
         seconds: How long each part takes, by the event that begins it.
-        separate_seconds: How long the same takes as a process of its own.
     """
 
     variant: list
@@ -114,7 +110,6 @@ class Reference:
     data: Path
     earlier: Path
     seconds: dict[str, float]
-    separate_seconds: float
 
     def __post_init__(self):
         self.rows = read_log(self.folder / LOG)
@@ -158,20 +153,13 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
 def prepare(folder: Path) -> list[Reference]:
     """Makes the data, runs that are never interrupted, and one to overwrite."""
     data = write_digits(folder / "data", datasets.load_dataset(), 60, 20)
-    earlier, separate = folder / "earlier", folder / "separate"
+    earlier = folder / "earlier"
     run_forked(arguments(VARIANTS[0], data, earlier, seed=1), earlier)
-    start = time.monotonic()
-    run = Separate(arguments(VARIANTS[0], data, separate), f"{separate}.txt")
-    ensure(run.wait() == 0, f"{separate}.txt: the run failed")
-    separate_seconds = time.monotonic() - start
     references = []
     for number, variant in enumerate(VARIANTS):
         save_dir = folder / f"reference{number}"
         seconds = run_forked(arguments(variant, data, save_dir), save_dir)
-        references.append(
-            Reference(variant, save_dir, data, earlier, seconds, separate_seconds)
-        )
-    check_end(separate, references[0])  # the two ways to run are one
+        references.append(Reference(variant, save_dir, data, earlier, seconds))
     return references
 
 
@@ -198,7 +186,7 @@ def finished_epochs(folder: Path) -> int:
     if not (folder / STATE).exists():
         return 0
     run = read_run(str(folder / STATE))
-    return len(run["rows"]) if run["arguments"]["seed"] == 0 else 0
+    return len(run["rows"]) if run["arguments"]["training"]["seed"] == 0 else 0
 
 
 def check_files(folder: Path, reference: Reference, replaces: bool) -> None:
@@ -269,21 +257,17 @@ class Ending:
 
     Args:
         signal: SIGKILL, SIGINT or SIGTERM.
-        separate: Whether the run is a process of its own.
         point: Where it kills itself, or
         event: what it has to tell before it is ended from outside,
         part: and how much of what it does then is done, 0 to 1.
     """
 
     signal: int
-    separate: bool = False
     point: Point | None = None
     event: str | None = None
     part: float = 0.0
 
     def how(self) -> str:
-        if self.separate:
-            return "separate process"
         return "exact point" if self.point else "random moment"
 
 
@@ -291,18 +275,13 @@ def choose_ending(rng: random.Random, done: int, number: int, replaces: bool) ->
     """Chooses how a run is ended that goes on after `done` epochs."""
     part = rng.random()
     if number != signal.SIGKILL:
-        separate = rng.random() < SEPARATE_SIGNALS
-        return Ending(number, separate, event=_choose_event(rng, done), part=part)
-    if rng.random() < SEPARATE:
-        # At any time, or as soon as something is being written.
-        event = rng.choice(["start", "writing"])
-        return Ending(number, separate=True, event=event, part=part)
+        return Ending(number, event=_choose_event(rng, done), part=part)
     aims = AIMS[done > 0]
     (phase,) = rng.choices(list(aims), list(aims.values()))
     if phase == WRITING:
         point = _choose_point(rng, done, replaces)
         if rng.random() < 0.7 or point.epoch == 0:
-            return Ending(number, point=point)
+            return Ending(number, point)
         return Ending(number, event=f"writing {point.file}", part=part)
     event = "start"
     if phase != START_UP:
@@ -336,7 +315,7 @@ def _choose_point(rng, done, replaces):
     return Point(name, step, epoch, number)
 
 
-def end_forked(run: Forked, ending: Ending, reference: Reference) -> None:
+def end(run: Forked, ending: Ending, reference: Reference) -> None:
     """Waits for the moment and sends the signal."""
     if ending.point is None and run.wait_for(ending.event):
         seconds = reference.seconds[ending.event]
@@ -346,24 +325,6 @@ def end_forked(run: Forked, ending: Ending, reference: Reference) -> None:
         time.sleep(ending.part * seconds)
         with contextlib.suppress(ProcessLookupError):
             os.kill(run.pid, ending.signal)
-
-
-def end_separate(run: Separate, ending: Ending, reference: Reference) -> None:
-    """The same with a process of its own."""
-    if ending.signal != signal.SIGKILL:
-        # Before its first lines nothing can be done about a signal.
-        if not run.wait_until(run.handles_signals):
-            return
-        seconds = 0.9 * reference.separate_seconds
-    elif ending.event == "writing":
-        if not run.wait_until(run.is_writing):
-            return
-        seconds = reference.seconds[f"writing {STATE}"]
-    else:
-        seconds = 0.9 * reference.separate_seconds
-    end = time.monotonic() + ending.part * seconds
-    if run.wait_until(lambda: time.monotonic() >= end):
-        os.kill(run.pid, ending.signal)
 
 
 # Rounds.
@@ -419,21 +380,14 @@ def _end_once(rng, folder, output, reference, replaces, signals, count) -> bool:
     with open(output, "ab") as file:  # to read when it is lost
         file.write(f"[{ending}]\n".encode())
     before = os.path.getsize(output)
-    if ending.separate:
-        run = Separate(flags, output)
-        end_separate(run, ending, reference)
-    else:
-        run = Forked(flags, output, ending.point)
-        end_forked(run, ending, reference)
+    run = Forked(flags, output, ending.point)
+    end(run, ending, reference)
     status = run.wait()
     if status == 0:
-        late = ending.separate or ending.point or run.has_told("late")
-        unreached = not run.has_told(ending.event) if not late else False
-        ensure(not signals or late or unreached, f"{number!r} was swallowed")
+        late = run.has_told("late") or not run.has_told(ending.event)
+        ensure(not signals or late, f"{number!r} was swallowed")
         return False
     printed = Path(output).read_bytes()[before:].decode()
-    if signals and status == -number and "/manipulate-" in printed.splitlines()[-1]:
-        return False  # all was done, and Python had put its handlers away
     expected = -number if number == signal.SIGKILL else 128 + number
     ensure(status == expected, f"{ending}: status {status}")
     case = run.phase() if number == signal.SIGKILL else signal.Signals(number).name
@@ -550,8 +504,6 @@ def main(argv: list[str] | None = None) -> int:
         if folder is None:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="capsnet-"))
         references = prepare(Path(folder))
-        seconds = references[0].separate_seconds
-        print(f"never interrupted: {seconds:.1f} s", flush=True)
         lost = 0
         for wanted, signals in ((args.kills, False), (args.signals, True)):
             if wanted:

@@ -70,7 +70,7 @@ def make_case(kind: str, seed: int, index: int) -> tuple[str, Case]:
     makers = KINDS[kind].structural
     if index % 2 == 0:  # each in turn, so that a few cases have had most of them
         return "structural", makers[index // 2 % len(makers)](rng)
-    return "random", KINDS[kind].random(rng)
+    return "random", KINDS[kind].valid(rng).damaged(rng)
 
 
 def run_case(case: Case, run: Callable, seconds: float = SECONDS) -> Outcome:
