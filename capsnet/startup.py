@@ -33,7 +33,7 @@ def load() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", QUIET)
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
     with quiet_start():
-        from capsnet import command_line  # noqa: F401, and with it all that is slow
+        from capsnet import training  # noqa: F401, and with it all that is slow
 
 
 @contextlib.contextmanager

@@ -143,14 +143,6 @@ def expression(rng):
     return with_member(rng, rng.choice(PARTS), forged(text, bytes(12)), text[:100])
 
 
-def length(rng):
-    name, n = rng.choice(PARTS), rng.choice((1, 8, 100))
-    data = npy(arrays(rng)[name])
-    longer = rng.random() < 0.5
-    data = data + rng.randbytes(n) if longer else data[:-n]
-    return with_member(rng, name, data, f"{n} bytes {'more' if longer else 'less'}")
-
-
 def objects(rng):
     """Arrays of pickled objects that run code when they are unpickled."""
     name, attack = rng.choice(PARTS), pickle.dumps(Attack(), rng.randrange(6))
@@ -256,7 +248,7 @@ def characters(rng):
 NPZ = Kind(
     valid,
     [
-        *(header, values, directory, bomb, objects, length, expression, characters),
+        *(header, values, directory, bomb, objects, expression, characters),
         *(wide_labels, partial(no_file, valid)),
     ],
     load_dataset,

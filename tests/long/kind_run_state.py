@@ -61,15 +61,13 @@ def run_value(rng):
 def argument_value(rng):
     """A value that an option may not have, or hardly."""
     name, run = choose_run(rng)
-    group = rng.choice(("training", "training", "data", "weights"))
     arguments, value = run["arguments"], rng.choice(files.ODD_VALUES)
-    key = group
+    key = group = rng.choice(("training", "training", "data", "weights"))
+    text = value
     if group != "weights":
         key = rng.choice(list(arguments[group]))
-        value_of_group = files.with_value(arguments[group], key, value)
-        arguments = files.with_value(arguments, group, value_of_group)
-    else:
-        arguments = files.with_value(arguments, group, value)
+        text = files.with_value(arguments[group], key, value)
+    arguments = files.with_value(arguments, group, text)
     text = files.with_value(run, "arguments", arguments)
     return of_run(rng, name, text, f"argument {key}: {value[:60]}")
 
@@ -192,18 +190,13 @@ def optimizer(rng):
     return of_state(rng, data, f"{name}, arrays: {what}", what != "more", exact=True)
 
 
-def no_run(rng):
-    """A file of another kind."""
-    return of_state(rng, files.valid_files()["ours"], "a model file", True)
-
-
 RUN_STATE = Kind(
     valid,
     [
         valid,
         *(argument_names, rows, run_value, argument_value, optimizer, run_text),
         *(partial(edited, edit) for edit in files.EDITS),
-        *(rows, argument_names, digest, argument_value, dataset, no_run),
+        *(rows, argument_names, digest, argument_value, dataset),
         partial(no_file, valid),
     ],
     files.read,
