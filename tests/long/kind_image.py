@@ -267,7 +267,7 @@ IMAGE = Kind(
     valid,
     [
         *(png_pixels, jpeg_scans, bmp_runs, tiff_directory, other_format),
-        *(no_picture),
+        no_picture,
     ],
     read,
 )
