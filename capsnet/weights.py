@@ -1,42 +1,24 @@
-"""Model files and run states: written whole or not at all, read with suspicion."""
+"""Model files and run states: written whole or not at all."""
 
 import contextlib
 import io
 import json
 import os
-import re
-import shutil
-import struct
 import tempfile
-import zipfile
 
 import h5py
 import keras
 import numpy as np
 
-from capsnet import run_folder
+from capsnet import hdf5, run_folder
 from capsnet.errors import UsageError, is_class_name
-from capsnet.memory import check_memory
-from capsnet.options import RECIPE_NAMES
+from capsnet.hdf5 import ModelFileError
+from capsnet.options import Data, Integer, Number, Sizes, Training
 
 FORMAT_VERSION = 2
 _ATTRIBUTE = "capsnet"  # holds the version and, in version 1, the info
 _INFO, _RUN = "info", "run"
 _OPTIMIZER, _BEST, _TRAINED = "optimizer", "best", "trained"
-_LARGEST_JSON = 1 << 24  # bytes; an epoch of a run takes about 500
-_LARGEST_MEMBER = 1 << 30  # bytes; a part of a .keras file is read into memory
-_WEIGHTS = "weight_names"
-_LARGEST_HEADER = 1 << 22  # bytes; 1000 long names of classes take a million
-_MOST_NAMES = 100  # in a list of the legacy layout
-_LONGEST_NAME = 255
-_LONGEST_PATH = 4096
-_HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
-_HEAP_SIGNATURE = b"GCOL\x01\0\0\0"
-_ZIP_SIGNATURE = b"PK\x03\x04"
-
-
-class ModelFileError(ValueError):
-    """A weights file that is missing, unreadable or made for another network."""
 
 
 def save_model(model: keras.Model, path: str, info: dict) -> None:
@@ -84,7 +66,7 @@ def save_run(
         for group, arrays in ((_BEST, best_weights), (_TRAINED, weights)):
             for i, array in enumerate(arrays or ()):
                 file[f"{group}/{i}"] = array
-        _put_json(file, _RUN, run)
+        hdf5.put_json(file, _RUN, run)
 
 
 @contextlib.contextmanager
@@ -111,11 +93,7 @@ def _put_weights(file, model, info):
             group[name] = keras.ops.convert_to_numpy(weight)
     version = json.dumps({"format_version": FORMAT_VERSION})
     file.attrs[_ATTRIBUTE] = np.bytes_(version.encode())
-    _put_json(file, _INFO, info)
-
-
-def _put_json(file, name, value):
-    file[name] = np.frombuffer(json.dumps(value).encode(), "uint8")
+    hdf5.put_json(file, _INFO, info)
 
 
 def _optimizer_state(model):
@@ -145,9 +123,9 @@ def load_weights(model: keras.Model, path: str) -> None:
         ModelFileError: If the file cannot be read or does not fit the model; the model
             is unchanged then.
     """
-    read_info(path)  # refuses later versions
-    with _open(path) as file:
-        pairs = _read_weights(model, file, path)
+    with hdf5.open_file(path) as file:
+        _read_info(file)  # refuses later versions
+        pairs = hdf5.read_weights(model, file)
     for weight, value in pairs:
         weight.assign(value)
 
@@ -166,38 +144,18 @@ def load_run(model: keras.Model, path: str) -> tuple[dict, list | None]:
         ModelFileError: If the file cannot be read or does not fit the model; the model
             is unchanged then.
     """
-    run = read_run(path)
-    with _open(path) as file:
-        pairs = _read_weights(model, file, path)
+    with hdf5.open_file(path) as file:
+        run = _read_run(file)
+        pairs = hdf5.read_weights(model, file)
         if model.optimizer.use_ema:  # those were the averages
-            pairs += _read_list(model.weights, file, _TRAINED, path)
-        pairs += _read_list(_optimizer_state(model), file, _OPTIMIZER, path)
+            pairs += hdf5.read_list(model.weights, file, _TRAINED)
+        pairs += hdf5.read_list(_optimizer_state(model), file, _OPTIMIZER)
         best = None
         if run["best_epoch"] is not None:
-            best = [array for _, array in _read_list(model.weights, file, _BEST, path)]
+            best = [array for _, array in hdf5.read_list(model.weights, file, _BEST)]
     for variable, value in pairs:
         variable.assign(value)
     return run, best
-
-
-def _read_weights(model, file, path):
-    """Pairs of (weight, array)."""
-    pairs = []
-    for name, weights, datasets in _match_layers(model, file, path):
-        for weight, dataset in zip(weights, datasets):
-            what = f"{weight.name} of the layer {name}"
-            pairs.append((weight, _read_array(file, dataset, weight, what, path)))
-    return pairs
-
-
-def _read_list(variables, file, group, path):
-    """Pairs of (variable, array) of a numbered list."""
-    pairs = []
-    for i, variable in enumerate(variables):
-        what = f"{group}/{i}"
-        array = _read_array(file, _find(file, what), variable, what, path)
-        pairs.append((variable, array))
-    return pairs
 
 
 def read_run(path: str) -> dict:
@@ -206,13 +164,17 @@ def read_run(path: str) -> dict:
     Raises:
         ModelFileError: If the file cannot be read, or is no run state.
     """
-    read_info(path)  # refuses later versions
-    with _open(path) as file:
-        if _find(file, _RUN) is None:
-            raise ModelFileError(f"{path}: expected the state of a run, found none.")
-        run = _read_json(file, _RUN, path)
+    with hdf5.open_file(path) as file:
+        return _read_run(file)
+
+
+def _read_run(file):
+    _read_info(file)  # refuses later versions
+    if hdf5.find(file, _RUN) is None:
+        raise ModelFileError("expected the state of a run, found none.")
+    run = hdf5.read_json(file, _RUN)
     if not _is_run(run):
-        raise ModelFileError(f"{path}: damaged run state.")
+        raise ModelFileError("damaged run state.")
     return run
 
 
@@ -226,7 +188,7 @@ def _is_run(run: dict) -> bool:
         and isinstance(rows, list)
         and len(rows) > 0
         and all(_is_row(row, i + 1, rows[0]) for i, row in enumerate(rows))
-        and (best is None or _is_int(best, 1, len(rows)))
+        and (best is None or Integer(1, len(rows)).accepts(best))
     )
 
 
@@ -235,7 +197,7 @@ def _is_row(row, epoch, first) -> bool:
         isinstance(row, dict)
         and list(row) == list(first)
         and row.get("epoch") == epoch
-        and all(_is_number(value) for value in row.values())
+        and all(map(_FINITE.accepts, row.values()))
     )
 
 
@@ -248,80 +210,56 @@ def read_info(path: str) -> dict:
     Raises:
         ModelFileError: If the file cannot be read, or is of a later version.
     """
-    with _open(path) as file:
-        info = _read_attribute(file, path)
-        version = info.get("format_version", 1)
-        if version not in (1, FORMAT_VERSION):
-            raise ModelFileError(
-                f"{path}: expected format version 1 or {FORMAT_VERSION}, "
-                f"found {str(version)[:100]}."
-            )
-        if version == FORMAT_VERSION:
-            info |= _read_json(file, _INFO, path)
+    with hdf5.open_file(path) as file:
+        return _read_info(file)
+
+
+def _read_info(file):
+    if _ATTRIBUTE not in file.attrs:
+        return {}
+    text = file.attrs[_ATTRIBUTE]  # of any length in version 1
+    text = text if isinstance(text, (str, bytes)) else ""
+    info = hdf5.parse_json(text, f"the attribute {_ATTRIBUTE}")
+    version = info.get("format_version", 1)
+    if version not in (1, FORMAT_VERSION):
+        raise ModelFileError(
+            f"expected format version 1 or {FORMAT_VERSION}, "
+            f"found {str(version)[:100]}."
+        )
+    if version == FORMAT_VERSION:
+        info |= hdf5.read_json(file, _INFO)
     for name, is_right in _INFO_CHECKS.items():
         if name in info and not is_right(info[name]):
             raise ModelFileError(
-                f"{path}: damaged weights file: {name} is {str(info[name])[:100]!r}."
+                f"damaged weights file: {name} is {str(info[name])[:100]!r}."
             )
     return info
 
 
-def _read_attribute(file, path):
-    """The JSON object of our attribute; empty if there is none."""
-    if _ATTRIBUTE not in file.attrs:
-        return {}
-    attribute, what = file.attrs.get_id(_ATTRIBUTE), f"the attribute {_ATTRIBUTE}"
-    is_text = attribute.shape == () and _is_text(attribute.dtype)
-    return _parse_json(file.attrs[_ATTRIBUTE] if is_text else "", what, path)
-
-
-def _read_json(file, name, path):
-    """The JSON object that an array of bytes holds."""
-    dataset = _find(file, name)
-    _check_is_plain(dataset, name, path)
-    size = dataset.size or 0
-    if size > _LARGEST_JSON:
-        raise ModelFileError(
-            f"{path}: expected at most {_LARGEST_JSON} bytes for {name}, found {size}."
-        )
-    _check_array(dataset, (size,), "uint8", name, path)
-    return _parse_json(file.read(dataset).tobytes(), name, path)
-
-
-def _parse_json(text, what, path):
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        value = None
-    if not isinstance(value, dict):
-        raise ModelFileError(
-            f"{path}: expected a JSON object in {what}, found something else."
-        )
-    return value
-
-
-def _is_int(value, least: int, most: int) -> bool:
-    return type(value) is int and least <= value <= most
-
-
-def _is_number(value) -> bool:
-    return type(value) in (int, float) and abs(value) < 1e300  # not NaN, not too large
+_FINITE = Number(-1e300, 1e300)
+_SIZE = Sizes.each
 
 
 def _is_sizes(value, n: int) -> bool:
     return (
-        isinstance(value, list)
-        and len(value) == n
-        and all(_is_int(size, 1, 10_000) for size in value)
+        isinstance(value, list) and len(value) == n and all(map(_SIZE.accepts, value))
+    )
+
+
+def _is_normalization(value) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(value.get(name), list)
+        and len(value[name]) in (1, 3)
+        and all(_FINITE.accepts(n) and n >= least for n in value[name])
+        for name, least in (("mean", 0), ("variance", 1e-12))
     )
 
 
 def _is_split(value) -> bool:
     return (
         isinstance(value, dict)
-        and _is_int(value.get("seed"), 0, 2**31)
-        and _is_number(value.get("fraction"))
-        and 0 <= value["fraction"] < 1
+        and Data.kind_of("split_seed").accepts(value.get("seed"))
+        and Data.kind_of("test_fraction").accepts(value.get("fraction"))
         and isinstance(value.get("digest"), str)
         and isinstance(value.get("contents", ""), str)
     )
@@ -335,14 +273,15 @@ _INFO_CHECKS = {
         and 2 <= len(v) <= 1000
         and all(isinstance(name, str) and is_class_name(name) for name in v)
     ),
-    "routings": lambda v: _is_int(v, 1, 100),
-    "recipe": lambda v: v in RECIPE_NAMES,
-    "dataset": lambda v: isinstance(v, str) and len(v) <= _LONGEST_PATH,
+    "routings": Training.kind_of("routings").accepts,
+    "recipe": Training.kind_of("recipe").accepts,
+    "dataset": Data.kind_of("dataset").accepts,
     "image_size": lambda v: v is None or _is_sizes(v, 2),
-    "grayscale": lambda v: type(v) is bool,
+    "grayscale": Data.kind_of("grayscale").accepts,
     "split": lambda v: v is None or _is_split(v),
-    "border_brightness": _is_number,
-    "digit_box": lambda v: v is None or _is_int(v, 1, 10_000),
+    "normalization": lambda v: v is None or _is_normalization(v),
+    "border_brightness": _FINITE.accepts,
+    "digit_box": lambda v: v is None or _SIZE.accepts(v),
 }
 
 
@@ -401,255 +340,3 @@ def export_model(model: keras.Model, folder: str) -> None:
         if os.path.isdir(folder):  # Windows renames to names that are free
             os.rmdir(folder)
         os.replace(path, folder)
-
-
-@contextlib.contextmanager
-def _open(path):
-    """Opens the HDF5 part of a weights file, whatever the file is called."""
-    try:
-        if os.path.exists(path) and not os.path.isfile(path):  # a pipe may never end
-            raise OSError("expected a file, found a folder, a pipe or a device")
-        with open(path, "rb") as file:
-            start = file.read(8)
-            size = os.fstat(file.fileno()).st_size
-    except OSError as error:
-        raise ModelFileError(f"{path}: {error.strerror or error}.") from error
-    if start != _HDF5_SIGNATURE and start[:4] != _ZIP_SIGNATURE:
-        raise ModelFileError(
-            f"{path}: expected a weights file (.h5, .weights.h5 or .keras), "
-            "found something else."
-        )
-    check_memory(size, f"the weights of {path}")
-    try:
-        if start == _HDF5_SIGNATURE:
-            with open(path, "rb") as file:
-                content = file.read()
-        else:
-            content = _read_member(path)
-        _check_heaps(content)
-        with _File(content) as file:
-            yield file
-    except ModelFileError:
-        raise
-    except Exception as error:  # a damaged file raises nearly anything
-        reason = error.args[0] if isinstance(error, KeyError) else error
-        reason = str(reason) or type(error).__name__
-        raise ModelFileError(f"{path}: damaged weights file: {reason}.") from error
-
-
-def _read_member(path):
-    """The HDF5 part of a .keras file."""
-    with zipfile.ZipFile(path) as archive:
-        member = archive.getinfo("model.weights.h5")
-        if member.file_size > _LARGEST_MEMBER:
-            raise ModelFileError(
-                f"{path}: expected weights of at most {_LARGEST_MEMBER} bytes, "
-                f"found {member.file_size}."
-            )
-        # Of the other methods, a few bytes may unpack to any number at once.
-        if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise ModelFileError(
-                f"{path}: expected no compression or deflate, found another."
-            )
-        content = io.BytesIO()
-        with archive.open(member) as file:
-            shutil.copyfileobj(file, content, 1 << 20)  # up to the size that it says
-        return content.getvalue()
-
-
-def _check_heaps(content):
-    """Makes sure that each heap of texts has an end; in a damaged one HDF5 has none.
-
-    Keras's lists of names are texts of any length, and so was our info in version 1.
-    A heap is its signature and size, 16 bytes; and objects: number, references and
-    size, 16 bytes, then a text. The last one, of number 0, is what is free.
-    """
-    start = content.find(_HEAP_SIGNATURE)
-    while start >= 0:
-        (size,) = struct.unpack_from("<Q", content, start + 8)
-        place, end = start + 16, start + size
-        while place + 16 <= end:
-            number, size = struct.unpack_from("<H6xQ", content, place)
-            step = size if number == 0 else 16 + size + -size % 8
-            if step < 16 or place + step > end:
-                raise ValueError("expected a heap of texts, found a damaged one")
-            place += step
-        start = content.find(_HEAP_SIGNATURE, place)
-
-
-class _Reader(io.BytesIO):
-    """Bytes for HDF5, which itself believes all sizes that it finds in a file."""
-
-    largest = _LARGEST_HEADER
-
-    def readinto(self, buffer):
-        if len(buffer) > self.largest:
-            raise OSError(f"expected at most {self.largest} bytes, found {len(buffer)}")
-        return super().readinto(buffer)
-
-
-class _File(h5py.File):
-    """A file of which only arrays are read in parts of more than a few megabytes."""
-
-    def __init__(self, content):
-        self._reader = _Reader(content)
-        super().__init__(self._reader, "r")
-
-    def read(self, dataset):
-        """All of an array that has been checked."""
-        self._reader.largest = max(_LARGEST_HEADER, dataset.nbytes)
-        try:
-            return dataset[()]
-        finally:
-            self._reader.largest = _LARGEST_HEADER
-
-
-def _find(group, name):
-    """What a name stands for in the file itself; None if there is nothing.
-
-    Links are not followed: one to another file may lead to a pipe, which never ends.
-    """
-    for part in name.split("/"):
-        key = part.encode()
-        if not isinstance(group, h5py.Group) or not group.id.links.exists(key):
-            return None
-        if group.id.links.get_info(key).type != h5py.h5l.TYPE_HARD:
-            raise ValueError(
-                f"expected {name!r} in the file itself, found a reference to another "
-                "file or place"
-            )
-        group = group[part]
-    return group
-
-
-def _match_layers(model, file, path):
-    """Yields (layer name, weights, datasets) for each layer that has weights."""
-    layers = [layer for layer in model.layers if layer.weights]
-    if _find(file, "layers") is not None:
-        folders = _keras3_folders(model.layers)
-        for layer in layers:
-            datasets = _keras3_datasets(layer, file, folders[layer], path)
-            yield layer.name, layer.weights, datasets
-        return
-    group = _find(file, "model_weights") or file
-    names = _names(group, "layer_names")
-    names = [n for n in names if _names(_find(group, n), _WEIGHTS)]
-    if len(names) != len(layers):
-        found = ", ".join(names)[:_LONGEST_NAME] or "none"
-        raise ModelFileError(
-            f"{path}: expected {len(layers)} layers with weights "
-            f"({', '.join(layer.name for layer in layers)}), "
-            f"found {len(names)} ({found})."
-        )
-    for layer, name in zip(layers, names):
-        datasets = _legacy_datasets(layer, _find(group, name), path)
-        yield layer.name, layer.weights, datasets
-
-
-def _legacy_datasets(layer, group, path):
-    names = _names(group, _WEIGHTS)
-    _check_count(len(names), layer, path)
-    return [_find(group, name) for name in names]
-
-
-def _check_count(found, layer, path):
-    if found != len(layer.weights):
-        raise ModelFileError(
-            f"{path}: expected {len(layer.weights)} arrays for the layer {layer.name}, "
-            f"found {found}."
-        )
-
-
-def _names(group, attribute):
-    """A list of names of the legacy layout."""
-    if group is None or attribute not in group.attrs:
-        return []
-    found = group.attrs.get_id(attribute)
-    if found.shape == (0,):  # of numbers, since there are no names to tell otherwise
-        return []
-    if len(found.shape) != 1 or not _is_text(found.dtype):
-        raise TypeError(f"expected a list of names in {attribute}")
-    names = group.attrs[attribute] if found.shape[0] <= _MOST_NAMES else None
-    if names is None or max(map(len, names)) > _LONGEST_NAME:
-        raise ValueError(
-            f"expected at most {_MOST_NAMES} names of {_LONGEST_NAME} characters "
-            f"in {attribute}"
-        )
-    return [n.decode() if isinstance(n, bytes) else str(n) for n in names]
-
-
-def _is_text(dtype):
-    string = h5py.check_string_dtype(dtype)  # of no length where that varies
-    return string is not None and (string.length or 0) <= _LARGEST_HEADER
-
-
-def _keras3_folders(layers, parent="layers"):
-    """The HDF5 group of each layer in Keras 3's layout: its class, numbered."""
-    folders, seen = {}, {}
-    for layer in layers:
-        name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(layer).__name__).lower()
-        number = seen[name] = seen.get(name, -1) + 1
-        folders[layer] = f"{parent}/{name}_{number}" if number else f"{parent}/{name}"
-    return folders
-
-
-def _keras3_datasets(layer, file, folder, path):
-    if isinstance(layer, keras.Sequential):
-        folders = _keras3_folders(layer.layers, f"{folder}/layers")
-        parts = [
-            _keras3_datasets(part, file, folders[part], path) for part in layer.layers
-        ]
-        return [dataset for part in parts for dataset in part]
-    if not layer.weights:
-        return []
-    variables = _find(file, f"{folder}/vars")
-    found = len(variables) if isinstance(variables, h5py.Group) else 0
-    _check_count(found, layer, path)
-    return [_find(variables, str(i)) for i in range(len(layer.weights))]
-
-
-def _read_array(file, dataset, variable, what, path):
-    """An array for a variable, after a look at what it is."""
-    dtype = np.dtype(variable.dtype)
-    _check_array(dataset, tuple(variable.shape), dtype, what, path)
-    array = file.read(dataset)
-    with np.errstate(over="ignore"):  # of more than float32 holds; found below
-        value = array.astype(dtype, copy=False)
-    if dtype.kind == "f":
-        right, expected = np.isfinite(value), "finite numbers"
-    else:  # counts, such as that of the steps
-        right, expected = (value == array) & (value >= 0), f"{dtype} from 0"
-    if not right.all():
-        raise ModelFileError(f"{path}: expected {expected} for {what}, found others.")
-    return value
-
-
-def _check_array(dataset, shape, dtype, what, path):
-    """Makes sure of what is read before it is."""
-    _check_is_plain(dataset, what, path)
-    if dataset.shape != shape:
-        raise ModelFileError(
-            f"{path}: expected shape {shape} for {what}, found {dataset.shape}."
-        )
-    kind = np.dtype(dtype).kind
-    if dataset.dtype.kind != kind:
-        numbers = {"f": "floating point numbers", "i": "integers", "u": "integers"}
-        raise ModelFileError(
-            f"{path}: expected {numbers[kind]} for {what}, "
-            f"found {str(dataset.dtype)[:100]}."
-        )
-
-
-def _check_is_plain(dataset, what, path):
-    """Makes sure that an array has one place, in the file itself."""
-    if not isinstance(dataset, h5py.Dataset):
-        raise ModelFileError(f"{path}: expected an array for {what}, found no array.")
-    # Before any look at the shape: that of a virtual array depends on other files,
-    # which may be pipes. Chunks may unpack to any size; a million of them takes long.
-    layout = dataset.id.get_create_plist()
-    plain = (h5py.h5d.CONTIGUOUS, h5py.h5d.COMPACT)
-    if layout.get_layout() not in plain or layout.get_external_count():
-        raise ModelFileError(
-            f"{path}: expected {what} in one piece and in the file itself, found "
-            "chunks, compression or a reference to another file."
-        )

@@ -55,34 +55,30 @@ from tests.long.cases import Case, Kind, WrongLoadError
 def fail(error):
     raise error
 
-def allocate(args):
-    bytearray(10**8)
-
-def noise(args):
-    print("Warning: all is well")
-
 case = Case({}, ["--dataset", "mnist"])
-for what, run in {
-    "loaded": lambda args: None,
-    "clear error": lambda args: fail(DataError("x.npz: expected this, got that")),
-    "unclear error": lambda args: sys.exit("two\\nlines"),
-    "late error": lambda args: fail(DataError("x.npz: Unable to allocate 1 TiB")),
-    "traceback": lambda args: fail(ZeroDivisionError()),
-    "code run": lambda args: os.system("touch stolen"),
-    "library crash": lambda args: os.abort(),
-    "wrong load": lambda args: fail(WrongLoadError("NaN")),
-    "loaded, with noise": noise,
-    "hang": lambda args: time.sleep(60),
-    "over 4 GB": allocate,
+for what, act in {
+    "loaded": lambda: None,
+    "clear error": lambda: fail(DataError("x.npz: expected this, got that")),
+    "unclear error": lambda: sys.exit("two\\nlines"),
+    "late error": lambda: fail(DataError("x.npz: Unable to allocate 1 TiB")),
+    "traceback": lambda: fail(ZeroDivisionError()),
+    "code run": lambda: os.system("touch stolen"),
+    "library crash": lambda: os.abort(),
+    "wrong load": lambda: fail(WrongLoadError("NaN")),
+    "loaded, with noise": lambda: print("Warning: all is well"),
+    "hang": lambda: time.sleep(60),
+    "over 4 GB": lambda: bytearray(10**8),
 }.items():
     if what == "over 4 GB":
         m.MEMORY = 10**7
+    run = lambda options, own, act=act: act()
     outcome = m.run_case(case, run, 1 if what == "hang" else 30)
     assert outcome.name == what, (what, outcome)
 m.MEMORY = 10**10
 case.refused = True
-assert m.run_case(case, lambda args: None).name == "wrong load"
-assert m.run_case(case, lambda args: fail(DataError("bad"))).name == "clear error"
+assert m.run_case(case, lambda options, own: None).name == "wrong load"
+refuse = lambda options, own: fail(DataError("bad"))
+assert m.run_case(case, refuse).name == "clear error"
 
 for kind in ("idx", "npz", "image"):  # case 0 of the others is valid
     for i in range(8):
@@ -94,7 +90,7 @@ for kind in ("idx", "npz", "image"):  # case 0 of the others is valid
 def valid(rng):
     return Case({"x": b"abc"}, ["--dataset", "mnist"], target="x")
 
-m.KINDS["idx"] = Kind(valid, [valid], lambda args: fail(ZeroDivisionError()))
+m.KINDS["idx"] = Kind(valid, [valid], lambda options, own: fail(ZeroDivisionError()))
 assert m.main(["--kinds", "idx", "--cases", "3", "--seed", "7"]) == 1
 """
 

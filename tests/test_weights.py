@@ -153,6 +153,12 @@ def to_version_1(path):
             file[part].attrs["weight_names"] = names(file[part], "weight_names")
 
 
+def test_our_files_hold_no_text_of_any_length(saved, state):
+    """HDF5 keeps such texts in heaps, and a damaged heap may have no end."""
+    for path in (saved, state[1]):
+        assert b"GCOL" not in Path(path).read_bytes()
+
+
 def test_version_1(network, copy):
     to_version_1(copy)
     network.set_weights(random_weights(2))
@@ -408,14 +414,6 @@ def array_outside(file):
     file.create_dataset(KERNEL, SHAPES[0], "float32", external=[(raw, 0, 82944)])
 
 
-def text_for_each_name(file):
-    file.attrs["layer_names"] = ["x" * 300] * 4
-
-
-def very_many_names(file):
-    file.attrs["layer_names"] = np.array([b"conv1"] * 10_000)
-
-
 def table_of_names(file):
     file.attrs["layer_names"] = np.array([[b"conv1"] * 4])
 
@@ -495,9 +493,7 @@ FAULTS = {
         "expected finite numbers for kernel of the layer conv1, found others",
     ),
     "too large": (replace_kernel(dtype="float64", fillvalue=1e39), "finite numbers"),
-    "long names": (edit(text_for_each_name), "at most 100 names of 255 characters"),
-    "many names": (edit(very_many_names), "at most 100 names of 255 characters"),
-    "table of names": (edit(table_of_names), "expected a list of names"),
+    "table of names": (edit(table_of_names), "damaged weights file"),
     "bzip2": (
         zip_with("model.weights.h5", bytes(10**7), zipfile.ZIP_BZIP2),
         "expected no compression or deflate, found another",
@@ -511,10 +507,6 @@ FAULTS = {
         "expected format version 1 or 2, found 1000",
     ),
     "attribute deep": (set_attribute("[" * 10**5), "object in the attribute capsnet"),
-    "attribute long": (  # HDF5 itself would allocate whatever the file says
-        set_attribute(" " * 10**7),
-        "expected at most 4194304 bytes",
-    ),
     "attribute texts": (set_attribute(["{}"] * 3), "object in the attribute capsnet"),
     "attribute no JSON": (set_attribute("{"), "object in the attribute capsnet"),
     "attribute numbers": (
@@ -768,38 +760,9 @@ def test_an_export_goes_into_a_new_or_an_empty_folder(tmp_path, monkeypatch, fol
     assert set(os.listdir(tmp_path)) == before | {folder.split("/")[0]}
 
 
-# Texts of any length are in heaps, and HDF5 goes round in circles in a damaged one.
-
-
-HEAP_DAMAGES = {  # where, and what is put there
-    "a text of no size": (16, bytes(16)),
-    "a text beyond the end": (24, (5000).to_bytes(8, "little")),
-    "a heap beyond the end": (8, (10**9).to_bytes(8, "little")),
-}
-
-
-def test_our_files_have_no_heap(saved, state):
-    for path in (saved, state[1]):
-        assert b"GCOL" not in Path(path).read_bytes()
-
-
-@pytest.mark.parametrize("damage", HEAP_DAMAGES)
-@pytest.mark.parametrize("writer", ["version 1", "Keras"])
-def test_a_heap_that_has_no_end(network, copy, tmp_path, writer, damage):
-    path = copy
-    if writer == "version 1":
-        to_version_1(copy)
-    else:
-        path = tmp_path / "keras.h5"
-        network.save(path)
-    content = path.read_bytes()
-    at, damaged = HEAP_DAMAGES[damage]
-    at += content.index(b"GCOL")
-    path.write_bytes(content[:at] + damaged + content[at + len(damaged) :])
-    assert "damaged" in refused(network, str(path))
-
-
-def test_a_file_that_is_larger_than_memory(network, copy, monkeypatch):
+def test_a_zip_of_more_than_memory(network, tmp_path, monkeypatch):
+    path = str(tmp_path / "x.keras")
+    zip_with("model.weights.h5", bytes(2000))(path)
     monkeypatch.setattr(memory, "available_memory", lambda: 1000)
-    with pytest.raises(DataError, match=rf"the weights of {copy} need about"):
-        load_weights(network, str(copy))
+    with pytest.raises(DataError, match=rf"the weights of {path} need about"):
+        load_weights(network, path)

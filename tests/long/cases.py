@@ -5,8 +5,10 @@ A kind has a module of its own, and an entry in `mutated_inputs.KINDS`.
 
 import dataclasses
 import gzip
+import io
 import os
 import random
+import zipfile
 import zlib
 from collections.abc import Callable
 from functools import cache, partial
@@ -14,6 +16,7 @@ from functools import cache, partial
 import numpy as np
 
 Content = bytes | Callable[[str], None]  # what is written, or what makes it of a path
+EXACT = "exact"  # a file that is there if all numbers have to be right
 
 
 class WrongLoadError(Exception):
@@ -29,19 +32,24 @@ class Case:
         argv: The command line.
         what: What was done, for the reader of a report.
         refused: Whether only an error is right.
+        exact: Whether, if something is loaded, all numbers have to be right.
         target: Which file random damage goes to.
-        inner: Whether `target` is compressed and damage may go to what is in it.
+        inner: What is packed in `target`, if it is: half of the damage goes there.
+        pack: Makes the target of it.
     """
 
     files: dict[str, Content]
     argv: list[str]
     what: str = "valid"
     refused: bool = False
+    exact: bool = False
     target: str = ""
-    inner: bool = False
+    inner: bytes | None = None
+    pack: Callable[[bytes], bytes] | None = None
 
     def write(self, folder: str) -> None:
-        for name, content in self.files.items():
+        files = self.files | ({EXACT: b""} if self.exact else {})
+        for name, content in files.items():
             path = os.path.join(folder, name)
             os.makedirs(os.path.dirname(path), exist_ok=True)
             if callable(content):
@@ -51,9 +59,19 @@ class Case:
                     file.write(content)
 
     def change(self, content: Content, what: str, refused: bool = False) -> "Case":
-        """The case with other content in its target."""
+        """The case with other content in its target, of which nothing is known."""
         files = self.files | {self.target: content}
-        return dataclasses.replace(self, files=files, what=what, refused=refused)
+        what = f"{self.what}, {self.target}: {what}"
+        return dataclasses.replace(
+            self, files=files, what=what, refused=refused, exact=False
+        )
+
+    def damaged(self, rng: random.Random) -> "Case":
+        """The case after random damage."""
+        if self.inner is not None and rng.random() < 0.5:
+            data, what = damage(rng, self.inner)
+            return self.change(self.pack(data), f"in it {what}")
+        return self.change(*damage(rng, self.files[self.target]))
 
 
 @dataclasses.dataclass
@@ -64,21 +82,12 @@ class Kind:
         valid: Makes a case of undamaged files; random damage starts there.
         structural: Make a damaged case each.
         run: Takes the place of `capsulenet.run` in the child: reads as it does, checks
-            what was read, and ends before the network.
+            what was read, and ends before the network computes.
     """
 
     valid: Callable[[random.Random], Case]
     structural: list[Callable[[random.Random], Case]]
     run: Callable
-
-    def random(self, rng: random.Random) -> Case:
-        case = self.valid(rng)
-        data = case.files[case.target]
-        if case.inner and rng.random() < 0.5:
-            data, what = damage(rng, gzip.decompress(data))
-            return case.change(pack(data), f"{case.target}, unpacked: {what}")
-        data, what = damage(rng, data)
-        return case.change(data, f"{case.target}: {what}")
 
 
 # Damage to bytes.
@@ -141,19 +150,7 @@ def insert(rng, data):
     return data
 
 
-def repeat(rng, data):
-    block = _block(rng, data)
-    data[block.stop : block.stop] = data[block] * rng.choice((1, 2, 20))
-    return data
-
-
-def swap(rng, data):
-    a, b = _block(rng, data), _block(rng, data)
-    data[a], data[b] = data[b], data[a]
-    return data
-
-
-DAMAGES = (flip_bits, overwrite, set_number, cut_end, cut_out, insert, repeat, swap)
+DAMAGES = (flip_bits, overwrite, set_number, cut_end, cut_out, insert)
 NUMBERS = (
     *(0, 1, 2, 3, 7, 16, 127, 128, 255, 256, 1000, 32767, 32768, 65535, 65536),
     *(10**6, 10**8, 10**9, 2**31 - 1, 2**31, 2**32 - 1, 2**40, 2**63 - 1, 2**63),
@@ -164,13 +161,13 @@ NUMBERS = (
 # What is no file, or no usual one.
 
 
-def special(rng: random.Random, case: Case) -> Case:
+def no_file(valid: Callable[[random.Random], Case], rng: random.Random) -> Case:
     """A case with something other than a file, or an empty one, as its target."""
-    what = rng.choice([*SPECIALS, "20 GB of zeros behind it"])
+    case, what = valid(rng), rng.choice([*SPECIALS, "20 GB of zeros behind it"])
     if what in SPECIALS:
-        return case.change(SPECIALS[what], f"{case.target}: {what}", refused=True)
-    content = partial(_sparse, start=case.files.get(case.target, b""))
-    return case.change(content, f"{case.target}: {what}")  # which may mean nothing
+        return case.change(SPECIALS[what], what, refused=True)
+    content = partial(_sparse, start=case.files[case.target])
+    return case.change(content, what)  # which may mean nothing
 
 
 def _sparse(path: str, start: bytes = b"") -> None:
@@ -194,31 +191,60 @@ SPECIALS: dict[str, Content] = {
 # Compressed bytes.
 
 
-def pack(data: bytes) -> bytes:
+def gzipped(data: bytes) -> bytes:
     return gzip.compress(data, 1, mtime=0)
 
 
 @cache
-def zeros(megabytes: int) -> bytes:
+def gzipped_zeros(megabytes: int) -> bytes:
     """Zeros as a gzip file of many members."""
-    return pack(bytes(10**6)) * megabytes
+    return gzipped(bytes(10**6)) * megabytes
 
 
-@cache
-def deflated_zeros(megabytes: int) -> bytes:
-    """Zeros as a raw deflate stream."""
+def deflated_zeros(start: bytes, megabytes: int) -> bytes:
+    """Bytes and many zeros as a raw deflate stream, made of copies of a piece."""
     packer = zlib.compressobj(9, zlib.DEFLATED, -15)
-    packed = packer.compress(bytes(10**6)) + packer.flush(zlib.Z_FULL_FLUSH)
-    return packed * megabytes + packer.flush()
+    packed = packer.compress(start) + packer.flush(zlib.Z_FULL_FLUSH)
+    piece = packer.compress(bytes(10**6)) + packer.flush(zlib.Z_FULL_FLUSH)
+    return packed + piece * megabytes + packer.flush()
 
 
-def damage_gzip_header(rng: random.Random, data: bytes) -> tuple[bytes, str]:
-    """Other fields in a gzip file's header or trailer."""
-    data = bytearray(data)
-    at = rng.choice((0, 1, 2, 3, 8, 9, len(data) - 8, len(data) - 4))
-    value = rng.randrange(256)
-    data[at] = value
-    return bytes(data), f"gzip byte {at} set to {value}"
+def zipped(
+    members: dict[str, bytes],
+    method: int = zipfile.ZIP_STORED,
+    lies: dict[str, dict] | None = None,
+) -> bytes:
+    """A zip file.
+
+    Args:
+        members: Contents by name.
+        method: How they are packed.
+        lies: For the names of members, what the directory says of them instead: fields
+            of `zipfile.ZipInfo`.
+    """
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", method, compresslevel=1) as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+        for name, fields in (lies or {}).items():
+            for field, value in fields.items():
+                setattr(archive.getinfo(name), field, value)
+    return file.getvalue()
+
+
+def zip_bomb(members: dict, name: str, start: bytes, megabytes: int, size: int):
+    """A zip file of which a member unpacks to many zeros.
+
+    Args:
+        members: The other members, and this one.
+        name: Of the member.
+        start: What it begins with.
+        megabytes: Of the zeros behind that.
+        size: What the directory says that it unpacks to, in bytes.
+    """
+    payload = deflated_zeros(start, megabytes)
+    lies = {"compress_type": zipfile.ZIP_DEFLATED, "file_size": size, "CRC": 0}
+    return zipped({**members, name: payload}, lies={name: lies})
 
 
 # What is right.
@@ -226,16 +252,10 @@ def damage_gzip_header(rng: random.Random, data: bytes) -> tuple[bytes, str]:
 
 def check_images(x, n_channels=(1, 3)) -> None:
     """Raises `WrongLoadError` unless these are images as the network takes them."""
-    if (
-        not isinstance(x, np.ndarray)
-        or x.dtype != np.float32
-        or x.ndim != 4
-        or 0 in x.shape
-        or x.shape[3] not in n_channels
-    ):
-        raise WrongLoadError(f"images: {getattr(x, 'dtype', x)} {np.shape(x)}")
-    if not (x.min() >= 0 and x.max() <= 1):  # nor is NaN
-        raise WrongLoadError(f"images: from {x.min()} to {x.max()}")
+    if x.dtype != np.float32 or x.ndim != 4 or 0 in x.shape:
+        raise WrongLoadError(f"images: {x.dtype} {x.shape}")
+    if x.shape[3] not in n_channels or not (x.min() >= 0 and x.max() <= 1):  # nor NaN
+        raise WrongLoadError(f"images: {x.shape}, from {x.min()} to {x.max()}")
 
 
 def check_dataset(data) -> None:
@@ -248,26 +268,15 @@ def check_dataset(data) -> None:
             raise WrongLoadError("labels: not one-hot")
     if data.train[0].shape[1:] != data.test[0].shape[1:]:
         raise WrongLoadError("images of two shapes")
-    names = data.class_names
-    if len(set(names)) != len(names) or not all(isinstance(n, str) for n in names):
-        raise WrongLoadError(f"class names: {names[:5]}")
-    for name in names:
+    if len(set(data.class_names)) != len(data.class_names):
+        raise WrongLoadError(f"class names: {data.class_names[:5]}")
+    for name in data.class_names:
         name.encode()
 
 
-def load_dataset(args) -> None:
+def load_dataset(options, own) -> None:
     """Reads a data set as `capsulenet.train_or_test` does."""
-    from capsnet import datasets, session, training
+    from capsnet import session
 
-    if args.batch_size is None:
-        args.batch_size = training.RECIPES[args.recipe].batch_size
-    data = datasets.load_dataset(
-        args.dataset,
-        args.data_dir,
-        args.image_size,
-        args.grayscale,
-        args.test_fraction,
-        args.split_seed,
-    )
-    session.check_data(data, args)
+    data, _ = session.load_data(options)
     check_dataset(data)

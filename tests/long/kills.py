@@ -58,14 +58,12 @@ from tests.long import results
 from tests.long.processes import (
     BETWEEN,
     FIRST_EPOCH,
-    PHASES,
     REMOVING,
     START_UP,
     STEPS,
     WRITING,
     Forked,
     Point,
-    Separate,
 )
 
 EPOCHS = 4
@@ -83,8 +81,6 @@ AIMS = (
     {START_UP: 0.12, FIRST_EPOCH: 0.4, BETWEEN: 0.08, WRITING: 0.4},
     {START_UP: 0.1, BETWEEN: 0.3, WRITING: 0.6},
 )
-SEPARATE = 0.14  # part of the runs that are processes of their own
-SEPARATE_SIGNALS = 0.3
 
 
 class LostError(AssertionError):
@@ -106,7 +102,6 @@ class Reference:
         data: Its --data_dir.
         earlier: Folder of a run with another seed.
         seconds: How long each part takes, by the event that begins it.
-        separate_seconds: How long the same takes as a process of its own.
     """
 
     variant: list
@@ -114,7 +109,6 @@ class Reference:
     data: Path
     earlier: Path
     seconds: dict[str, float]
-    separate_seconds: float
 
     def __post_init__(self):
         self.rows = read_log(self.folder / LOG)
@@ -158,34 +152,22 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
 def prepare(folder: Path) -> list[Reference]:
     """Makes the data, runs that are never interrupted, and one to overwrite."""
     data = write_digits(folder / "data", datasets.load_dataset(), 60, 20)
-    earlier, separate = folder / "earlier", folder / "separate"
+    earlier = folder / "earlier"
     run_forked(arguments(VARIANTS[0], data, earlier, seed=1), earlier)
-    start = time.monotonic()
-    run = Separate(arguments(VARIANTS[0], data, separate), f"{separate}.txt")
-    ensure(run.wait() == 0, f"{separate}.txt: the run failed")
-    separate_seconds = time.monotonic() - start
     references = []
     for number, variant in enumerate(VARIANTS):
         save_dir = folder / f"reference{number}"
         seconds = run_forked(arguments(variant, data, save_dir), save_dir)
-        references.append(
-            Reference(variant, save_dir, data, earlier, seconds, separate_seconds)
-        )
-    check_end(separate, references[0])  # the two ways to run are one
+        references.append(Reference(variant, save_dir, data, earlier, seconds))
     return references
 
 
 def run_forked(arguments: list[str], save_dir: Path) -> dict[str, float]:
-    """A whole run; returns how long each part of it takes."""
+    """A whole run; returns how long each part takes, at most, by what begins it."""
     run = Forked(arguments, f"{save_dir}.txt")
     ensure(run.wait() == 0, f"{save_dir}.txt: the run failed")
-    return durations(run.events)
-
-
-def durations(events: list[tuple[str, float]]) -> dict[str, float]:
-    """How long each part takes; the longest one of those with a name."""
     seconds = collections.defaultdict(float)
-    for (name, start), (_, end) in zip(events, events[1:]):
+    for (name, start), (_, end) in zip(run.events, run.events[1:]):
         seconds[name] = max(seconds[name], end - start)
     return seconds
 
@@ -198,7 +180,7 @@ def finished_epochs(folder: Path) -> int:
     if not (folder / STATE).exists():
         return 0
     run = read_run(str(folder / STATE))
-    return len(run["rows"]) if run["arguments"]["seed"] == 0 else 0
+    return len(run["rows"]) if run["arguments"]["training"]["seed"] == 0 else 0
 
 
 def check_files(folder: Path, reference: Reference, replaces: bool) -> None:
@@ -269,21 +251,17 @@ class Ending:
 
     Args:
         signal: SIGKILL, SIGINT or SIGTERM.
-        separate: Whether the run is a process of its own.
         point: Where it kills itself, or
         event: what it has to tell before it is ended from outside,
         part: and how much of what it does then is done, 0 to 1.
     """
 
     signal: int
-    separate: bool = False
     point: Point | None = None
     event: str | None = None
     part: float = 0.0
 
     def how(self) -> str:
-        if self.separate:
-            return "separate process"
         return "exact point" if self.point else "random moment"
 
 
@@ -291,18 +269,13 @@ def choose_ending(rng: random.Random, done: int, number: int, replaces: bool) ->
     """Chooses how a run is ended that goes on after `done` epochs."""
     part = rng.random()
     if number != signal.SIGKILL:
-        separate = rng.random() < SEPARATE_SIGNALS
-        return Ending(number, separate, event=_choose_event(rng, done), part=part)
-    if rng.random() < SEPARATE:
-        # At any time, or as soon as something is being written.
-        event = rng.choice(["start", "writing"])
-        return Ending(number, separate=True, event=event, part=part)
+        return Ending(number, event=_choose_event(rng, done), part=part)
     aims = AIMS[done > 0]
     (phase,) = rng.choices(list(aims), list(aims.values()))
     if phase == WRITING:
         point = _choose_point(rng, done, replaces)
         if rng.random() < 0.7 or point.epoch == 0:
-            return Ending(number, point=point)
+            return Ending(number, point)
         return Ending(number, event=f"writing {point.file}", part=part)
     event = "start"
     if phase != START_UP:
@@ -336,7 +309,7 @@ def _choose_point(rng, done, replaces):
     return Point(name, step, epoch, number)
 
 
-def end_forked(run: Forked, ending: Ending, reference: Reference) -> None:
+def end(run: Forked, ending: Ending, reference: Reference) -> None:
     """Waits for the moment and sends the signal."""
     if ending.point is None and run.wait_for(ending.event):
         seconds = reference.seconds[ending.event]
@@ -348,58 +321,37 @@ def end_forked(run: Forked, ending: Ending, reference: Reference) -> None:
             os.kill(run.pid, ending.signal)
 
 
-def end_separate(run: Separate, ending: Ending, reference: Reference) -> None:
-    """The same with a process of its own."""
-    if ending.signal != signal.SIGKILL:
-        # Before its first lines nothing can be done about a signal.
-        if not run.wait_until(run.handles_signals):
-            return
-        seconds = 0.9 * reference.separate_seconds
-    elif ending.event == "writing":
-        if not run.wait_until(run.is_writing):
-            return
-        seconds = reference.seconds[f"writing {STATE}"]
-    else:
-        seconds = 0.9 * reference.separate_seconds
-    end = time.monotonic() + ending.part * seconds
-    if run.wait_until(lambda: time.monotonic() >= end):
-        os.kill(run.pid, ending.signal)
-
-
 # Rounds.
-
-
-@dataclasses.dataclass
-class Count:
-    """What a round did: (phase or signal, how) for each time that it was ended."""
-
-    endings: list[tuple[str, str]]
-    points: list[str]
-    lost: str | None = None
 
 
 def run_round(
     number: int, seed: int, folder: Path, reference: Reference, signals: bool
-) -> Count:
-    """A run that is ended several times, and then let finish."""
+) -> tuple[list[tuple[str, str]], str | None]:
+    """A run that is ended several times, and then let finish.
+
+    Returns:
+        (phase or signal, how) for each time that it was ended; what was wrong, if
+        anything was.
+    """
     kind = "signals" if signals else "kills"
     rng = random.Random(f"{seed} {kind} {number}")
     replaces = number % 3 == 2
     if replaces:
         shutil.copytree(reference.earlier, folder)
-    output = f"{folder}.txt"
-    count = Count([], [])
+    output, endings = f"{folder}.txt", []
     try:
         for _ in range(rng.randint(4, 9)):
-            if not _end_once(rng, folder, output, reference, replaces, signals, count):
+            if not _end_once(
+                rng, folder, output, reference, replaces, signals, endings
+            ):
                 break
         else:
             flags = _arguments(folder, reference, replaces)
             ensure(Forked(flags, output).wait() == 0, "it did not finish")
         check_end(folder, reference)
     except Exception as error:  # whatever it is, it is not to end the other rounds
-        count.lost = f"{type(error).__name__}: {error}"
-    return count
+        return endings, f"{type(error).__name__}: {error}"
+    return endings, None
 
 
 def _arguments(folder, reference, replaces):
@@ -408,7 +360,7 @@ def _arguments(folder, reference, replaces):
     return [*mode, *reference.arguments(folder)]
 
 
-def _end_once(rng, folder, output, reference, replaces, signals, count) -> bool:
+def _end_once(rng, folder, output, reference, replaces, signals, endings) -> bool:
     """Runs until the end that is chosen; returns False if the run finished before."""
     done = finished_epochs(folder)
     flags = _arguments(folder, reference, replaces)
@@ -419,27 +371,18 @@ def _end_once(rng, folder, output, reference, replaces, signals, count) -> bool:
     with open(output, "ab") as file:  # to read when it is lost
         file.write(f"[{ending}]\n".encode())
     before = os.path.getsize(output)
-    if ending.separate:
-        run = Separate(flags, output)
-        end_separate(run, ending, reference)
-    else:
-        run = Forked(flags, output, ending.point)
-        end_forked(run, ending, reference)
+    run = Forked(flags, output, ending.point)
+    end(run, ending, reference)
     status = run.wait()
     if status == 0:
-        late = ending.separate or ending.point or run.has_told("late")
-        unreached = not run.has_told(ending.event) if not late else False
-        ensure(not signals or late or unreached, f"{number!r} was swallowed")
+        late = run.has_told("late") or not run.has_told(ending.event)
+        ensure(not signals or late, f"{number!r} was swallowed")
         return False
     printed = Path(output).read_bytes()[before:].decode()
-    if signals and status == -number and "/manipulate-" in printed.splitlines()[-1]:
-        return False  # all was done, and Python had put its handlers away
     expected = -number if number == signal.SIGKILL else 128 + number
     ensure(status == expected, f"{ending}: status {status}")
     case = run.phase() if number == signal.SIGKILL else signal.Signals(number).name
-    count.endings.append((case, ending.how()))
-    if ending.point:
-        count.points.append(f"{ending.point.file} {ending.point.step}".strip())
+    endings.append((case, ending.how()))
     if folder.exists():
         check_files(folder, reference, replaces)
     if signals:
@@ -463,74 +406,36 @@ def _check_goodbye(folder, printed):
         ensure(f"interrupted; {expected}" in line, f"epoch {n}, but it says: {line}")
 
 
-def run_rounds(args, references: list[Reference], wanted: int, signals: bool) -> tuple:
-    """Rounds until as many are counted as are wanted; returns counts and points."""
-    counts, points = collections.Counter(), collections.Counter()
+def study(args, references: list[Reference], wanted: int, signals: bool) -> int:
+    """Runs rounds until enough ends are counted; returns how many are lost."""
+    counts = collections.Counter()
     rounds = range(10**6) if args.only is None else [args.only]
-    start = time.monotonic()
     for number in rounds:
-        if sum(counts.values()) >= wanted:
+        if counts.total() >= wanted:
             break
         reference = references[number % len(references)]
         folder = reference.folder.parent / f"{'s' if signals else 'k'}{number}"
-        count = run_round(number, args.seed, folder, reference, signals)
-        outcome = "lost" if count.lost else "survived"
-        for case in count.endings:
-            counts[(*case, outcome)] += 1
-        points.update(count.points)
-        if count.lost:
+        endings, lost = run_round(number, args.seed, folder, reference, signals)
+        outcome = "lost" if lost else "survived"
+        if lost:
             kind = "--kills 0" if signals else "--signals 0"
             print(f"lost: round {number} (--seed {args.seed} {kind} --only {number})")
-            print(f"    {count.lost}")
-            print("    " + Path(f"{folder}.txt").read_text()[-3000:])
-            if not count.endings:  # it counts nevertheless
-                counts["none", "none", outcome] += 1
-        elapsed = time.monotonic() - start
-        n = sum(counts.values())
-        print(f"round {number}: {n} of {wanted}, {elapsed:.0f} s", flush=True)
+            print(f"    {lost}\n    " + Path(f"{folder}.txt").read_text()[-3000:])
+            endings = endings or [("none", "none")]  # it counts nevertheless
+        counts.update((*ending, outcome) for ending in endings)
+        print(f"round {number}: {counts.total()} of {wanted}", flush=True)
         shutil.rmtree(folder, ignore_errors=True)
         Path(f"{folder}.txt").unlink(missing_ok=True)
-    return counts, points
-
-
-def report(counts: collections.Counter) -> None:
-    """Prints counts by phase."""
-    print(f"{'':15} {'ended':>6} {'survived':>9} {'lost':>5}   of them")
-    cases = sorted({case for case, _, _ in counts}, key=_order)
-    total = collections.Counter()
-    for case in cases:
-        own = {key[1:]: n for key, n in counts.items() if key[0] == case}
-        lost = sum(n for (_, outcome), n in own.items() if outcome == "lost")
-        n = sum(own.values())
-        total.update(n=n, lost=lost)
-        ways = collections.Counter()
-        for (how, _), k in own.items():
-            ways[how] += k
-        said = ", ".join(f"{k} {how}" for how, k in sorted(ways.items()))
-        print(f"{case:15} {n:6} {n - lost:9} {lost:5}   {said}")
-    n, lost = total["n"], total["lost"]
-    print(f"{'all':15} {n:6} {n - lost:9} {lost:5}")
-
-
-def _order(case):
-    return PHASES.index(case) if case in PHASES else len(PHASES), case
-
-
-def study(args, references: list[Reference], wanted: int, signals: bool) -> int:
-    """Runs the rounds of kills or of signals; returns how many are lost."""
-    counts, points = run_rounds(args, references, wanted, signals)
-    report(counts)
-    for point, n in sorted(points.items()):
-        print(f"    {n:3} {point}")
+    rows = [
+        (f"{case}, {how}", outcome, n) for (case, how, outcome), n in counts.items()
+    ]
+    for case, outcome, n in sorted(rows):
+        print(f"{case:30} {outcome:9} {n:4}")
     if args.record:
-        rows = [
-            (f"{case}, {how}", outcome, n)
-            for (case, how, outcome), n in sorted(counts.items())
-        ]
         flags = f"--kills {args.kills} --signals {args.signals} --seed {args.seed}"
         command = f"python -m tests.long.kills {flags} --record"
-        results.record("signals" if signals else "kills", rows, command)
-    return sum(n for (_, _, outcome), n in counts.items() if outcome == "lost")
+        results.record("signals" if signals else "kills", sorted(rows), command)
+    return sum(n for _, outcome, n in rows if outcome == "lost")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -540,18 +445,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--signals", type=int, default=40)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", type=int, metavar="ROUND", help="a single round")
-    parser.add_argument("--folder", help="where to work (default: a temporary one)")
     parser.add_argument(
         "--record", action="store_true", help=f"into {results.PATH.name}"
     )
     args = parser.parse_args(argv)
-    with contextlib.ExitStack() as stack:
-        folder = args.folder
-        if folder is None:
-            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="capsnet-"))
+    with tempfile.TemporaryDirectory(prefix="capsnet-") as folder:
         references = prepare(Path(folder))
-        seconds = references[0].separate_seconds
-        print(f"never interrupted: {seconds:.1f} s", flush=True)
         lost = 0
         for wanted, signals in ((args.kills, False), (args.signals, True)):
             if wanted:

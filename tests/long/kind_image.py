@@ -15,9 +15,8 @@ from tests.long.cases import (
     Case,
     Kind,
     check_images,
-    damage,
     load_dataset,
-    special,
+    no_file,
 )
 
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF")
@@ -96,7 +95,7 @@ def of_picture(rng, data, what="valid", refused=False) -> Case:
         files[path] = data
         argv = ["--dataset", "data"]
         argv += rng.choice(([], ["--image_size", "20", "18"], ["--grayscale"]))
-    return Case(files, argv, what, refused, path)
+    return Case(files, argv, what, refused, target=path)
 
 
 def choose(rng, form=None) -> tuple[bytes, str]:
@@ -109,113 +108,15 @@ def valid(rng) -> Case:
     return of_picture(rng, *choose(rng))
 
 
-# PNG: chunks, of which the checksums are made right again.
+# PNG: chunks.
 
 
-def chunks(data: bytes) -> list[tuple[bytes, bytes]]:
-    parts, at = [], 8
-    while at < len(data):
-        (n,) = struct.unpack_from(">I", data, at)
-        parts.append((data[at + 4 : at + 8], data[at + 8 : at + 8 + n]))
-        at += 12 + n
-    return parts
-
-
-def png(parts: list, length=None, crc=None) -> bytes:
+def png(parts: list[tuple[bytes, bytes]]) -> bytes:
     data = b"\x89PNG\r\n\x1a\n"
-    for i, (name, content) in enumerate(parts):
-        n = length[1] if length and length[0] == i else len(content)
-        check = zlib.crc32(name + content) ^ (1 if crc == i else 0)
-        data += struct.pack(">I", n) + name + content + struct.pack(">I", check)
+    for name, content in parts:
+        check = struct.pack(">I", zlib.crc32(name + content))
+        data += struct.pack(">I", len(content)) + name + content + check
     return data
-
-
-def png_header(rng):
-    """IHDR: sides, depth, colours, and how it is packed."""
-    data, what = choose(rng, "PNG")
-    parts = chunks(data)
-    fields = list(struct.unpack(">IIBBBBB", parts[0][1]))
-    for _ in range(rng.randint(1, 2)):
-        i = rng.randrange(7)
-        small = (0, 1, 2, 3, 4, 6, 8, 16, 32, 255)
-        fields[i] = rng.choice(NUMBERS) % 2**32 if i < 2 else rng.choice(small)
-    parts[0] = (b"IHDR", struct.pack(">IIBBBBB", *fields))
-    return of_picture(rng, png(parts), f"{what}: IHDR {fields}")
-
-
-def png_chunks(rng):
-    """Chunks that are missing, there twice, elsewhere, or damaged within."""
-    data, what = choose(rng, "PNG")
-    parts = chunks(data)
-    i, j = rng.randrange(len(parts)), rng.randrange(len(parts))
-    change = rng.choice(("cut", "twice", "swap", "damage", "length", "crc", "name"))
-    length = crc = None
-    if change == "cut":
-        del parts[i]
-    elif change == "twice":
-        parts.insert(j, parts[i])
-    elif change == "swap":
-        parts[i], parts[j] = parts[j], parts[i]
-    elif change == "damage":
-        parts[i] = (parts[i][0], damage(rng, parts[i][1])[0])
-    elif change == "length":
-        length = i, rng.choice(NUMBERS) % 2**32
-    elif change == "crc":
-        crc = i
-    else:
-        parts[i] = (rng.choice((b"abcd", b"\0\0\0\0", b"IDAT", b"tRNS")), parts[i][1])
-    what = f"{what}: chunk {i}, {change} {length or ''}"
-    return of_picture(rng, png(parts, length, crc), what)
-
-
-def exif(rng) -> bytes:
-    """A forged directory of EXIF data: loops, huge counts, strange orientations."""
-    order = rng.choice("<>")
-    start = (b"II" if order == "<" else b"MM") + struct.pack(f"{order}HI", 42, 8)
-    entries = b""
-    n = rng.choice((1, 2, 20))
-    for _ in range(n):
-        tag = rng.choice((0x0112, 0x0112, 0x8769, 0x8825, 0xA005, 0x927C, 0xB002))
-        kind = rng.choice((*range(14), 255))
-        count = rng.choice((1, 1, 2, *NUMBERS)) % 2**32
-        value = rng.choice((0, 1, 6, 8, 9, 2**31, 2**32 - 1))
-        entries += struct.pack(f"{order}HHII", tag, kind, count, value)
-    count = rng.choice((n, n, 0, 65535))
-    following = struct.pack(f"{order}I", rng.choice((0, 8, 2**32 - 1)))
-    return start + struct.pack(f"{order}H", count) + entries + following
-
-
-def png_extra(rng):
-    """A chunk of metadata that is forged, or unpacks to far more."""
-    data, what = choose(rng, "PNG")
-    parts = chunks(data)
-    bomb = zlib.compress(bytes(rng.choice((100, 2 * 10**6, 100 * 10**6))), 9)
-    many = [(b"tEXt", b"k%d\0" % i + bytes(900)) for i in range(20_000)]
-    extra = rng.choice(
-        [
-            [(b"iCCP", b"name\0\0" + bomb)],
-            [(b"zTXt", b"key\0\0" + bomb)],
-            [(b"zTXt", b"key\0\0" + bomb)] * 60,
-            [(b"iTXt", b"key\0\1\0en\0key\0" + bomb)],
-            [(b"tEXt", b"\xff" * 100)],
-            many,
-            [(b"eXIf", exif(rng))],
-            [(b"tEXt", b"Raw profile type exif\0\nexif\n  10\n" + b"zz" * 50)],
-            [(b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(b"\nx\n9\n4d"))],
-            [(b"tRNS", rng.randbytes(rng.choice((0, 1, 2, 3, 6, 256, 1000))))],
-            [(b"PLTE", rng.randbytes(rng.choice((0, 1, 3, 6, 768, 3000))))],
-            [(b"acTL", struct.pack(">II", rng.choice(NUMBERS) % 2**32, 0))],
-            [(b"acTL", struct.pack(">II", 2, 0)), (b"fcTL", rng.randbytes(26))],
-            [(b"fdAT", bytes(4))],
-            [(b"gAMA", bytes(4)), (b"cHRM", bytes(7)), (b"sRGB", b""), (b"pHYs", b"1")],
-            [(b"CgBI", b"PP\0\2")],
-        ]
-    )
-    at = rng.choice((1, 1, len(parts) - 1))
-    parts[at:at] = extra
-    size = sum(len(content) for _, content in extra)
-    what = f"{what}: {extra[0][0]} x {len(extra)}, {size} bytes"
-    return of_picture(rng, png(parts), what)
 
 
 def png_pixels(rng):
@@ -227,10 +128,8 @@ def png_pixels(rng):
     stream = zlib_zeros(min(size, rng.choice((size, size, 400 * 10**6))))
     header = struct.pack(">IIBBBBB", side, side, depth, colours, 0, 0, 0)
     parts = [(b"IHDR", header), (b"PLTE", bytes(range(6))), (b"IDAT", stream)]
-    if colours in (0, 4):
+    if colours in (0, 4):  # grey has no palette
         del parts[1]
-    if colours in (0, 2, 3) and rng.random() < 0.5:
-        parts.insert(-1, (b"tRNS", bytes(6)[: {0: 2, 2: 6, 3: 1}[colours]]))
     parts.append((b"IEND", b""))
     what = f"PNG of {side} x {side}, depth {depth}, colours {colours}"
     return of_picture(rng, png(parts), what, side >= 9500)
@@ -256,82 +155,12 @@ def segments(data: bytes) -> list[bytes]:
     return [*parts, data[at:]]
 
 
-def segment(marker: int, content: bytes) -> bytes:
-    return bytes([0xFF, marker]) + struct.pack(">H", len(content) + 2) + content
-
-
-def jpeg_frame(rng):
-    """The frame's sides, precision, components and their sampling."""
-    data, what = choose(rng, "JPEG")
-    parts = segments(data)
-    (i,) = (i for i, part in enumerate(parts) if part[1] in (0xC0, 0xC2))
-    frame = bytearray(parts[i])
-    for _ in range(rng.randint(1, 2)):
-        at = rng.randrange(len(frame))
-        frame[at] = rng.choice(
-            (0, 1, 2, 3, 4, 8, 12, 0x11, 0x44, 0xC1, 0xC3, 0xC9, 255)
-        )
-    if rng.random() < 0.4:
-        sides = [rng.choice((0, 1, 9000, 9460, 65500, 65535)) for _ in range(2)]
-        frame[5:9] = struct.pack(">HH", *sides)
-    parts[i] = bytes(frame)
-    return of_picture(rng, b"".join(parts), f"{what}: frame {frame.hex()}")
-
-
-def jpeg_segments(rng):
-    data, what = choose(rng, "JPEG")
-    parts = segments(data)
-    i, j = (rng.randrange(1, len(parts)) for _ in range(2))
-    change = rng.choice(("cut", "twice", "swap", "damage", "length"))
-    if change == "cut":
-        del parts[i]
-    elif change == "twice":
-        parts.insert(j, parts[i])
-    elif change == "swap":
-        parts[i], parts[j] = parts[j], parts[i]
-    elif change == "damage":
-        parts[i] = parts[i][:4] + damage(rng, parts[i][4:])[0]
-    else:
-        length = struct.pack(">H", rng.choice(NUMBERS) % 2**16)
-        parts[i] = parts[i][:2] + length + parts[i][4:]
-    return of_picture(rng, b"".join(parts), f"{what}: segment {i}, {change}")
-
-
-def jpeg_extra(rng):
-    """A segment of metadata that is forged."""
-    data, what = choose(rng, "JPEG")
-    parts = segments(data)
-    extra = rng.choice(
-        [
-            [segment(0xE1, b"Exif\0\0" + exif(rng))],
-            [segment(0xE1, b"Exif\0\0" + exif(rng))] * 3,
-            [segment(0xE2, b"MPF\0" + exif(rng))],
-            [segment(0xE2, b"MPF\0II*\0\x08\0\0\0\1\0\1\xb0\4\0\1\0\0\0\2\0\0\0")],
-            [segment(0xE2, b"ICC_PROFILE\0\1" + bytes([n]) + bytes(60_000))]
-            * rng.choice((1, 200))
-            if (n := rng.choice((0, 1, 2, 255))) is not None
-            else [],
-            [segment(0xEE, b"Adobe" + rng.randbytes(7))],
-            [segment(0xED, b"Photoshop 3.0\0" + b"8BIM\4\4\0\0\xff\xff\xff\xff")],
-            [segment(0xED, b"Photoshop 3.0\0" + rng.randbytes(100))],
-            [segment(0xE0, b"JFIF" + rng.randbytes(9))],
-            [segment(0xFE, bytes(60_000))] * 500,
-            [segment(0xDD, rng.randbytes(2))],
-            [segment(0xDC, rng.randbytes(2))],
-            [segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0<?xml" + b"<a>" * 9000)],
-        ]
-    )
-    parts[1:1] = extra
-    what = f"{what}: {extra[0][:12]} x {len(extra)}"
-    return of_picture(rng, b"".join(parts), what)
-
-
 def jpeg_scans(rng):
     """Thousands of scans of a few bytes, each of which goes over all pixels."""
     what = rng.choice(("L progressive", "RGB progressive"))
     parts = segments(picture("JPEG", what))
     sides = rng.choice(((24, 32), (1000, 1000), (9400, 9400)))
-    (i,) = (i for i, part in enumerate(parts) if part[1] == 0xC2)
+    (i,) = (i for i, part in enumerate(parts) if part[1] == 0xC2)  # the frame
     parts[i] = parts[i][:5] + struct.pack(">HH", *sides) + parts[i][9:]
     head = parts[-1][: 2 + int.from_bytes(parts[-1][2:4], "big")]
     n = rng.choice((10, 200, 5000, 100_000))
@@ -341,90 +170,27 @@ def jpeg_scans(rng):
     return of_picture(rng, data, f"JPEG {what}: {n} scans of {sides}, {between}")
 
 
-# BMP and GIF: numbers at fixed places.
+# BMP: runs of pixels.
 
 
-def bmp(width, height, bits, method, palette, body, size=40, offset=None) -> bytes:
+def bmp(width, height, bits, method, palette, body) -> bytes:
     info = struct.pack("<iiHHIIiiII", width, height, 1, bits, method, 0, 0, 0, 0, 0)
     start = 14 + 4 + len(info) + len(palette)
-    offset = start if offset is None else offset
-    head = struct.pack("<2sIHHII", b"BM", start + len(body), 0, 0, offset, size)
+    head = struct.pack("<2sIHHII", b"BM", start + len(body), 0, 0, start, 40)
     return head + info + palette + body
 
 
-def bmp_header(rng):
-    data, what = choose(rng, "BMP")
-    data = bytearray(data)
-    said = []
-    for _ in range(rng.randint(1, 3)):
-        at, n = rng.choice(
-            [(2, 4), (10, 4), (14, 4), (18, 4), (22, 4), (26, 2), (28, 2)]
-            + [(28, 2), (30, 4), (30, 4), (34, 4), (46, 4), (50, 4), (54, 4)]
-        )
-        value = rng.choice((*NUMBERS, 4, 5, 6, 12, 24, 32, 40, 64, 108, 124)) % 256**n
-        data[at : at + n] = value.to_bytes(n, "little")
-        said.append(f"{at}: {value}")
-    return of_picture(rng, bytes(data), f"{what}: {', '.join(said)}")
-
-
 def bmp_runs(rng):
-    """Runs of pixels that end before or behind their row, or never."""
-    width, height = rng.choice(
-        ((32, 24), (1, 1), (3000, 3000), (9_000_000, 9), (9, -9))
-    )
-    bits = rng.choice((4, 8))
-    pieces = (
-        b"\0\0",
-        b"\0\1",
-        b"\0\2\xff\xff",
-        b"\0\xff",
-        b"\xff\1",
-        b"\1\1",
-        b"\0\3abc",
-    )
-    n = rng.choice((1, 24, 500, 20_000))
-    body = b"".join(rng.choice(pieces) for _ in range(n))
-    if rng.random() < 0.5:
-        body = b"\1\1\0\0" * n
-    data = bmp(width, height, bits, 3 - bits // 4, bytes(4 << bits), body)
-    what = f"BMP of {width} x {height}, {bits} bits, {n} runs"
-    return of_picture(rng, data, what)
+    """Runs of pixels that end before or behind their row; Pillow is slow with them."""
+    sides = rng.choice(((32, 24), (1, 1), (3000, 3000), (9_000_000, 9), (9, -9)))
+    bits, n = rng.choice((4, 8)), rng.choice((1, 24, 500, 20_000))
+    pieces = (b"\0\0", b"\0\1", b"\0\2\xff\xff", b"\xff\1", b"\1\1\0\0")
+    body = b"".join(rng.choices(pieces, k=n))
+    data = bmp(*sides, bits, 3 - bits // 4, bytes(4 << bits), body)
+    return of_picture(rng, data, f"BMP of {sides}, {bits} bits, {n} runs")
 
 
-def gif_blocks(rng):
-    """Numbers in the headers of a GIF."""
-    data, what = choose(rng, "GIF")
-    data = bytearray(data)
-    places = [6, 7, 8, 9, 10, 11, 12]
-    if (frame := data.find(b",\0\0\0\0")) > 0:
-        places += range(frame, frame + 14)
-    if (control := data.find(b"!\xf9")) > 0:
-        places += range(control, control + 8)
-    said = []
-    for _ in range(rng.randint(1, 3)):
-        at = rng.choice(places)
-        data[at] = rng.choice((0, 1, 2, 7, 8, 12, 31, 0x2C, 0x3B, 0x80, 0x87, 254, 255))
-        said.append(f"{at}: {data[at]}")
-    return of_picture(rng, bytes(data), f"{what}: {', '.join(said)}")
-
-
-def gif_extra(rng):
-    """Extensions, frames beyond the screen, and frames without end."""
-    width, height = rng.choice(((1, 1), (32, 24), (9000, 9000), (65535, 65535)))
-    screen = struct.pack("<6sHHBBB", b"GIF89a", width, height, 0x80, 0, 0) + bytes(6)
-    comment = b"!\xfe" + (b"\xff" + bytes(255)) * 2000 + b"\0"
-    loop = b"!\xff\x0bNETSCAPE2.0\3\1\0\0\0"
-    place = [rng.choice((0, 1, width, 65535)) for _ in range(4)]
-    frame = b"," + struct.pack("<HHHHB", *place, rng.choice((0, 0x40)))
-    frame += bytes([rng.choice((0, 1, 2, 8, 11, 12, 255))])
-    frame += b"\x16" + rng.randbytes(22) + rng.choice((b"\0", b""))
-    parts = rng.choices((comment, loop, frame, b"!\xf9\4\xff\0\0\xff\0"), k=5)
-    parts = rng.choice((parts, [frame] * 5000, [frame, comment], [b"!"] * 9, [comment]))
-    data = screen + b"".join(parts) + rng.choice((b";", b""))
-    return of_picture(rng, data, f"GIF of {width} x {height}, frame {place}")
-
-
-# TIFF: a directory. WebP: sizes at fixed places.
+# TIFF: a directory, which we read ourselves.
 
 
 def tiff_directory(rng):
@@ -436,95 +202,62 @@ def tiff_directory(rng):
     entries = [
         list(e) for e in struct.iter_unpack("<HHII", data[start + 2 :][: 12 * n])
     ]
-    said = []
+    tags = (258, 259, 262, 273, 277, 279, 284, 317, 320, 322, 323, 324)
+    small = (0, 1, 2, 3, 4, 5, 8, 16, 32, 255, 1000, 65535)
     for _ in range(rng.randint(1, 3)):
         entry, i = rng.choice(entries), rng.randrange(4)
-        tags = (258, 259, 262, 266, 273, 277, 278, 279, 284, 317, 320, 322, 323, 324)
-        small = rng.choice((0, 1, 2, 3, 4, 5, 6, 7, 8, 16, 32, 255, 1000, 65535))
-        value = rng.choice(tags) if i == 0 else rng.choice((small, rng.choice(NUMBERS)))
+        value = rng.choice((rng.choice(small), rng.choice(NUMBERS)))
+        value = rng.choice(tags) if i == 0 else value
         entry[i] = value % (2**16 if i < 2 else 2**32)
-        said.append(entry)
     if rng.random() < 0.5:
         number = rng.choice((1, 3, 100_000, 10**7, 2**31))
-        place = rng.choice((8, start, len(data) - 4))
-        tag = rng.choice((273, 279, 320, 322, 323, 325, 330, 34665, 34853, 700))
-        entries.append([tag, rng.choice((1, 3, 4, 5, 12)), number, place])
-        said.append(entries[-1])
+        tag = rng.choice((273, 279, 320, 322, 325, 330, 34665))
+        entries.append([tag, rng.choice((1, 3, 4, 5, 12)), number, len(data) - 4])
     data[4:8] = struct.pack("<I", len(data))
     data += struct.pack("<H", len(entries))
     data += b"".join(struct.pack("<HHII", *entry) for entry in entries)
     data += struct.pack("<I", rng.choice((0, 8, len(data), 2**31)))
-    data += bytes(rng.choice((0, 0, 10**7)))
-    return of_picture(rng, bytes(data), f"{what}: {said}")
-
-
-def webp_chunks(rng):
-    """Sides and sizes in the headers of a WebP, and chunks behind its end."""
-    data, what = choose(rng, "WEBP")
-    data = bytearray(data)
-    said = []
-    for _ in range(rng.randint(1, 3)):
-        at, n = rng.choice(
-            ((4, 4), (16, 4), (20, 1), (21, 4), (24, 3), (26, 2), (27, 3))
-        )
-        value = rng.choice(NUMBERS) % 256**n
-        data[at : at + n] = value.to_bytes(n, "little")
-        said.append(f"{at}: {value}")
-    if rng.random() < 0.3:
-        data += rng.choice((bytes(data[12:]), b"EXIF\xff\xff\xff\x7f", bytes(1000)))
-    return of_picture(rng, bytes(data), f"{what}: {', '.join(said)}")
+    return of_picture(rng, bytes(data), f"{what}: {entries}")
 
 
 # What is no picture of these.
 
 
 def other_format(rng):
-    image = Image.new("RGB", (32, 24), "red")
-    form = rng.choice(("PPM", "ICO", "PCX", "TGA", "EPS", "PDF", "XBM"))
+    """What Pillow would read as well, or hand to another program."""
+    form = rng.choice(("PPM", "ICO", "PCX", "TGA", "EPS", "PDF"))
     file = io.BytesIO()
-    (image.convert("1") if form == "XBM" else image).save(file, form)
+    Image.new("RGB", (32, 24), "red").save(file, form)
     data = file.getvalue()
     if form == "EPS":
         data = data.replace(b"%%EndComments", b"%%EndComments\n(stolen) (w) file")
-    if form == "XBM" and rng.random() < 0.5:
-        form, data = "SVG", b"<svg xmlns='http://www.w3.org/2000/svg'/>"
     return of_picture(rng, data, f"a {form} file", True)
 
 
-def start_only(rng):
-    """Nothing but the bytes that a format is known by, or garbage behind them."""
-    starts = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM", b"GIF89a", b"GIF87a")
-    starts += (b"RIFF\x20\0\0\0WEBPVP8X", b"II*\0", b"MM\0*", b"II+\0")
-    start = rng.choice(starts)
-    data = start + rng.randbytes(rng.choice((0, 1, 4, 30, 1000)))
-    return of_picture(rng, data, f"{start} and {len(data) - len(start)} bytes")
-
-
-def no_file(rng):
-    case = special(rng, valid(rng))
+def no_picture(rng):
+    case = no_file(valid, rng)
     # In a folder of pictures, a folder with such a name is none.
     case.refused = "a folder" not in case.what or "--predict" in case.argv
     return case
 
 
-def read(args) -> None:
+def read(options, own) -> None:
     """Reads pictures as `capsulenet.use_model` does, or a folder of them."""
-    import capsulenet
+    from capsnet.photos import prepare_picture
     from capsnet.pictures import image_shape, read_image
+    from capsulenet import MNIST_INFO
 
-    if not args.predict:
-        load_dataset(args)
+    if options.mode != "use":
+        load_dataset(options, own)
         return
-    info = {**capsulenet.MNIST_INFO, **args.info}
+    info = {**MNIST_INFO, **options.info}
     height, width, channels = info["input_shape"]
-    pictures = [read_image(path, channels) for path in args.predict]
-    for path, read in zip(args.predict, pictures):
-        check_images(read[np.newaxis], (channels,))
-        if image_shape(path)[:2] != read.shape[:2]:
+    for path in own.predict:
+        picture = read_image(path, channels)
+        check_images(picture[np.newaxis], (channels,))
+        if image_shape(path)[:2] != picture.shape[:2]:
             raise AssertionError("the header says another size")
-    for prepared, _ in (
-        capsulenet.prepare_picture(read, info, args.invert) for read in pictures
-    ):
+        prepared, _ = prepare_picture(picture, info, own.invert)
         check_images(prepared[np.newaxis], (channels,))
         if prepared.shape != (height, width, channels):
             raise AssertionError(f"prepared as {prepared.shape}")
@@ -533,10 +266,8 @@ def read(args) -> None:
 IMAGE = Kind(
     valid,
     [
-        *(png_header, jpeg_frame, bmp_header, gif_blocks, png_chunks, jpeg_scans),
-        *(png_extra, jpeg_extra, bmp_runs, gif_extra, png_pixels, jpeg_segments),
-        *(tiff_directory, webp_chunks),
-        *(other_format, start_only, no_file),
+        *(png_pixels, jpeg_scans, bmp_runs, tiff_directory, other_format),
+        no_picture,
     ],
     read,
 )

@@ -1,28 +1,23 @@
 """Runs of the command line that can be ended at a moment of choice.
 
-To start TensorFlow takes longer than a tiny run, so most runs are children that are
-forked after the imports and before anything is computed. A child tells through a pipe
-where it is: "start", "epoch 1", "writing log.csv", "written log.csv" and so on. What it
-told last before it died is where it was. The others are processes of their own, `python
-capsulenet.py`, and are seen from the outside: by the temporary file that is there while
-a file is written, and by what they print.
+To start TensorFlow takes longer than a tiny run, so they are children, forked after the
+imports and before anything is computed. A child tells through a pipe where it is:
+"start", "epoch 1", "writing log.csv", "written log.csv" and so on. What it told last
+before it died is where it was.
 """
 
 import builtins
 import contextlib
 import dataclasses
-import glob
 import os
-import re
 import select
 import signal
-import subprocess
 import sys
 import time
 import traceback
 
 import capsulenet
-from capsnet import run_folder, training
+from capsnet import callbacks, run_folder
 
 START_UP, FIRST_EPOCH, BETWEEN, WRITING = PHASES = (
     "start-up",
@@ -73,8 +68,6 @@ class Forked:
         output: Name of the file for what it prints.
         point: Where it kills itself, if it does.
     """
-
-    kind = "forked"
 
     def __init__(self, arguments: list[str], output: str, point: Point | None = None):
         self.events = []
@@ -168,14 +161,15 @@ class _Hooks:
         # `main` handles signals itself; what comes when it is over is of no interest.
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda number, frame: self.tell("late"))
-        replace_file, begin = run_folder.replace_file, training.EpochLog.on_epoch_begin
-        check = training.StopOnNaN.on_train_batch_end
+        replace_file = run_folder.replace_file
+        begin = callbacks.Evaluate.on_epoch_begin
+        check = callbacks.StopOnNaN.on_train_batch_end
         fsync, replace, remove, open_ = os.fsync, os.replace, os.remove, builtins.open
 
-        def on_epoch_begin(log, epoch, logs=None):
+        def on_epoch_begin(callback, epoch, logs=None):
             self.epoch = epoch + 1
             self.tell(f"epoch {epoch + 1}")
-            begin(log, epoch, logs)
+            begin(callback, epoch, logs)
 
         def on_train_batch_end(callback, batch, logs=None):
             self.reach(STEPPING, batch + 1)
@@ -213,9 +207,9 @@ class _Hooks:
                 self.reach(REMOVING, self.removed)
             remove(path)
 
-        training.EpochLog.on_epoch_begin = on_epoch_begin
-        training.StopOnNaN.on_train_batch_end = on_train_batch_end
-        run_folder.replace_file = told_replace_file
+        callbacks.Evaluate.on_epoch_begin = on_epoch_begin
+        callbacks.StopOnNaN.on_train_batch_end = on_train_batch_end
+        run_folder.replace_file = capsulenet.replace_file = told_replace_file
         builtins.open = told_open
         os.fsync, os.replace, os.remove = told_fsync, told_replace, told_remove
         self.tell("start")
@@ -251,73 +245,3 @@ class _CutFile:
 
     def __getattr__(self, name):
         return getattr(self._file, name)
-
-
-class Separate:
-    """A run in a process of its own, started as a user starts it.
-
-    Args:
-        arguments: The command line.
-        output: Name of the file for what it prints.
-    """
-
-    kind = "separate process"
-
-    def __init__(self, arguments: list[str], output: str):
-        self.output = output
-        self._printed_before = os.path.getsize(output) if os.path.exists(output) else 0
-        self.folder = arguments[arguments.index("--save_dir") + 1]
-        with open(output, "ab") as file:
-            self._process = subprocess.Popen(
-                [sys.executable, capsulenet.__file__, *arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=file,
-            )
-        self.pid = self._process.pid
-
-    def wait_until(self, condition) -> bool:
-        """Waits for a condition; returns False if the process ended before."""
-        end = time.monotonic() + LONGEST
-        while not condition():
-            if self._process.poll() is not None:
-                return False
-            if time.monotonic() > end:
-                self._process.kill()
-                raise HangError(f"no end after {LONGEST} s")
-            time.sleep(0.001)
-        return True
-
-    def handles_signals(self) -> bool:
-        """Whether its first lines have been executed."""
-        with open(f"/proc/{self.pid}/status") as file:
-            caught = re.search(r"SigCgt:\s*(\w+)", file.read())
-        return caught and int(caught[1], 16) >> (signal.SIGTERM - 1) & 1 == 1
-
-    def is_writing(self) -> bool:
-        """Whether a temporary file of it is there."""
-        pattern = os.path.join(glob.escape(self.folder), f".{self.pid}.*")
-        return bool(glob.glob(pattern))
-
-    def printed(self) -> str:
-        with open(self.output, "rb") as file:
-            file.seek(self._printed_before)
-            return file.read().decode()
-
-    def wait(self) -> int:
-        """Waits for the end; returns the exit status, or minus the signal."""
-        try:
-            return self._process.wait(LONGEST)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            raise HangError(f"no end after {LONGEST} s") from None
-
-    def phase(self) -> str:
-        """Where it was when it was killed: what lies there and what it printed say."""
-        if self.is_writing():
-            return WRITING
-        epochs = re.findall(r"^Epoch (\d+)/", self.printed(), re.MULTILINE)
-        written = os.path.exists(os.path.join(self.folder, "trained_model.h5"))
-        if not epochs:
-            return BETWEEN if written else START_UP
-        return FIRST_EPOCH if epochs == ["1"] else BETWEEN
