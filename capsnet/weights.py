@@ -233,6 +233,13 @@ def _read_info(file):
             raise ModelFileError(
                 f"damaged weights file: {name} is {str(info[name])[:100]!r}."
             )
+    channels = info.get("input_shape", [28, 28, 1])[2]
+    for name, values in (info.get("normalization") or {}).items():
+        if len(values) != channels:
+            raise ModelFileError(
+                f"damaged weights file: expected a {name} for each channel, {channels}, "
+                f"found {len(values)}."
+            )
     return info
 
 
@@ -247,9 +254,8 @@ def _is_sizes(value, n: int) -> bool:
 
 
 def _is_normalization(value) -> bool:
-    return isinstance(value, dict) and all(
-        isinstance(value.get(name), list)
-        and len(value[name]) in (1, 3)
+    return (isinstance(value, dict) and value.keys() == {"mean", "variance"}) and all(
+        isinstance(value[name], list)
         and all(_FINITE.accepts(n) and n >= least for n in value[name])
         for name, least in (("mean", 0), ("variance", 1e-12))
     )

@@ -766,3 +766,30 @@ def test_a_zip_of_more_than_memory(network, tmp_path, monkeypatch):
     monkeypatch.setattr(memory, "available_memory", lambda: 1000)
     with pytest.raises(DataError, match=rf"the weights of {path} need about"):
         load_weights(network, path)
+
+
+@pytest.mark.parametrize(
+    ("normalization", "complaint"),
+    [
+        ({"mean": [0.5], "variance": [0.1]}, None),
+        (None, None),
+        (
+            {"mean": [0.5] * 3, "variance": [0.1] * 3},
+            "expected a mean for each channel",
+        ),
+        ({"mean": [0.5], "variance": [0.0]}, "normalization is"),
+        ({"mean": [0.5]}, "normalization is"),
+        ({"mean": 0.5, "variance": [0.1]}, "normalization is"),
+        ({"mean": [10**400], "variance": [0.1]}, "normalization is"),
+        ([], "normalization is"),
+    ],
+)
+def test_what_images_are_normalized_by(tmp_path, normalization, complaint):
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    path = str(tmp_path / "model.h5")
+    save_model(model, path, {**INFO, "normalization": normalization})
+    if complaint is None:
+        assert read_info(path)["normalization"] == normalization
+        return
+    with pytest.raises(ModelFileError, match=complaint):
+        read_info(path)
