@@ -35,7 +35,6 @@ if __name__ == "__main__":
 
 import argparse
 import collections
-import contextlib
 import csv
 import dataclasses
 import os
@@ -44,7 +43,6 @@ import shutil
 import signal
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import h5py
@@ -309,16 +307,18 @@ def _choose_point(rng, done, replaces):
     return Point(name, step, epoch, number)
 
 
-def end(run: Forked, ending: Ending, reference: Reference) -> None:
-    """Waits for the moment and sends the signal."""
-    if ending.point is None and run.wait_for(ending.event):
-        seconds = reference.seconds[ending.event]
-        first = next((name for name, _ in run.events if "epoch" in name), None)
-        if ending.event == first:  # it builds its graph first
-            seconds = reference.seconds["epoch 1"]
-        time.sleep(ending.part * seconds)
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(run.pid, ending.signal)
+def end(run: Forked, ending: Ending, reference: Reference) -> bool:
+    """Waits for the moment and sends the signal; returns False if it ended before."""
+    if ending.point or not run.wait_for(ending.event):
+        return False
+    seconds = reference.seconds[ending.event]
+    first = next((name for name, _ in run.events if "epoch" in name), None)
+    if ending.event == first:  # it builds its graph first
+        seconds = reference.seconds["epoch 1"]
+    if not run.is_at_work_after(ending.part * seconds):
+        return False
+    os.kill(run.pid, ending.signal)
+    return True
 
 
 # Rounds.
@@ -372,10 +372,10 @@ def _end_once(rng, folder, output, reference, replaces, signals, endings) -> boo
         file.write(f"[{ending}]\n".encode())
     before = os.path.getsize(output)
     run = Forked(flags, output, ending.point)
-    end(run, ending, reference)
+    sent = end(run, ending, reference)
     status = run.wait()
     if status == 0:
-        late = run.has_told("late") or not run.has_told(ending.event)
+        late = not sent or run.has_told("late")
         ensure(not signals or late, f"{number!r} was swallowed")
         return False
     printed = Path(output).read_bytes()[before:].decode()

@@ -19,12 +19,8 @@ import traceback
 import capsulenet
 from capsnet import callbacks, run_folder
 
-START_UP, FIRST_EPOCH, BETWEEN, WRITING = PHASES = (
-    "start-up",
-    "first epoch",
-    "between",
-    "while writing",
-)
+START_UP, FIRST_EPOCH = "start-up", "first epoch"
+BETWEEN, WRITING = "between", "while writing"
 # What is done to a file, one after the other.
 STEPS = (
     "before it is opened",
@@ -84,7 +80,7 @@ class Forked:
     def wait_for(self, event: str) -> bool:
         """Waits until it tells something; returns False if it ended before."""
         end = time.monotonic() + LONGEST
-        while all(name != event for name, _ in self.events):
+        while not self.has_told(event):
             if not self._read(end):
                 return False
         return True
@@ -97,13 +93,22 @@ class Forked:
         os.close(self._pipe)
         return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
 
+    def is_at_work_after(self, seconds: float) -> bool:
+        """Waits; returns False as soon as it has ended."""
+        end = time.monotonic() + seconds
+        while not self.has_told("end") and (left := end - time.monotonic()) > 0:
+            if select.select([self._pipe], [], [], left)[0] and not self._receive():
+                return False
+        return not self.has_told("end")
+
     def _read(self, end):
-        ready, _, _ = select.select(
-            [self._pipe], [], [], max(0, end - time.monotonic())
-        )
-        if not ready:
+        left = max(0, end - time.monotonic())
+        if not select.select([self._pipe], [], [], left)[0]:
             os.kill(self.pid, signal.SIGKILL)
             raise HangError(f"no end after {LONGEST} s, at {self.events[-1:]}")
+        return self._receive()
+
+    def _receive(self):
         received = os.read(self._pipe, 4096)
         *lines, self._rest = (self._rest + received).split(b"\n")
         self.events += [(line.decode(), time.monotonic()) for line in lines]
