@@ -237,8 +237,8 @@ def _read_info(file):
     for name, values in (info.get("normalization") or {}).items():
         if len(values) != channels:
             raise ModelFileError(
-                f"damaged weights file: expected a {name} for each channel, {channels}, "
-                f"found {len(values)}."
+                f"damaged weights file: expected a {name} for each of {channels} "
+                f"channels, found {len(values)}."
             )
     return info
 

@@ -775,7 +775,7 @@ def test_a_zip_of_more_than_memory(network, tmp_path, monkeypatch):
         (None, None),
         (
             {"mean": [0.5] * 3, "variance": [0.1] * 3},
-            "expected a mean for each channel",
+            "expected a mean for each of 1",
         ),
         ({"mean": [0.5], "variance": [0.0]}, "normalization is"),
         ({"mean": [0.5]}, "normalization is"),
