@@ -1,6 +1,7 @@
 """The user's own images, through the command line: train, test, predict, export."""
 
 import contextlib
+import dataclasses
 import io
 import json
 import os
@@ -19,8 +20,14 @@ from test_command_line import contents, main
 from test_photos import draw_photo
 
 import capsulenet
-from capsnet import memory
+from capsnet import memory, session
 from capsnet.callbacks import all_alike
+from capsnet.datasets import load_dataset
+from capsnet.options import Options
+from capsnet.photos import normalization_of
+from capsnet.predict import predict
+from capsnet.recipes import RECIPES
+from capsnet.run_folder import RunFolder
 from capsnet.weights import load_weights, read_info
 
 needs_tensorflow = pytest.mark.skipif(
@@ -86,6 +93,56 @@ def test_the_network_follows_the_data(trained):
     assert info["input_shape"] == [20, 24, 3]
     assert info["class_names"] == list(CLASSES)
     assert info["split"].keys() == {"seed", "fraction", "digest", "contents"}
+
+
+def test_own_data_has_a_recipe_of_its_own(trained, shapes):
+    folder, output = trained
+    assert "How: recipe pictures, 1 epochs of batches of 8, " in output  # as was said
+    assert "100 steps of warm-up, then a cosine to zero" in output
+    assert "images normalized" in output
+    x = load_dataset(str(shapes), seed=3).train[0]
+    info = read_info(folder / "trained_model.h5")
+    assert info["recipe"] == "pictures"
+    assert info["normalization"] == normalization_of(x)
+
+
+def test_the_number_of_images_settles_batches_and_epochs():
+    def settle(n, *given, **training):
+        training = dataclasses.replace(RECIPES["pictures"], **training)
+        options = Options(RunFolder("run"), training=training, given=frozenset(given))
+        found = session.adapt(options, n).training
+        return found.batch_size, found.epochs
+
+    assert settle(24) == (16, 100)
+    assert settle(640) == (16, 100)
+    assert settle(5000) == (32, 25)
+    assert settle(60_000) == (100, 10)
+    assert settle(60_000, validation_size=59_976) == (16, 100)
+    assert settle(5000, "epochs", "batch_size", epochs=7, batch_size=9) == (9, 7)
+    assert settle(24, recipe="modern") == (100, 50)
+
+
+def test_a_network_sees_normalized_images_and_draws_them_as_they_are():
+    x = np.random.default_rng(0).random((4, 17, 17, 3), "float32")
+    numbers = normalization_of(x)
+    keras.utils.set_random_seed(0)
+    plain = capsulenet.CapsNet((17, 17, 3), 2)
+    keras.utils.set_random_seed(0)
+    normalizing = capsulenet.CapsNet((17, 17, 3), 2, normalization=numbers)
+    seen = (x - numbers["mean"]) / np.sqrt(numbers["variance"])
+    (expected, _), (lengths, drawn) = (
+        predict(plain[1], [seen.astype("float32")]),
+        predict(normalizing[1], [x]),
+    )
+    np.testing.assert_allclose(lengths, expected, rtol=1e-4, atol=1e-6)
+    assert drawn.min() >= 0 and drawn.max() <= 1
+    shapes = [weight.shape for weight in plain[0].weights]
+    assert [weight.shape for weight in normalizing[0].weights] == shapes
+
+
+def test_patience_needs_something_to_watch(shapes, tmp_path, capsys):
+    flags = ("--dataset", shapes, "--save_dir", tmp_path, "--patience", 2)
+    assert "--patience 2: expected --validation_size" in refuse(capsys, *flags)
 
 
 def test_lam_recon_grows_with_the_image(trained):

@@ -64,7 +64,8 @@ def build_parser(module: str):
 
 def flags_of(module: str) -> set[str]:
     actions = build_parser(module)._actions
-    return {flag for action in actions for flag in action.option_strings}
+    flags = {flag for action in actions for flag in action.option_strings}
+    return {flag for flag in flags if not flag.startswith("--no-")}
 
 
 def test_flags_are_whole_words():

@@ -110,6 +110,14 @@ def test_the_goal_is_one_of_the_validation_set():
     assert not reached(None, 1.0)
 
 
+def test_patience_counts_the_epochs_since_the_best():
+    rows = [{"val_accuracy": accuracy} for accuracy in (0.5, 0.8, 0.7, 0.8)]
+    record = Record(rows, best_epoch=2)
+    assert record.reached(None, patience=2) and not record.reached(None, patience=3)
+    assert record.reached(0.8, patience=9) and not record.reached(0.9, patience=9)
+    assert not Record().reached(0.5, patience=1)
+
+
 @pytest.mark.slow
 def test_a_step_waits_for_the_losses_of_the_one_before_only_on_tensorflow(
     monkeypatch, digits, tmp_path

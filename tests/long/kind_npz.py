@@ -165,7 +165,6 @@ def directory(rng):
         "encrypted": {"flag_bits": 1},
         "of another method": {"compress_type": rng.choice((1, 12, 14, 99))},
         "of another size": {"file_size": rng.choice((0, 100, 2**31, 2**32 - 2))},
-        "packed otherwise": {"compress_size": rng.choice((0, 1, 2**31, 2**32 - 2))},
         "of another checksum": {"CRC": 1},
     }
     what = rng.choice(list(lies))
