@@ -63,14 +63,18 @@ def test_training_says_what_it_does_and_nothing_else(trained):
     assert lines[1].endswith(
         "300 of 600 training images, 300 test images, 28 x 28 x 1, 10 classes"
     )
-    assert lines[2].startswith("Device: ") and "; Keras 3." in lines[2]
-    assert lines[3] == "Epoch 1/2"
-    assert lines[4].startswith("10/10 - ")  # Keras's progress, a line without terminal
-    assert lines[5].startswith("epoch 1: ") and "test error" in lines[5]
-    assert lines[9:12] == [
+    assert lines[2] == (
+        "How: recipe seed, 2 epochs of batches of 30, learning rate 0.001, then 0.5 an "
+        "epoch; changes of images: shifts 0.1"
+    )
+    assert lines[3].startswith("Device: ") and "; Keras 3." in lines[3]
+    assert lines[4] == "Epoch 1/2"
+    assert lines[5].startswith("10/10 - ")  # Keras's progress, a line without terminal
+    assert lines[6].startswith("epoch 1: ") and "test error" in lines[6]
+    assert lines[10:13] == [
         f"Wrote out/mnist/{name}" for name in ("log.csv", "log.png", "trained_model.h5")
     ]
-    assert lines[12].startswith("Test acc: 0.")
+    assert lines[13].startswith("Test acc: 0.")
     assert lines[-2:] == [
         f"Wrote out/mnist/{name}" for name in ("real_and_recon.png", "manipulate-5.png")
     ]
@@ -115,6 +119,7 @@ def test_model_file(trained):
         "split": None,
         "image_size": None,
         "grayscale": False,
+        "normalization": None,
         "border_brightness": 0.0002,
         "digit_box": 20,
         "seed": 1,
@@ -373,7 +378,7 @@ def test_testing(trained, digits, tmp_path, capsys):
     for name in names:
         assert_picture(tmp_path / "new" / "folder" / name)
     # Training ends with the same test.
-    assert lines[3:17] == process.stdout.splitlines()[12:26]
+    assert lines[3:17] == process.stdout.splitlines()[13:27]
 
 
 def test_testing_takes_the_model_of_save_dir(trained, digits, tmp_path, capsys):
