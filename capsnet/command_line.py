@@ -130,6 +130,8 @@ def go_on(begun: Options, given: dict) -> Options:
 def of_run(options: Options) -> dict:
     """All that makes up a run, as `go_on` takes it."""
     values = {**vars(options.training), **vars(options.data)}
+    if values["lam_recon"] is None:  # what the run has settled by its images
+        del values["lam_recon"]
     return {**_part(values, OF_TRAINING | OF_DATA), "weights": options.weights}
 
 

@@ -256,3 +256,6 @@ def test_a_real_run(mnist, tmp_path, capsys):
     )
     assert mnist_table.main(flags) == 0  # nothing is left to run
     assert "Epoch 1/1" not in capsys.readouterr().out
+    assert mnist_table.main(["--epochs", "2", *flags[2:]]) == 0  # it goes on
+    assert "Epoch 2/2" in capsys.readouterr().out
+    assert len(mnist_table.read_errors(str(tmp_path / "seed" / "v2" / "0"))) == 2
