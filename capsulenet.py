@@ -342,7 +342,7 @@ def build_parser(doc: str = __doc__) -> Parser:
     modes.add_argument(
         "--predict",
         nargs="+",
-        default=[],
+        default=None,
         metavar="IMG",
         help="print the class of each picture (PNG, JPEG, BMP, GIF, WebP, TIFF) and "
         "draw predictions.png; needs nothing but the model",
@@ -437,7 +437,7 @@ def use_model(options: Options, own: argparse.Namespace) -> None:
         check_export(own.export)
     info = {**MNIST_INFO, **options.info}
     shape, names = tuple(info["input_shape"]), info["class_names"]
-    pictures = [read_image(path, shape[2]) for path in own.predict]
+    pictures = [read_image(path, shape[2]) for path in own.predict or ()]
     # Without this look, a small file that says to be of large images would make a large
     # network. Weights may be of 16 bits.
     training = options.training

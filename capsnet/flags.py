@@ -4,7 +4,7 @@ import argparse
 
 from capsnet import datasets, pictures
 from capsnet.errors import UsageError
-from capsnet.options import PRECISIONS, RECIPE_NAMES, Data, Sizes, Training
+from capsnet.options import Checked, Choice, Data, Sizes, Switch, Training
 
 
 class Parser(argparse.ArgumentParser):
@@ -115,167 +115,47 @@ def add_weights_flag(group) -> None:
     )
 
 
+def add_options(group, options: type[Checked], *names: str) -> None:
+    """Flags for some fields of a class of options, as the fields say.
+
+    Args:
+        group: Of argparse.
+        options: The class.
+        names: Of its fields.
+    """
+    for name in names:
+        checks = options.checks_of(name)
+        kind, more = checks["kind"], {"help": checks["help"]}
+        if isinstance(kind, Switch):
+            more["action"] = argparse.BooleanOptionalAction
+        elif isinstance(kind, Choice):
+            more["choices"] = kind.choices
+        else:
+            more |= {"type": kind, "metavar": kind.metavar}
+        short = ["-r"] if name == "routings" else []
+        group.add_argument(*short, f"--{name}", **more)
+
+
 def add_network_flags(parser: Parser) -> None:
     group = parser.add_argument_group("network and loss")
-    group.add_argument(
-        "-r",
-        "--routings",
-        type=Training.kind_of("routings"),
-        metavar="N",
-        help="rounds of dynamic routing (default: the model file's, else 3)",
-    )
-    group.add_argument(
-        "--lam_recon",
-        type=Training.kind_of("lam_recon"),
-        metavar="X",
-        help="weight of the reconstruction's mean squared error (default: the paper's "
-        "0.0005 x height x width x channels, 0.392 for MNIST; 20 times as much with "
-        "--recipe paper)",
-    )
+    add_options(group, Training, "routings", "lam_recon")
 
 
-def add_training_flags(parser: Parser, shift: bool = True) -> None:
+def add_training_flags(parser: Parser, changes: bool = True) -> None:
     """Flags of a training.
 
     Args:
         parser: The script's parser.
-        shift: Whether the largest shift is one of them.
+        changes: Whether those of the images are among them.
     """
     group = parser.add_argument_group("training")
-    group.add_argument(
-        "--recipe",
-        choices=RECIPE_NAMES,
-        help="seed: as the older Keras scripts; modern: better in less time, by a "
-        "learning rate that grows, then falls to zero, averaged weights and stronger "
-        "changes of the images; pictures: for any other data, by how many images there "
-        "are; paper: as the code that the paper's authors released, "
-        "which has other biases, initial weights, learning rates and weights of the "
-        "losses (default: the model file's, else seed for MNIST, pictures for others)",
-    )
-    group.add_argument(
-        "--epochs",
-        type=Training.kind_of("epochs"),
-        metavar="N",
-        help="passes over the training images (default: 50; modern: 20, paper: 640, "
-        "pictures: 10 to 100, by the number of images)",
-    )
-    group.add_argument(
-        "--batch_size",
-        type=Training.kind_of("batch_size"),
-        metavar="N",
-        help="images in a step, and in a batch of the test (default: 100; paper: 128; "
-        "pictures: 16 to 100, by the number of images)",
-    )
-    group.add_argument(
-        "--lr",
-        type=Training.kind_of("lr"),
-        metavar="X",
-        help="largest learning rate of Adam (default: 0.001; modern: 0.002)",
-    )
-    group.add_argument(
-        "--lr_decay",
-        type=Training.kind_of("lr_decay"),
-        metavar="X",
-        help="factor of the learning rate from one epoch to the next (default: 0.9; "
-        "modern, pictures: none, half a cosine to zero instead; paper: 0.96, each 2000 "
-        "steps)",
-    )
-    group.add_argument(
-        "--warmup",
-        type=Training.kind_of("warmup"),
-        metavar="N",
-        help="first steps, in which the learning rate grows linearly (default: 0; "
-        "modern: 200, pictures: 100)",
-    )
-    group.add_argument(
-        "--ema",
-        type=Training.kind_of("ema"),
-        metavar="X",
-        help="keep a moving average of the weights, with this factor a step; it is "
-        "what is tested and saved, in place of the weights (default: 0, none; modern: "
-        "0.999, pictures: 0.99)",
-    )
-    group.add_argument(
-        "--train_size",
-        type=Training.kind_of("train_size"),
-        metavar="N",
-        help="train on the first N training images (default: all); those of your own "
-        "data are mixed with --seed first",
-    )
-    group.add_argument(
-        "--validation_size",
-        type=Training.kind_of("validation_size"),
-        metavar="N",
-        help="hold out the last N training images, mixed in the same way, and keep the "
-        "epoch that does best on them, instead of the last (default: 0)",
-    )
-    if shift:
-        group.add_argument(
-            "--shift_fraction",
-            type=Training.kind_of("shift_fraction"),
-            metavar="X",
-            help="largest random shift, as a fraction of the side; in whole pixels, "
-            "unless images are turned, zoomed or sheared as well (default: 0.1; "
-            "modern, pictures: 0.07)",
-        )
-        group.add_argument(
-            "--rotation",
-            type=Training.kind_of("rotation"),
-            metavar="DEGREES",
-            help="largest random rotation, either way (default: 0; modern, pictures: "
-            "10)",
-        )
-        group.add_argument(
-            "--zoom",
-            type=Training.kind_of("zoom"),
-            metavar="X",
-            help="largest random zoom of height and width, each on its own: factors "
-            "from exp(-X) to exp(X) (default: 0; modern, pictures: 0.1)",
-        )
-        group.add_argument(
-            "--shear",
-            type=Training.kind_of("shear"),
-            metavar="X",
-            help="largest random shear, as a fraction (default: 0; modern, pictures: "
-            "0.1)",
-        )
-        group.add_argument(
-            "--flip",
-            action=argparse.BooleanOptionalAction,
-            help="mirror every other image, at random, left to right (default: no)",
-        )
-    group.add_argument(
-        "--normalize",
-        action=argparse.BooleanOptionalAction,
-        help="let the network see images less the training set's mean colour, over the "
-        "deviation of its pixels (default: no; pictures: yes)",
-    )
-    group.add_argument(
-        "--balance",
-        action=argparse.BooleanOptionalAction,
-        help="draw every class as often, whatever its number of images (default: no)",
-    )
-    group.add_argument(
-        "--patience",
-        type=Training.kind_of("patience"),
-        metavar="N",
-        help="stop after N epochs without a better accuracy on --validation_size "
-        "(default: go on to the last)",
-    )
-    group.add_argument(
-        "--seed",
-        type=Training.kind_of("seed"),
-        metavar="N",
-        help="on a CPU, the same seed, machine and versions give the same run "
-        "(default: 0)",
-    )
-    group.add_argument(
-        "--precision",
-        choices=PRECISIONS,
-        help="mixed_bfloat16 computes products in bfloat16, and norms, softmax and "
-        "losses in float32: it helps on GPUs with bfloat16 units, not on a CPU "
-        "(default: float32)",
-    )
+    schedule = ("epochs", "batch_size", "lr", "lr_decay", "warmup", "ema")
+    add_options(group, Training, "recipe", *schedule, "train_size", "validation_size")
+    add_options(group, Training, "patience", "balance", "normalize")
+    if changes:
+        names = ("shift_fraction", "rotation", "zoom", "shear", "flip")
+        add_options(group, Training, *names)
+    add_options(group, Training, "seed", "precision")
     group.add_argument(
         "--debug", action="store_true", help="write TensorBoard logs as well"
     )
@@ -292,13 +172,7 @@ def add_data_flags(parser: Parser) -> None:
         f"({', '.join(pictures.EXTENSIONS)}) for each class, or with train/ and test/ "
         "that hold these (default: the model file's, else mnist)",
     )
-    group.add_argument(
-        "--test_fraction",
-        type=Data.kind_of("test_fraction"),
-        metavar="X",
-        help="part of each class to test with, where a folder has no test/ "
-        "(default: the model file's, else 0.2)",
-    )
+    add_options(group, Data, "test_fraction", "grayscale")
     group.add_argument(
         "--image_size",
         type=Sizes.each,
@@ -306,11 +180,6 @@ def add_data_flags(parser: Parser) -> None:
         metavar=("H", "W"),
         help="fit all images into H x W pixels, with their aspect kept "
         "(default: the model file's, else as they are)",
-    )
-    group.add_argument(
-        "--grayscale",
-        action="store_true",
-        help="make colour images grey",
     )
     add_file_flags(parser)
 

@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from capsnet.architecture import PAPER, Architecture
@@ -22,6 +23,7 @@ class Integer:
 
     least: int = 0
     most: int = 2**31 - 1
+    metavar: str = "N"
 
     @property
     def expected(self) -> str:
@@ -40,6 +42,7 @@ class Number:
 
     least: float = 0
     below: float = math.inf
+    metavar: str = "X"
 
     @property
     def expected(self) -> str:
@@ -107,15 +110,16 @@ def _parse(kind: Integer | Number, number: type, text: str) -> int | float:
     return value
 
 
-def option(default: Any, kind: Any, optional: bool = False) -> Any:
+def option(default: Any, kind: Any, help: str = "", optional: bool = False) -> Any:
     """A field with a check.
 
     Args:
         default: Its value if nothing is said.
         kind: One of the kinds above.
+        help: What `--help` says of its flag.
         optional: Whether it may be None.
     """
-    metadata = {"kind": kind, "optional": optional}
+    metadata = {"kind": kind, "optional": optional, "help": help}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -135,10 +139,15 @@ class Checked:
                 )
 
     @classmethod
+    def checks_of(cls, name: str) -> Mapping[str, Any]:
+        """What `option` was given for a field."""
+        (field,) = (f for f in dataclasses.fields(cls) if f.name == name)
+        return field.metadata
+
+    @classmethod
     def kind_of(cls, name: str) -> Any:
         """The check of a field, which is its type on the command line, too."""
-        (field,) = (f for f in dataclasses.fields(cls) if f.name == name)
-        return field.metadata["kind"]
+        return cls.checks_of(name)["kind"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,65 +155,155 @@ class Training(Checked):
     """How a network is trained; a recipe is one of these.
 
     Attributes:
-        recipe: Name of the recipe that the other numbers are of, if nothing else says.
         network: What is trained.
         architecture: Of a CapsNet.
-        routings: Rounds of dynamic routing.
-        epochs: Passes over the training images.
-        batch_size: Images in a step, of all devices together.
         drop_remainder: Whether images left over at the end of an epoch are not used.
-        lr: Largest learning rate of Adam.
-        lr_decay: Factor of the learning rate; None for half a cosine from `lr` to zero
-            at the last step.
-        decay_steps: Steps in which it falls by that factor, continuously; None for an
-            epoch, in steps.
-        warmup: First steps, in which the rate grows linearly.
-        ema: Factor of the moving average of the weights; 0 for none.
-        lam_recon: Weight of the reconstruction's mean squared error; None for
-            `pixel_weight` times the number of pixels and channels.
-        pixel_weight: Weight of the squared error of a pixel.
-        shift_fraction: Largest shift as a part of the side; in whole pixels, unless
-            images are turned, zoomed or sheared as well.
-        rotation, zoom, shear, flip: Those of `augmentation.Affine`.
-        normalize: Whether the network sees images less the mean colour of the training
-            set, over the standard deviation of all of its pixels.
-        balance: Whether every class is seen as often, whatever its number of images.
-        train_size: Images to train on, the first ones; None for all.
-        validation_size: Images held out, the last ones.
-        stop_at: Accuracy on these at which the training ends; None for all epochs.
-        patience: Epochs without a better accuracy on these, after which it ends; None
-            for all epochs.
-        seed: Of all that chance decides.
-        precision: A dtype policy of Keras.
+        decay_steps: Steps in which the rate falls by `lr_decay`, continuously; None for
+            an epoch, in steps.
+        pixel_weight: Weight of the squared error of a pixel, where `lam_recon` is None.
+        stop_at: Accuracy on the validation images at which the training ends; None for
+            all epochs.
+
+    The others are flags, and say what they are below. Where `lr_decay` is None, the
+    rate falls to zero at the last step along half a cosine.
     """
 
-    recipe: str = option("seed", Choice(RECIPE_NAMES))
+    recipe: str = option(
+        "seed",
+        Choice(RECIPE_NAMES),
+        "seed: as the older Keras scripts; modern: better in less time, by a learning "
+        "rate that grows, then falls to zero, averaged weights and stronger changes of "
+        "the images; pictures: for any other data, by how many images there are; "
+        "paper: as the code that the paper's authors released, which has other biases, "
+        "initial weights, learning rates and weights of the losses (default: the model file's, "
+        "else seed for MNIST, pictures for others)",
+    )
     network: str = option("capsnet", Choice(NETWORKS))
     architecture: Architecture = PAPER
-    routings: int = option(3, Integer(1, 100))
-    epochs: int = option(50, Integer(1))
-    batch_size: int = option(100, Integer(1))
+    routings: int = option(
+        3,
+        Integer(1, 100),
+        "rounds of dynamic routing (default: the model file's, else 3)",
+    )
+    epochs: int = option(
+        50,
+        Integer(1),
+        "passes over the training images (default: 50; modern: 20, paper: 640, "
+        "pictures: 10 to 100, by the number of images)",
+    )
+    batch_size: int = option(
+        100,
+        Integer(1),
+        "images in a step, and in a batch of the test (default: 100; paper: 128, "
+        "pictures: 16 to 100, by the number of images)",
+    )
     drop_remainder: bool = option(False, Switch())
-    lr: float = option(0.001, Number())
-    lr_decay: float | None = option(0.9, Number(), optional=True)
+    lr: float = option(
+        0.001,
+        Number(),
+        "largest learning rate of Adam (default: 0.001; modern: 0.002)",
+    )
+    lr_decay: float | None = option(
+        0.9,
+        Number(),
+        "factor of the learning rate from one epoch to the next (default: 0.9; modern, "
+        "pictures: none, half a cosine to zero instead; paper: 0.96, each 2000 steps)",
+        optional=True,
+    )
     decay_steps: int | None = option(None, Integer(1), optional=True)
-    warmup: int = option(0, Integer())
-    ema: float = option(0.0, Number(0, 1))
-    lam_recon: float | None = option(None, Number(), optional=True)
+    warmup: int = option(
+        0,
+        Integer(),
+        "first steps, in which the learning rate grows linearly (default: 0; modern: "
+        "200, pictures: 100)",
+    )
+    ema: float = option(
+        0.0,
+        Number(0, 1),
+        "keep a moving average of the weights, with this factor a step; it is what is "
+        "tested and saved, in place of the weights (default: 0, none; modern: 0.999, "
+        "pictures: 0.99)",
+    )
+    lam_recon: float | None = option(
+        None,
+        Number(),
+        "weight of the reconstruction's mean squared error (default: the paper's "
+        "0.0005 x height x width x channels, 0.392 for MNIST; paper: 20 times as much)",
+        optional=True,
+    )
     pixel_weight: float = option(0.0005, Number())
-    shift_fraction: float = option(0.1, Number(0, 1))
-    rotation: float = option(0.0, Number(0, 360))
-    zoom: float = option(0.0, Number(0, 1))
-    shear: float = option(0.0, Number(0, 1))
-    flip: bool = option(False, Switch())
-    normalize: bool = option(False, Switch())
-    balance: bool = option(False, Switch())
-    train_size: int | None = option(None, Integer(1), optional=True)
-    validation_size: int = option(0, Integer())
+    shift_fraction: float = option(
+        0.1,
+        Number(0, 1),
+        "largest random shift, as a fraction of the side; in whole pixels, unless "
+        "images are turned, zoomed, sheared or mirrored as well (default: 0.1; modern, "
+        "pictures: 0.07)",
+    )
+    rotation: float = option(
+        0.0,
+        Number(0, 360, "DEGREES"),
+        "largest random rotation, either way (default: 0; modern, pictures: 10)",
+    )
+    zoom: float = option(
+        0.0,
+        Number(0, 1),
+        "largest random zoom of height and width, each on its own: factors from "
+        "exp(-X) to exp(X) (default: 0; modern, pictures: 0.1)",
+    )
+    shear: float = option(
+        0.0,
+        Number(0, 1),
+        "largest random shear, as a fraction (default: 0; modern, pictures: 0.1)",
+    )
+    flip: bool = option(
+        False,
+        Switch(),
+        "mirror every other image, at random, left to right (default: no)",
+    )
+    normalize: bool = option(
+        False,
+        Switch(),
+        "let the network see images less the training set's mean colour, over the "
+        "deviation of its pixels (default: no; pictures: yes)",
+    )
+    balance: bool = option(
+        False,
+        Switch(),
+        "draw every class as often, whatever its number of images (default: no)",
+    )
+    train_size: int | None = option(
+        None,
+        Integer(1),
+        "train on the first N training images (default: all); those of your own data "
+        "are mixed with --seed first",
+        optional=True,
+    )
+    validation_size: int = option(
+        0,
+        Integer(),
+        "hold out the last N training images, mixed in the same way, and keep the "
+        "epoch that does best on them, instead of the last (default: 0)",
+    )
     stop_at: float | None = option(None, Number(0, 1), optional=True)
-    patience: int | None = option(None, Integer(1), optional=True)
-    seed: int = option(0, Integer())
-    precision: str = option("float32", Choice(PRECISIONS))
+    patience: int | None = option(
+        None,
+        Integer(1),
+        "stop after N epochs without a better accuracy on --validation_size (default: "
+        "go on to the last)",
+        optional=True,
+    )
+    seed: int = option(
+        0,
+        Integer(),
+        "on a CPU, the same seed, machine and versions give the same run (default: 0)",
+    )
+    precision: str = option(
+        "float32",
+        Choice(PRECISIONS),
+        "mixed_bfloat16 computes products in bfloat16, and norms, softmax and losses "
+        "in float32: it helps on GPUs with bfloat16 units, not on a CPU (default: "
+        "float32)",
+    )
 
     def reconstruction_weight(self, input_shape: tuple[int, int, int]) -> float:
         """The weight of the mean squared error for images of this shape."""
@@ -220,8 +319,15 @@ class Data(Checked):
     dataset: str = option("mnist", Text())
     data_dir: str | None = option(None, Text(), optional=True)
     image_size: tuple[int, int] | None = option(None, Sizes(), optional=True)
-    grayscale: bool = option(False, Switch())
-    test_fraction: float = option(0.2, Number(0, 1))
+    grayscale: bool = option(
+        False, Switch(), "make colour images grey (default: the model file's, else no)"
+    )
+    test_fraction: float = option(
+        0.2,
+        Number(0, 1),
+        "part of each class to test with, where a folder has no test/ (default: the "
+        "model file's, else 0.2)",
+    )
     split_seed: int = option(0, Integer())
 
 

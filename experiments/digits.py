@@ -64,6 +64,6 @@ def build_parser(
         help=f"what to train or test (default: {networks[0]})",
     )
     flags.add_network_flags(parser)
-    flags.add_training_flags(parser, shift=False)
+    flags.add_training_flags(parser, changes=False)
     flags.add_file_flags(parser)
     return parser

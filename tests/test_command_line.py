@@ -515,7 +515,7 @@ FLAGS = {
     "--weights": None,
     "--save_dir": "./result",
     "--digit": None,
-    "--predict": [],
+    "--predict": None,
     "--invert": "auto",
     "--export": None,
     "--testing": "train",
