@@ -175,8 +175,8 @@ class Training(Checked):
         "rate that grows, then falls to zero, averaged weights and stronger changes of "
         "the images; pictures: for any other data, by how many images there are; "
         "paper: as the code that the paper's authors released, which has other biases, "
-        "initial weights, learning rates and weights of the losses (default: the model file's, "
-        "else seed for MNIST, pictures for others)",
+        "initial weights, learning rates and weights of the losses (default: the model "
+        "file's, else seed for MNIST, pictures for others)",
     )
     network: str = option("capsnet", Choice(NETWORKS))
     architecture: Architecture = PAPER
