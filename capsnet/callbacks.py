@@ -20,9 +20,11 @@ from capsnet.run_folder import RunFolder
 from capsnet.task import Task
 from capsnet.weights import save_run
 
+STEPS_TO_LEARN = 500  # after so many, a network that says one thing of all is stuck
+
 
 class DivergedError(RuntimeError):
-    """A loss is not a number, or infinite; the message says where, and what to try."""
+    """A training that cannot succeed any more; the message says why, what to try."""
 
 
 @dataclasses.dataclass
@@ -33,11 +35,13 @@ class Record:
         rows: Of the log, one for each finished epoch.
         best_epoch: The one with the best accuracy of "val".
         best_weights: Its weights.
+        stuck: Whether the last epoch's outputs are alike for all images.
     """
 
     rows: list[dict] = dataclasses.field(default_factory=list)
     best_epoch: int | None = None
     best_weights: list[np.ndarray] | None = None
+    stuck: bool = False
 
     def reached(self, stop_at: float | None, patience: int | None = None) -> bool:
         """Whether the last finished epoch is the one to stop after.
@@ -143,8 +147,7 @@ class Evaluate(keras.callbacks.Callback):
         # Seven digits are what float32 holds.
         row = {k: float(f"{v:.7g}") if k != "epoch" else v for k, v in row.items()}
         self.record.rows.append(row)
-        if len(self.record.rows) == 2 and all_alike(outputs[0]):
-            print(f"All images get the same outputs. Try {lower_rate(self.options)}.")
+        self.record.stuck = all_alike(outputs[0])
 
 
 class KeepBest(keras.callbacks.Callback):
@@ -253,6 +256,29 @@ class StopAtGoal(keras.callbacks.Callback):
             self.model.stop_training = True
 
 
+class StopWhenStuck(keras.callbacks.Callback):
+    """Ends a run whose network says the same of all images, when it had time to learn.
+
+    Args:
+        record: Whose last epoch is looked at.
+        options: Of the run.
+    """
+
+    def __init__(self, record: Record, options: Options):
+        super().__init__()
+        self.record = record
+        self.options = options
+
+    def on_epoch_end(self, epoch, logs=None):
+        steps = int(ops.convert_to_numpy(self.model.optimizer.iterations))
+        if self.record.stuck and epoch > 0 and steps >= STEPS_TO_LEARN:
+            raise DivergedError(
+                f"all images get the same outputs after epoch {epoch + 1}: no capsule "
+                "has any length, or all are saturated; try a lower learning rate, "
+                f"{lower_rate(self.options)}; {kept(self.record, self.options)}"
+            )
+
+
 class StopOnNaN(keras.callbacks.Callback):
     """Ends a run whose loss is not finite any more.
 
@@ -335,11 +361,15 @@ def diverged(
     where: str, name: str, value: float, record: Record, options: Options
 ) -> DivergedError:
     """What is said of a loss that is not finite."""
-    kept = "no epoch was finished"
-    if record.rows:
-        path = options.folder.file(run_folder.STATE)
-        kept = f"the weights of epoch {len(record.rows)} are in {path}"
     return DivergedError(
         f"{name} is {value} {where}; try a lower learning rate, {lower_rate(options)}; "
-        f"{kept}"
+        f"{kept(record, options)}"
     )
+
+
+def kept(record: Record, options: Options) -> str:
+    """Where the weights of the last epoch are."""
+    if not record.rows:
+        return "no epoch was finished"
+    path = options.folder.file(run_folder.STATE)
+    return f"the weights of epoch {len(record.rows)} are in {path}"

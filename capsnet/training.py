@@ -107,7 +107,7 @@ def fit(
         options: How, and where to.
 
     Raises:
-        DivergedError: If a loss is not finite.
+        DivergedError: If a loss is not finite, or all outputs are alike.
         Interrupted: After the step in which SIGINT or SIGTERM came.
         ModelFileError: If the run state to go on from does not fit.
         OSError: If a file cannot be written.
@@ -162,6 +162,7 @@ def make_callbacks(
         callbacks.SaveState(record, info, digest, options),
         callbacks.WriteLog(record, folder),
         callbacks.StopAtGoal(record, training.stop_at, training.patience),
+        callbacks.StopWhenStuck(record, options),
     ]
     for callback in made:
         # Their work after a step may wait until the step's losses are there, while the

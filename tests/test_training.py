@@ -154,3 +154,23 @@ def test_the_first_step_whose_loss_is_no_number_is_named():
         stop.on_train_batch_begin(4)
     with pytest.raises(callbacks.DivergedError, match="in epoch 3, step 3"):
         stop.on_epoch_end(2)
+
+
+@pytest.mark.parametrize(
+    ("stuck", "epoch", "steps", "ends"),
+    [(True, 1, 500, True), (True, 1, 499, False), (True, 0, 900, False)]
+    + [(False, 9, 900, False)],
+)
+def test_a_network_that_learns_nothing_is_given_up(stuck, epoch, steps, ends):
+    record = Record([{}] * (epoch + 1), stuck=stuck)
+    stop = callbacks.StopWhenStuck(record, Options(RunFolder("run")))
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    model.compile(backend.adam(0.1), "mse")
+    model.optimizer.iterations.assign(steps)
+    stop.set_model(model)
+    if not ends:
+        stop.on_epoch_end(epoch)
+        return
+    expected = r"after epoch 2: .* try a lower learning rate, --lr 0\.0003; .* in run"
+    with pytest.raises(callbacks.DivergedError, match=expected):
+        stop.on_epoch_end(epoch)
