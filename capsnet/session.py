@@ -216,7 +216,7 @@ def describe_training(training: Training) -> str:
     warmup = f", {t.warmup} steps of warm-up" if t.warmup else ""
     parts = [
         f"recipe {t.recipe}",
-        f"{t.epochs} epochs of batches of {t.batch_size}",
+        f"{t.epochs} epoch{'s' * (t.epochs > 1)} of batches of {t.batch_size}",
         f"learning rate {t.lr:g}{warmup}, then {falls}",
     ]
     parts += [f"weights averaged ({t.ema:g})"] if t.ema else []

@@ -97,7 +97,7 @@ def test_the_network_follows_the_data(trained):
 
 def test_own_data_has_a_recipe_of_its_own(trained, shapes):
     folder, output = trained
-    assert "How: recipe pictures, 1 epochs of batches of 8, " in output  # as was said
+    assert "How: recipe pictures, 1 epoch of batches of 8, " in output  # as was said
     assert "100 steps of warm-up, then a cosine to zero" in output
     assert "images normalized" in output
     x = load_dataset(str(shapes), seed=3).train[0]
