@@ -263,8 +263,8 @@ class Training(Checked):
     normalize: bool = option(
         False,
         Switch(),
-        "let the network see images less the training set's mean colour, over the "
-        "deviation of its pixels (default: no; pictures: yes)",
+        "let the network see images less their background's colour, or less the mean "
+        "colour, over the deviation of the pixels (default: no; pictures: yes)",
     )
     balance: bool = option(
         False,

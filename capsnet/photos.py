@@ -7,6 +7,8 @@ from PIL import Image, ImageFilter
 
 from capsnet.pictures import fit_image, resize
 
+ALIKE = 0.05  # the difference of two shades of one background
+
 
 def border_brightness(images: np.ndarray) -> float:
     """The mean of the outermost pixels.
@@ -29,14 +31,25 @@ def border_colour(images: np.ndarray) -> np.ndarray:
 def normalization_of(images: np.ndarray) -> dict[str, list[float]]:
     """Mean and variance to normalize images by, a number for each channel.
 
-    The mean is that of the channel; the variance is that of all pixels around their
-    channel's mean, since a channel that says little is not to be blown up.
+    Where most of the border has one colour, this is taken for the mean, so that the
+    background of the images is zero, as it is in MNIST; else it is the mean colour. The
+    variance is that of all pixels and channels around it, since a channel that says
+    little is not to be blown up.
 
     Args:
         images: Array of shape `(n, height, width, channels)`.
     """
-    mean = images.mean(axis=(0, 1, 2), dtype="float64")
-    variance = float(np.mean(images.var(axis=(0, 1, 2), dtype="float64")))
+    mean, background = (
+        images.mean(axis=(0, 1, 2), dtype="float64"),
+        border_colour(images),
+    )
+    outermost = images[:, _border(*images.shape[1:3])]
+    if np.mean(np.abs(outermost - background).max(axis=-1) < ALIKE) > 0.5:
+        mean = background.astype("float64")
+    # without a copy of all images, which may fill the memory
+    squares = np.einsum("nhwc,nhwc->c", images, images, dtype="float64")
+    variance = squares / n_pixels - 2 * mean * average + mean**2
+    variance = float(np.mean(variance))
     return {"mean": mean.tolist(), "variance": [max(variance, 1e-4)] * len(mean)}
 
 

@@ -275,5 +275,15 @@ def test_normalized_images_have_no_mean_colour_and_a_deviation_of_one():
     np.testing.assert_allclose(normalized.mean(axis=(0, 1, 2)), 0, atol=1e-5)
     assert np.mean(np.square(normalized)) == pytest.approx(1, rel=1e-5)
     assert normalized[..., 1].std() < 0.1  # is not blown up
+
+
+def test_a_background_of_one_colour_is_zero_for_the_network():
+    images = np.full((20, 8, 8, 3), (1.0, 0.9, 0.8), "float32")
+    images[:, 2:6, 2:7] = np.random.default_rng(0).random((20, 4, 5, 3))
+    images[:, 0, :3] = 0.3  # some of the border
+    found = normalization_of(images)
+    np.testing.assert_allclose(found["mean"], [1.0, 0.9, 0.8])
+    normalized = (images - found["mean"]) / np.sqrt(found["variance"])
+    assert np.mean(np.square(normalized)) == pytest.approx(1, rel=1e-5)
     black = normalization_of(np.zeros((2, 3, 3, 1)))
     assert black == {"mean": [0.0], "variance": [1e-4]}
