@@ -39,10 +39,9 @@ def normalization_of(images: np.ndarray) -> dict[str, list[float]]:
     Args:
         images: Array of shape `(n, height, width, channels)`.
     """
-    mean, background = (
-        images.mean(axis=(0, 1, 2), dtype="float64"),
-        border_colour(images),
-    )
+    n_pixels = images[..., 0].size
+    mean = average = images.mean(axis=(0, 1, 2), dtype="float64")
+    background = border_colour(images)
     outermost = images[:, _border(*images.shape[1:3])]
     if np.mean(np.abs(outermost - background).max(axis=-1) < ALIKE) > 0.5:
         mean = background.astype("float64")
