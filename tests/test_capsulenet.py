@@ -310,6 +310,7 @@ def test_plain_layers_route_the_same(layer_class, routings):
 # Files
 
 
+@pytest.mark.slow
 def test_compiled_model_file_round_trip(models, tmp_path):
     model = keras.models.clone_model(models[0])
     capsulenet.task(0.392).compile(model, backend.adam(0.001))

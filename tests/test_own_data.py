@@ -361,6 +361,7 @@ def arrays(**changes):
     }
 
 
+@pytest.mark.slow
 def test_an_npz_of_16_bits_with_names(tmp_path, capsys):
     np.savez(tmp_path / "pets.npz", **arrays())
     flags = ("--epochs", 1, "--digit", "cat", "--seed", 3, "--save_dir", tmp_path)

@@ -762,6 +762,7 @@ def limited_size(megabytes):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
+@pytest.mark.slow
 def test_a_write_that_fails_leaves_the_files_of_before(finished, monkeypatch, capsys):
     monkeypatch.setattr(keras.Model, "fit", end_epoch)
     before, log = contents(finished, but=REWRITTEN), read_log(finished)
