@@ -29,7 +29,7 @@ from capsnet.architecture import PAPER, Architecture
 from capsnet.batches import ShiftedBatches
 from capsnet.errors import UsageError, one_line
 from capsnet.flags import Parser
-from capsnet.options import Options
+from capsnet.options import Options, Training
 from capsnet.pictures import read_image
 from capsnet.predict import classify, predict
 from capsnet.run_folder import replace_file
@@ -224,8 +224,8 @@ def train(model: keras.Model, data: datasets.Dataset, options: Options) -> keras
         model: The train model of `CapsNet`.
         data: The test images are evaluated after each epoch for the log and used by
             nothing.
-        options: How, and where to. `Options(RunFolder("result/mine"))` has the paper's
-            numbers and 50 epochs.
+        options: How, and where to. `Options(RunFolder("result/mine"))` has the
+            numbers of the older scripts.
 
     Returns:
         The model, with the last epoch's weights or, if images were held out, those of
@@ -375,7 +375,8 @@ def build_parser(doc: str = __doc__) -> Parser:
         help="whether to exchange black and white in these pictures; auto compares a "
         "picture's border with the training set's",
     )
-    flags.add_network_flags(parser)
+    network = flags.add_network_flags(parser)
+    flags.add_options(network, Training, "normalize")
     flags.add_training_flags(parser)
     flags.add_data_flags(parser)
     return parser
@@ -464,8 +465,7 @@ def use_model(options: Options, own: argparse.Namespace) -> None:
         return
     os.makedirs(options.folder.path, exist_ok=True)
     print(session.describe_device(options.devices))
-    save_dir = options.folder.path
-    classify(eval_model, own.predict, pictures, info, own.invert, save_dir)
+    classify(eval_model, own.predict, pictures, info, own.invert, options)
 
 
 def main(argv: list[str] | None = None) -> int:

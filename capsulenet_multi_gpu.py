@@ -67,7 +67,7 @@ def build_parser() -> Parser:
         metavar="N",
         help="images in a step of all devices together, a multiple of their number; "
         "images left over at the end of an epoch, others in each, are not used "
-        "(default: 100 a device; 128 with --recipe paper)",
+        "(default: as of capsulenet.py, for each device)",
     )
 
     group = parser.add_argument_group(
@@ -148,7 +148,7 @@ def use_cpus(n: int) -> None:
         jax.config.update("jax_num_cpu_devices", n)
 
 
-def meet_hosts(own: argparse.Namespace, folder: RunFolder) -> None:
+def meet_hosts(options: Options, own: argparse.Namespace) -> None:
     """Waits for the other hosts; ends the process if they do not come up in time.
 
     Raises:
@@ -192,7 +192,8 @@ def meet_hosts(own: argparse.Namespace, folder: RunFolder) -> None:
     try:
         thread.join(own.timeout)
     except Interrupted as interrupt:
-        interrupt.explain(folder)
+        if options.mode == "train":
+            interrupt.explain(options.folder)
         end_process(str(interrupt), interrupt.status)
     if thread.is_alive():
         end_process(message, 1)
@@ -247,7 +248,8 @@ def check_agreement(options: Options, own: argparse.Namespace) -> None:
     values = options.to_json()
     del values["weights"], values["data"]["data_dir"]  # paths may differ
     flags = {k: v for k, v in vars(own).items() if k != "host_id"}
-    shared = (values, options.mode, options.devices.count, flags)
+    shared = (values, options.mode, options.devices.count, flags, options.begun)
+    shared += (sorted(options.given), options.debug, options.folder.overwrite)
     digest = hashlib.sha256(repr(shared).encode()).digest()
     with quiet_start():
         digests = multihost_utils.process_allgather(np.frombuffer(digest, "uint8"))
@@ -343,13 +345,14 @@ def run(options: Options, own: argparse.Namespace) -> None:
     if own.num_hosts == 1:
         run_on_devices(options, own)
         return
-    meet_hosts(own, options.folder)
+    meet_hosts(options, own)
     try:
         run_on_devices(options, own)
     except BrokenPipeError:
         end_process("the reader of the output has gone", 128 + command_line.PIPE)
     except Interrupted as interrupt:
-        interrupt.explain(options.folder)
+        if options.mode == "train":
+            interrupt.explain(options.folder)
         end_process(str(interrupt), interrupt.status)
     except Exception as error:
         known = command_line.explain(error)

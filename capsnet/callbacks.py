@@ -54,7 +54,8 @@ class Record:
             return False
         if stop_at is not None and self.rows[-1]["val_accuracy"] >= stop_at:
             return True
-        return patience is not None and len(self.rows) - self.best_epoch >= patience
+        since_best = len(self.rows) - (self.best_epoch or 0)
+        return patience is not None and since_best >= patience
 
 
 @contextlib.contextmanager
@@ -147,7 +148,8 @@ class Evaluate(keras.callbacks.Callback):
         # Seven digits are what float32 holds.
         row = {k: float(f"{v:.7g}") if k != "epoch" else v for k, v in row.items()}
         self.record.rows.append(row)
-        self.record.stuck = all_alike(outputs[0])
+        several = len(np.unique(expected[0].argmax(axis=1))) > 1
+        self.record.stuck = several and all_alike(outputs[0])
 
 
 class KeepBest(keras.callbacks.Callback):
@@ -271,7 +273,8 @@ class StopWhenStuck(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         steps = int(ops.convert_to_numpy(self.model.optimizer.iterations))
-        if self.record.stuck and epoch > 0 and steps >= STEPS_TO_LEARN:
+        had_time = steps >= self.options.training.warmup + STEPS_TO_LEARN
+        if self.record.stuck and epoch > 0 and had_time:
             raise DivergedError(
                 f"all images get the same outputs after epoch {epoch + 1}: no capsule "
                 "has any length, or all are saturated; try a lower learning rate, "

@@ -38,8 +38,8 @@ def read_options(
 ) -> tuple[Options, argparse.Namespace]:
     """What the command line asks for, with all that it leaves open filled in.
 
-    What was not given comes from the run that goes on, from the model file, from the
-    script or from the recipe, in this order. Nothing is written that stays.
+    What was not given comes from the run that goes on, from what the script sets, from
+    the model file or from the recipe, in this order. Nothing is written that stays.
 
     Args:
         parser: The script's flags.
@@ -73,9 +73,9 @@ def _resume(parser: Parser, given: dict) -> Options:
     path = given.get("save_dir") or parser.save_dir
     path = path or default_save_dir(given.get("dataset"))
     begun = read_begun(RunFolder(path, parser.results))
-    of_run = {*OF_TRAINING, *OF_DATA, "weights"}
-    options = go_on(begun, _part(given, of_run))
-    return dataclasses.replace(options, debug="debug" in given, given=frozenset(of_run))
+    names = {*OF_TRAINING, *OF_DATA, "weights"}
+    options = go_on(begun, _part(given, names))
+    return dataclasses.replace(options, debug="debug" in given, given=frozenset(names))
 
 
 def read_begun(folder: RunFolder) -> Options:
@@ -189,9 +189,18 @@ def _begin(parser: Parser, given: dict, mode: str) -> Options:
     )
     if mode == "train":
         folder.check_is_free()
-    known = "seed" if dataset in (None, "mnist") or mode != "train" else "pictures"
-    recipe = RECIPES[given.get("recipe", info.get("recipe", known))]
+    is_own = weights is None and dataset not in (None, "mnist")
+    known = info.get("recipe", "pictures" if is_own else "seed")
+    recipe = RECIPES[given.get("recipe", known)]
     numbers = {"routings": info.get("routings", 3), **parser.training}
+    if weights is not None:
+        numbers["normalize"] = bool(info.get("normalization"))
+        if given.get("normalize", numbers["normalize"]) != numbers["normalize"]:
+            no = "" if numbers["normalize"] else "no-"
+            raise UsageError(
+                f"expected --{no}normalize, as {weights} was trained, received its "
+                "opposite"
+            )
     training = dataclasses.replace(recipe, **numbers | _part(given, OF_TRAINING))
     data = Data()
     if mode == "use":

@@ -136,9 +136,11 @@ def add_options(group, options: type[Checked], *names: str) -> None:
         group.add_argument(*short, f"--{name}", **more)
 
 
-def add_network_flags(parser: Parser) -> None:
+def add_network_flags(parser: Parser):
+    """Flags of a CapsNet; returns their group."""
     group = parser.add_argument_group("network and loss")
     add_options(group, Training, "routings", "lam_recon")
+    return group
 
 
 def add_training_flags(parser: Parser, changes: bool = True) -> None:
@@ -151,7 +153,7 @@ def add_training_flags(parser: Parser, changes: bool = True) -> None:
     group = parser.add_argument_group("training")
     schedule = ("epochs", "batch_size", "lr", "lr_decay", "warmup", "ema")
     add_options(group, Training, "recipe", *schedule, "train_size", "validation_size")
-    add_options(group, Training, "patience", "balance", "normalize")
+    add_options(group, Training, "patience", "balance")
     if changes:
         names = ("shift_fraction", "rotation", "zoom", "shear", "flip")
         add_options(group, Training, *names)

@@ -305,6 +305,16 @@ class Training(Checked):
         "float32)",
     )
 
+    def __post_init__(self):
+        super().__post_init__()
+        for name in ("stop_at", "patience"):
+            value = getattr(self, name)
+            if value is not None and not self.validation_size:
+                raise UsageError(
+                    f"--{name} {value:g}: expected --validation_size, the number of "
+                    "images to watch, received none"
+                )
+
     def reconstruction_weight(self, input_shape: tuple[int, int, int]) -> float:
         """The weight of the mean squared error for images of this shape."""
         if self.lam_recon is not None:

@@ -8,7 +8,7 @@ import numpy as np
 
 import utils
 from capsnet import photos
-from capsnet.options import ONE_DEVICE, Devices
+from capsnet.options import ONE_DEVICE, Devices, Options
 from capsnet.run_folder import replace_file
 
 MAX_ROWS = 20  # of predictions.png
@@ -55,7 +55,7 @@ def classify(
     pictures: list[np.ndarray],
     info: dict,
     invert: str,
-    save_dir: str,
+    options: Options,
 ) -> None:
     """Prints the class of each picture and draws `predictions.png`.
 
@@ -65,11 +65,12 @@ def classify(
         pictures: Arrays of `pictures.read_image`, of any sizes.
         info: What the model file says about itself.
         invert: "yes", "no" or "auto"; see `photos.prepare_picture`.
-        save_dir: The folder of `predictions.png`.
+        options: Batch size, devices, and where `predictions.png` goes.
     """
     prepared = [photos.prepare_picture(picture, info, invert) for picture in pictures]
     inputs = np.stack([image for image, _ in prepared])
-    lengths, reconstructions = predict(model, [inputs])
+    batch_size = options.training.batch_size
+    lengths, reconstructions = predict(model, [inputs], batch_size, options.devices)
     names = info["class_names"]
     titles = []
     for path, (_, done), values in zip(paths, prepared, lengths):
@@ -80,7 +81,7 @@ def classify(
             f"{path}: {names[best]}, length {values[best]:.3f}, "
             f"then {names[second]}, {values[second]:.3f}{note}"
         )
-    path = os.path.join(save_dir, "predictions.png")
+    path = options.folder.file("predictions.png")
     columns = (pictures, inputs, reconstructions, lengths, titles)
     shown = [column[:MAX_ROWS] for column in columns]
     with replace_file(path) as temporary:

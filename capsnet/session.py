@@ -32,26 +32,32 @@ def load_data(options: Options) -> tuple[datasets.Dataset, Options]:
     """
     data = datasets.load_dataset(*dataclasses.astuple(options.data))
     if options.mode == "train":
-        options = adapt(options, len(data.train[0]))
+        options = adapt(options, data)
     check_data(data, options)
     return data, options
 
 
-def adapt(options: Options, n_images: int) -> Options:
+def adapt(options: Options, data: datasets.Dataset) -> Options:
     """The options of a training with what its recipe leaves to the number of images.
 
     What was said stays.
+
+    Args:
+        options: Of a training.
+        data: What is trained on.
     """
-    training = options.training
+    training, count = options.training, options.devices.count
     if training.recipe != "pictures":
         return options
-    n = n_images - training.validation_size
-    n = min(n, training.train_size or n)
+    (x, _), _ = datasets.split(
+        *data.train, training.train_size, training.validation_size
+    )
+    n_images = len(x)
     if "batch_size" not in options.given:
-        batch_size = pictures_batch(n) * options.devices.count
-        training = dataclasses.replace(training, batch_size=batch_size)
+        each = min(pictures_batch(n_images), max(1, n_images // count))
+        training = dataclasses.replace(training, batch_size=each * count)
     if "epochs" not in options.given:
-        epochs = pictures_epochs(n, training.batch_size)
+        epochs = pictures_epochs(n_images, training.batch_size)
         training = dataclasses.replace(training, epochs=epochs)
     return dataclasses.replace(options, training=training)
 
@@ -60,12 +66,20 @@ def normalization(data: datasets.Dataset, options: Options) -> dict | None:
     """What the network normalizes its images by; None for nothing.
 
     That of the model file, where there is one: its weights were trained with it.
+
+    Raises:
+        UsageError: If its images had other channels.
     """
-    if "normalization" in options.info:
-        return options.info["normalization"]
-    if options.training.normalize:
-        return photos.normalization_of(data.train[0])
-    return None
+    if not options.training.normalize:
+        return None
+    known = options.info.get("normalization")
+    channels = data.test[0].shape[-1]
+    if known and len(known["mean"]) != channels:
+        raise UsageError(
+            f"expected images of {len(known['mean'])} channels, as the weights were "
+            f"trained with, received {channels}"
+        )
+    return known or photos.normalization_of(data.train[0])
 
 
 def check_data(data: datasets.Dataset, options: Options) -> None:
@@ -108,11 +122,6 @@ def check_training_set(data: datasets.Dataset, options: Options) -> None:
     (x, y), validation = datasets.split(
         *data.train, training.train_size, training.validation_size
     )
-    if training.patience is not None and not training.validation_size:
-        raise UsageError(
-            f"--patience {training.patience}: expected --validation_size, the number "
-            "of images to watch, received none"
-        )
     datasets.check_classes(data, (x, y), validation)
     drops = training.drop_remainder
     if options.devices.count > 1 and not drops and len(x) % batch_size:

@@ -450,6 +450,7 @@ def run(options: Options, own: argparse.Namespace) -> None:
     """Does what the command line says."""
     session.prepare_backend(options.training)
     data, test_digits = load_data(options, own.repetitions)
+    options = session.adapt(options, data)
     x, y = data.test
     shape, n_class, settings = x.shape[1:], y.shape[1], options.training
     if settings.network == "cnn":

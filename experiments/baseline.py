@@ -82,6 +82,7 @@ class Batches(ShiftedBatches):
 
 # What its run says of capsules.
 WITHOUT_CAPSULES = {"network": "baseline", "routings": 1, "lam_recon": 0.0}
+WITHOUT_CAPSULES["normalize"] = False
 TASK = Task(
     losses={"loss": keras.losses.categorical_crossentropy},
     loss_weights=(1.0,),

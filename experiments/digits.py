@@ -54,7 +54,7 @@ def build_parser(
         training: What else the study sets in `Training`.
     """
     moves = {"shift_fraction": margin / (SIDE + 2 * margin)}
-    moves |= {"rotation": 0.0, "zoom": 0.0, "shear": 0.0}
+    moves |= {"rotation": 0.0, "zoom": 0.0, "shear": 0.0, "normalize": False}
     parser = Parser(doc, save_dir, results, moves | training)
     group, _ = flags.add_modes(parser)
     flags.add_weights_flag(group)

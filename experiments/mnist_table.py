@@ -277,7 +277,7 @@ def build_parser() -> Parser:
         type=Integer(1),
         default=None,
         metavar="N",
-        help="of each run, and of the table (default: the recipe's, 50 or 640)",
+        help="of each run, and of the table (default: the recipe's)",
     )
     add(
         "--trials",

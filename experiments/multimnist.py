@@ -357,6 +357,7 @@ def run(options: Options, own: argparse.Namespace) -> None:
     """Does what the command line says."""
     session.prepare_backend(options.training)
     data = digits.pad(digits.load_digits(options.data.data_dir), MARGIN)
+    options = session.adapt(options, data)
     session.check_data(data, options)
     check_classes(data, options)
     x, y = data.test

@@ -220,8 +220,8 @@ def scripted_record(monkeypatch, save_dir, **accuracies):
     """The record of a run whose accuracies are given, by set and epoch."""
     script = {name: iter(values) for name, values in accuracies.items()}
 
-    def evaluate(self, outputs, name):
-        return dict.fromkeys(COLUMNS, 0.5) | {"accuracy": next(script[name])}
+    def evaluate(self, outputs, expected):
+        return dict.fromkeys(COLUMNS, 0.5) | {"accuracy": next(script[expected[1]])}
 
     monkeypatch.setattr(Task, "evaluate", evaluate)
     monkeypatch.setattr(callbacks, "predict", lambda *arguments: [None])
@@ -231,7 +231,7 @@ def scripted_record(monkeypatch, save_dir, **accuracies):
     )
     record, options = callbacks.Record(), Options(RunFolder(str(save_dir)))
     batches = SimpleNamespace(num_samples=1)
-    held_out = {name: ([], name) for name in accuracies}
+    held_out = {name: ([], [np.eye(2), name]) for name in accuracies}
     after_an_epoch = [
         callbacks.Evaluate(record, batches, held_out, capsulenet.task(0.392), options),
         callbacks.KeepBest(record),

@@ -20,10 +20,10 @@ from test_command_line import contents, main
 from test_photos import draw_photo
 
 import capsulenet
-from capsnet import memory, session
+from capsnet import callbacks, memory, session
 from capsnet.callbacks import all_alike
-from capsnet.datasets import load_dataset
-from capsnet.options import Options
+from capsnet.datasets import Dataset, load_dataset
+from capsnet.options import Devices, Options
 from capsnet.photos import normalization_of
 from capsnet.predict import predict
 from capsnet.recipes import RECIPES
@@ -107,19 +107,28 @@ def test_own_data_has_a_recipe_of_its_own(trained, shapes):
 
 
 def test_the_number_of_images_settles_batches_and_epochs():
+    def of_size(n):
+        x = np.broadcast_to(np.float32(0), (n, 17, 17, 1))
+        return Dataset((x, x), (x, x), ["a", "b"], "mine")
+
     def settle(n, *given, **training):
         training = dataclasses.replace(RECIPES["pictures"], **training)
         options = Options(RunFolder("run"), training=training, given=frozenset(given))
-        found = session.adapt(options, n).training
+        found = session.adapt(options, of_size(n)).training
         return found.batch_size, found.epochs
 
     assert settle(24) == (16, 100)
     assert settle(640) == (16, 100)
     assert settle(5000) == (32, 25)
-    assert settle(60_000) == (100, 10)
     assert settle(60_000, validation_size=59_976) == (16, 100)
+    assert settle(60_000) == (100, 10)
     assert settle(5000, "epochs", "batch_size", epochs=7, batch_size=9) == (9, 7)
     assert settle(24, recipe="modern") == (100, 50)
+    eight = dataclasses.replace(
+        Options(RunFolder("run"), training=RECIPES["pictures"]), devices=Devices(8)
+    )
+    assert session.adapt(eight, of_size(100)).training.batch_size == 96
+    assert session.adapt(eight, of_size(5000)).training.batch_size == 8 * 32
 
 
 def test_a_network_sees_normalized_images_and_draws_them_as_they_are():
@@ -138,6 +147,19 @@ def test_a_network_sees_normalized_images_and_draws_them_as_they_are():
     assert drawn.min() >= 0 and drawn.max() <= 1
     shapes = [weight.shape for weight in plain[0].weights]
     assert [weight.shape for weight in normalizing[0].weights] == shapes
+
+
+def test_weights_say_whether_images_are_normalized(trained, shapes, tmp_path, capsys):
+    weights = ("-w", trained[0] / "trained_model.h5")
+    flags = ("--dataset", shapes, "--save_dir", tmp_path)
+    message = refuse(capsys, *weights, *flags, "--no-normalize")
+    assert "expected --normalize, as " in message
+    message = refuse(capsys, "-w", ROOT / capsulenet.PRETRAINED, *flags, "--normalize")
+    assert "expected --no-normalize, as " in message
+    message = refuse(capsys, *weights, *flags, "--grayscale")
+    assert "expected images of 3 channels, as the weights were trained with" in message
+    message = refuse(capsys, *flags, "--validation_size", 24)
+    assert "validation_size: expected 0 to 23" in message
 
 
 def test_patience_needs_something_to_watch(shapes, tmp_path, capsys):
@@ -283,10 +305,16 @@ def test_flags_of_the_data_have_no_effect_on_a_prediction(trained, tmp_path, cap
 
 
 @pytest.mark.slow
-def test_capsules_without_length_are_noticed(shapes, tmp_path, capsys):
-    flags = ("--epochs", 2, "--lr", 1e-9, "--batch_size", 24, "--save_dir", tmp_path)
-    assert main("--dataset", shapes, *flags) == 0
-    assert "Try --lr 3e-10" in capsys.readouterr().out
+def test_capsules_without_length_end_the_training(
+    shapes, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(callbacks, "STEPS_TO_LEARN", 2)
+    flags = ("--epochs", 9, "--lr", 1e-9, "--batch_size", 24, "--save_dir", tmp_path)
+    assert main("--dataset", shapes, *flags, "--warmup", 0, "--no-normalize") == 1
+    err = capsys.readouterr().err
+    assert "all images get the same outputs after epoch 2" in err
+    assert err.endswith(f"the weights of epoch 2 are in {tmp_path}/run_state.h5\n")
+    assert err.count("\n") == 1
 
 
 def test_predict_needs_the_model_alone(trained, shapes, tmp_path, capsys):
@@ -491,7 +519,9 @@ np.savez(folder + "/out.npz", **a, **{k + "_uint8": v for k, v in b.items()})
 assert not {"capsulenet", "capsulelayers", "capsnet"} & set(sys.modules)
 """
     subprocess.run([sys.executable, "-c", program, tmp_path], check=True, cwd=tmp_path)
-    train_model, eval_model, _ = capsulenet.CapsNet((HEIGHT, WIDTH, 3), 3)
+    train_model, eval_model, _ = capsulenet.CapsNet(
+        (HEIGHT, WIDTH, 3), 3, normalization=read_info(model)["normalization"]
+    )
     load_weights(train_model, model)
     expected = eval_model.predict(pixels / np.float32(255), verbose=0)
     with np.load(tmp_path / "out.npz") as out:
