@@ -249,7 +249,8 @@ def check_agreement(options: Options, own: argparse.Namespace) -> None:
     del values["weights"], values["data"]["data_dir"]  # paths may differ
     flags = {k: v for k, v in vars(own).items() if k != "host_id"}
     shared = (values, options.mode, options.devices.count, flags, options.begun)
-    shared += (sorted(options.given), options.debug, options.folder.overwrite)
+    given = options.given - {"weights", "data_dir", "save_dir"}
+    shared += (sorted(given), options.debug, options.folder.overwrite)
     digest = hashlib.sha256(repr(shared).encode()).digest()
     with quiet_start():
         digests = multihost_utils.process_allgather(np.frombuffer(digest, "uint8"))
