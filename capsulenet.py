@@ -235,13 +235,17 @@ def train(model: keras.Model, data: datasets.Dataset, options: Options) -> keras
     """
     shape = data.train[0].shape[1:]
     aim = task(options.training.reconstruction_weight(shape))
-    training.train(model, data, aim, model_info(data, options), options)
+    training.train(model, data, aim, model_info(model, data, options), options)
     return model
 
 
-def model_info(data: datasets.Dataset, options: Options) -> dict:
+def model_info(model: keras.Model, data: datasets.Dataset, options: Options) -> dict:
     """What a model file says about itself."""
     x, _ = data.train
+    normalization = None
+    for layer in model.layers:
+        if isinstance(layer, layers.Normalization):
+            normalization = {"mean": layer.input_mean, "variance": layer.input_variance}
     size = options.data.image_size
     return {
         "input_shape": list(x.shape[1:]),
@@ -253,7 +257,7 @@ def model_info(data: datasets.Dataset, options: Options) -> dict:
         "split": data.split,
         "image_size": size and list(size),
         "grayscale": options.data.grayscale,
-        "normalization": session.normalization(data, options),
+        "normalization": normalization,
         "border_brightness": round(photos.border_brightness(x), 4),
         "digit_box": photos.digit_box(x),
         "seed": options.training.seed,

@@ -94,7 +94,7 @@ TASK = Task(
 
 def train(model: keras.Model, data: datasets.Dataset, options: Options) -> None:
     """Trains a model of class probabilities as `capsulenet.train` trains a CapsNet."""
-    info = capsulenet.model_info(data, options)
+    info = capsulenet.model_info(model, data, options)
     training.train(model, data, TASK, info, options)
 
 

@@ -13,6 +13,7 @@ import keras
 import numpy as np
 import pytest
 from conftest import ROOT, environment, read_log, read_weights, without_times
+from PIL import Image
 
 import capsulenet
 import capsulenet_multi_gpu
@@ -141,6 +142,23 @@ def test_one_device_is_the_plain_script(digits, tmp_path):
     check_equal_weights(tmp_path / "one", tmp_path / "plain")
     names = {path.name for path in (tmp_path / "plain").iterdir()}
     assert {path.name for path in (tmp_path / "one").iterdir()} == names
+
+
+@needs_devices
+@pytest.mark.slow
+def test_several_devices_predict_fewer_pictures_than_they_are(one_device, tmp_path):
+    picture = np.zeros((28, 28), "uint8")
+    picture[4:24, 12:16] = 255
+    Image.fromarray(picture).save(tmp_path / "one.png")
+    model = ("-w", one_device / "trained_model.h5", "--save_dir", tmp_path)
+    flags = ("--predict", tmp_path / "one.png", *model)
+    expected = call("capsulenet.py", *flags)
+    status, output, errors = call(
+        "capsulenet_multi_gpu.py", *FLAGS[:2], "--gpus", 2, *flags
+    )
+    assert status == 0, errors
+    line = re.compile(r"one\.png: \w+, length 0\.\d\d")
+    assert line.search(output)[0] == line.search(expected[1])[0]
 
 
 @needs_devices
