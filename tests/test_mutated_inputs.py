@@ -47,6 +47,9 @@ def test_damaged_and_forged_files_load_or_end_in_one_line(kinds, n):
 
 # Each outcome, and what has to be told apart from the others.
 OUTCOMES = """
+from capsnet import startup
+startup.load()  # as the script does: what TensorFlow says of GPUs is no noise
+
 import os, random, sys, time
 from capsnet.errors import DataError
 from tests.long import mutated_inputs as m
