@@ -63,11 +63,15 @@ class Mask(keras.layers.Layer):
     """Sets all capsules but one to zero, and flattens them for the decoder.
 
     The capsule that stays is the one of the given label or, without labels, the
-    longest (section 4.1 of the paper).
+    longest (section 4.1 of the paper). Where an image may be of several classes, those
+    of all its labels stay or, without labels, all that are longer than a threshold.
+
+    Args:
+        threshold: The length; None for the longest capsule alone.
 
     Input shape:
         Capsules, (batch, num_capsule, dim_capsule), or a list of capsules and one-hot
-        labels, (batch, num_capsule).
+        or multi-hot labels, (batch, num_capsule).
 
     Output shape:
         (batch, num_capsule * dim_capsule)
@@ -81,16 +85,25 @@ class Mask(keras.layers.Layer):
     [[1.0, 0.0, 0.0, 0.0]]
     """
 
+    def __init__(self, threshold: float | None = None, **kwargs):
+        super().__init__(**kwargs)
+        self.threshold = threshold
+
     def call(self, inputs):
         if isinstance(inputs, (list, tuple)):
             capsules, mask = inputs
         else:
             capsules = inputs
-            squares = ops.square(ops.cast(capsules, "float32"))
-            longest = ops.argmax(ops.sum(squares, axis=-1), axis=-1)
-            mask = ops.one_hot(longest, capsules.shape[1])
+            squares = ops.sum(ops.square(ops.cast(capsules, "float32")), axis=-1)
+            if self.threshold is None:
+                mask = ops.one_hot(ops.argmax(squares, axis=-1), capsules.shape[1])
+            else:
+                mask = squares > self.threshold**2
         mask = ops.cast(ops.expand_dims(mask, -1), capsules.dtype)
         return ops.reshape(capsules * mask, (-1, capsules.shape[1] * capsules.shape[2]))
+
+    def get_config(self):
+        return {**super().get_config(), "threshold": self.threshold}
 
 
 @keras.saving.register_keras_serializable(PACKAGE)

@@ -24,16 +24,16 @@ import numpy as np
 from keras import layers, ops
 
 import utils
-from capsnet import command_line, datasets, flags, photos, session, training
+from capsnet import command_line, datasets, flags, photos, report, session, training
 from capsnet.architecture import PAPER, Architecture
 from capsnet.batches import ShiftedBatches
 from capsnet.errors import UsageError, one_line
 from capsnet.flags import Parser
 from capsnet.options import Options, Training
 from capsnet.pictures import read_image
-from capsnet.predict import classify, predict
+from capsnet.predict import classify, predict, save_features
 from capsnet.run_folder import replace_file
-from capsnet.task import Task, accuracy
+from capsnet.task import THRESHOLD, Task, accuracy, exact_match
 from capsnet.weights import ModelFileError, check_export, export_model, load_weights
 from capsulelayers import PACKAGE, CapsuleLayer, Length, Mask, PrimaryCap
 
@@ -45,7 +45,7 @@ MNIST_INFO = {
     "border_brightness": 0.0,
     "digit_box": 20,
 }
-RESULTS = ("real_and_recon.png", "manipulate-*.png")  # that follow a training
+RESULTS = (*report.FILES, "manipulate-*.png")  # that follow a training
 PRETRAINED = os.path.join("result", "pretrained", "mnist_v4.h5")
 
 
@@ -55,6 +55,7 @@ def CapsNet(
     routings: int = 3,
     *,
     objects: int = 1,
+    multi_label: bool = False,
     architecture: Architecture = PAPER,
     normalization: dict | None = None,
 ) -> tuple[keras.Model, keras.Model, keras.Model]:
@@ -66,17 +67,20 @@ def CapsNet(
         input_shape: Height, width and channels of the images.
         n_class: Number of classes.
         routings: Rounds of dynamic routing.
-        objects: Number of objects of different classes in an image.
+        objects: Number of objects of different classes in an image, each of which is
+            reconstructed alone.
+        multi_label: Whether the label may be multi-hot: the decoder draws an image from
+            all capsules of its classes at once.
         architecture: Sizes and initial values of the layers.
         normalization: Mean and variance of each channel, to normalize images by; the
             reconstructions stay in [0, 1].
 
     Returns:
-        train_model: [images, one-hot labels] -> [class lengths, reconstructions of the
+        train_model: [images, labels] -> [class lengths, reconstructions of the
             labelled capsule]. For several objects, as many one-hot labels follow the
             images, and the reconstructions have an axis more, the second one.
         eval_model: images -> [class lengths, reconstructions of the longest capsule].
-        manipulate_model: [images, one-hot labels, (batch, n_class, 16) to add to the
+        manipulate_model: [images, labels, (batch, n_class, 16) to add to the
             class capsules] -> reconstructions of the labelled capsule.
 
     Raises:
@@ -140,13 +144,16 @@ def CapsNet(
     decoder = keras.Sequential(
         [
             keras.Input((n_class * sizes.class_dim,)),
-            *(layers.Dense(n, activation="relu", **start()) for n in sizes.decoder),
-            layers.Dense(pixels, activation="sigmoid", **start()),
+            *(
+                layers.Dense(n, activation="relu", name=f"decoder_{i}", **start())
+                for i, n in enumerate(sizes.decoder, start=1)
+            ),
+            layers.Dense(pixels, activation="sigmoid", name="decoder_out", **start()),
             layers.Reshape(input_shape, dtype="float32"),
         ],
         name="decoder",
     )
-    mask = Mask(name="mask")
+    mask = Mask(THRESHOLD if multi_label else None, name="mask")
     # the shared decoder draws each object alone, from its own capsule
     drawn = [decoder(mask([digits, label])) for label in (y, *more)]
     if more:
@@ -196,7 +203,11 @@ def margin_loss(y_true, y_pred):
     return ops.sum(y_true * present + 0.5 * (1 - y_true) * absent, axis=-1)
 
 
-def task(lam_recon: float, batches: type[ShiftedBatches] = ShiftedBatches) -> Task:
+def task(
+    lam_recon: float,
+    batches: type[ShiftedBatches] = ShiftedBatches,
+    multi_label: bool = False,
+) -> Task:
     """What a train model of `CapsNet` is trained for.
 
     The loss is the margin loss plus the weighted squared error of the reconstruction.
@@ -204,6 +215,7 @@ def task(lam_recon: float, batches: type[ShiftedBatches] = ShiftedBatches) -> Ta
     Args:
         lam_recon: Weight of the reconstruction's mean squared error.
         batches: The class of its batches.
+        multi_label: Whether an image may be of any number of classes.
     """
     return Task(
         losses={
@@ -211,7 +223,7 @@ def task(lam_recon: float, batches: type[ShiftedBatches] = ShiftedBatches) -> Ta
             "reconstruction_loss": keras.losses.mean_squared_error,
         },
         loss_weights=(1.0, lam_recon),
-        metrics={"accuracy": accuracy},
+        metrics={"accuracy": exact_match if multi_label else accuracy},
         batches=batches,
         arrange=lambda x, y: ([x, y], [y, x]),
     )
@@ -233,8 +245,8 @@ def train(model: keras.Model, data: datasets.Dataset, options: Options) -> keras
 
     Raises: those of `training.fit`.
     """
-    shape = data.train[0].shape[1:]
-    aim = task(options.training.reconstruction_weight(shape))
+    weight = options.training.reconstruction_weight(data.train[0].shape[1:])
+    aim = task(weight, multi_label=data.multi_label)
     training.train(model, data, aim, model_info(model, data, options), options)
     return model
 
@@ -250,6 +262,7 @@ def model_info(model: keras.Model, data: datasets.Dataset, options: Options) -> 
     return {
         "input_shape": list(x.shape[1:]),
         "class_names": data.class_names,
+        "multi_label": data.multi_label,
         "routings": options.training.routings,
         "recipe": options.training.recipe,
         "scaling": "0 is black, 1 is white",
@@ -258,6 +271,7 @@ def model_info(model: keras.Model, data: datasets.Dataset, options: Options) -> 
         "image_size": size and list(size),
         "grayscale": options.data.grayscale,
         "normalization": normalization,
+        "frozen": session.frozen(model),
         "border_brightness": round(photos.border_brightness(x), 4),
         "digit_box": photos.digit_box(x),
         "seed": options.training.seed,
@@ -265,7 +279,7 @@ def model_info(model: keras.Model, data: datasets.Dataset, options: Options) -> 
 
 
 def test(model: keras.Model, data: datasets.Dataset, options: Options) -> float:
-    """Prints the test accuracy and draws `real_and_recon.png`.
+    """Prints how good a network is on the test images, and writes `report.FILES`.
 
     Args:
         model: The eval model of `CapsNet`, which does not see the labels.
@@ -273,29 +287,18 @@ def test(model: keras.Model, data: datasets.Dataset, options: Options) -> float:
         options: Batch size, weight of the reconstruction, and where to write.
 
     Returns:
-        The accuracy.
+        The accuracy; of several labels an image, the part that is named without fault.
     """
     x, y = data.test
     batch_size = options.training.batch_size
     lengths, reconstructions = predict(model, [x], batch_size, options.devices)
-    aim = task(options.training.reconstruction_weight(x.shape[1:]))
+    weight = options.training.reconstruction_weight(x.shape[1:])
+    aim = task(weight, multi_label=data.multi_label)
     result = aim.evaluate([lengths, reconstructions], [y, x])
-    truth = y.argmax(axis=1)
-    right = lengths.argmax(axis=1) == truth
     print(f"Test acc: {result['accuracy']:.4f}")
-    print(
-        f"Test error: {100 * (1 - right.mean()):.2f} % ({(~right).sum()} of {len(y)})"
-    )
     print(f"Margin loss: {result['margin_loss']:.5f}")
     print(f"Reconstruction loss: {result['reconstruction_loss']:.5f}")
-    for label, name in enumerate(data.class_names):
-        of_class = right[truth == label]
-        if len(of_class):
-            print(f"Accuracy of class {name}: {of_class.mean():.4f} ({len(of_class)})")
-    path = options.folder.file("real_and_recon.png")
-    with replace_file(path) as temporary:
-        utils.plot_reconstructions(x[:50], reconstructions[:50], temporary)
-    print("Wrote", path)
+    report.write_report(data, lengths, reconstructions, options.folder)
     return result["accuracy"]
 
 
@@ -314,15 +317,17 @@ def manipulate_latent(
         options: Seed, batch size, and where to write.
     """
     x, y = data.test
-    index = np.flatnonzero(y.argmax(axis=1) == label)
-    index = np.random.default_rng(options.training.seed).choice(index)
+    index = np.random.default_rng(options.training.seed).choice(
+        np.flatnonzero(y[:, label])
+    )
     changes = np.arange(-5, 6) / 20
     dim_capsule = model.inputs[2].shape[2]
     noise = np.zeros((dim_capsule, len(changes), *model.inputs[2].shape[1:]), "float32")
     for dimension in range(dim_capsule):
         noise[dimension, :, :, dimension] = changes[:, None]
     noise = noise.reshape(-1, *noise.shape[2:])
-    repeated = [np.repeat(a[index : index + 1], len(noise), axis=0) for a in (x, y)]
+    alone = np.eye(y.shape[1], dtype="float32")[label]
+    repeated = [np.repeat(a[None], len(noise), axis=0) for a in (x[index], alone)]
     batch_size = options.training.batch_size
     (images,) = predict(model, [*repeated, noise], batch_size, options.devices)
     path = options.folder.file(f"manipulate-{label}.png")
@@ -379,9 +384,21 @@ def build_parser(doc: str = __doc__) -> Parser:
         help="whether to exchange black and white in these pictures; auto compares a "
         "picture's border with the training set's",
     )
+    group.add_argument(
+        "--features",
+        default=None,
+        metavar="FILE.npz",
+        help="write the class capsules of all training and test images as well",
+    )
     network = flags.add_network_flags(parser)
     flags.add_options(network, Training, "normalize")
-    flags.add_training_flags(parser)
+    training_group = flags.add_training_flags(parser)
+    flags.add_options(training_group, Training, "freeze")
+    training_group.add_argument(
+        "--show_batch",
+        action="store_true",
+        help="draw batch.png before the first step: images as the network sees them",
+    )
     flags.add_data_flags(parser)
     return parser
 
@@ -392,39 +409,51 @@ def run(options: Options, own: argparse.Namespace) -> None:
     if options.mode == "use":
         use_model(options, own)
     else:
-        train_or_test(options, own.digit)
+        train_or_test(options, own)
 
 
 def load_models(
     data: datasets.Dataset, options: Options
 ) -> tuple[keras.Model, keras.Model, keras.Model]:
-    """Builds `CapsNet` for the data, with the weights of `-w`, if there are any."""
+    """Builds `CapsNet` for the data, with the weights of `-w`, if there are any.
+
+    A training starts from those of them that fit.
+    """
     x, y = data.test
     training = options.training
     models = CapsNet(
         x.shape[1:],
         y.shape[1],
         training.routings,
+        multi_label=data.multi_label,
         architecture=training.architecture,
         normalization=session.normalization(data, options),
     )
-    if options.weights is not None and options.begun is None:
+    if options.begun is not None:
+        session.freeze(models[0], options.info.get("frozen", []))
+    elif options.weights is not None and options.mode == "train":
+        session.start_from(options.weights, models[0], training.freeze)
+    elif options.weights is not None:
         load_weights(models[0], options.weights)
     return models
 
 
-def train_or_test(options: Options, digit: str | None) -> None:
+def train_or_test(options: Options, own: argparse.Namespace) -> None:
     """Loads the data and trains, if asked for; tests and draws pictures.
 
     Args:
         options: Of the run.
-        digit: Name or index of the class whose latent code is manipulated.
+        own: The flags of this script alone: of which class the latent code is drawn,
+            and where features are written.
     """
+    digit = own.digit
+    if own.features and not own.features.endswith(".npz"):
+        raise UsageError(f"--features: expected FILE.npz, received {own.features}")
     if options.data.dataset in datasets.NAMED:  # else the names come with the data
         session.find_class(digit, datasets.NAMED[options.data.dataset])
     data, options = session.load_data(options)
     label = session.find_class(digit, data.class_names)
-    if not (data.test[1].argmax(axis=1) == label).any():
+    if not data.test[1][:, label].any():
         name = data.class_names[label]
         raise UsageError(f"--digit: there is no test image of class {name}")
     train_model, eval_model, manipulate_model = load_models(data, options)
@@ -433,6 +462,8 @@ def train_or_test(options: Options, digit: str | None) -> None:
         if options.mode == "train":
             train(train_model, data, options)
         test(eval_model, data, options)
+        if own.features:
+            save_features(eval_model, data, own.features, options)
         manipulate_latent(manipulate_model, data, label, options)
 
 
@@ -457,6 +488,7 @@ def use_model(options: Options, own: argparse.Namespace) -> None:
         shape,
         len(names),
         training.routings,
+        multi_label=info.get("multi_label", False),
         architecture=training.architecture,
         normalization=info.get("normalization"),
     )

@@ -4,12 +4,14 @@ import math
 
 import matplotlib
 import numpy as np
+from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator
 
 DPI = 150
 MAX_BARS = 20
+MAX_COUNTS, MAX_TICKS = 30, 100  # classes of a confusion matrix
 
 # For what draws names of files or classes, which may hold dollars: no mathematics.
 plain_text = matplotlib.rc_context({"text.parse_math": False})
@@ -115,7 +117,7 @@ def plot_manipulation(images, changes, title: str, path: str) -> None:
 
 @plain_text
 def plot_predictions(
-    pictures, images, reconstructions, lengths, titles, class_names, path: str
+    pictures, images, reconstructions, lengths, named, titles, class_names, path: str
 ) -> None:
     """Draws what a network made of pictures, a row each.
 
@@ -125,7 +127,8 @@ def plot_predictions(
         reconstructions: The same shape.
         lengths: Lengths of the class capsules, shape (n, n_class). The longest
             `MAX_BARS` are drawn where there are more.
-        titles: For each row, the name of the picture and what it was taken for.
+        named: Which classes a picture is taken for, bool of the same shape.
+        titles: For each row, the name of the picture and these classes.
         class_names: A name for each class.
         path: The picture to write.
     """
@@ -133,8 +136,8 @@ def plot_predictions(
     bars = min(MAX_BARS, len(class_names))
     figure = Figure(figsize=(9, 2.3 * n), layout="constrained")
     grid = figure.subplots(n, 4, squeeze=False, width_ratios=(1, 1, 1, 2))
-    for row, parts, values, (name, title) in zip(
-        grid, zip(pictures, images, reconstructions), lengths, titles
+    for row, parts, values, is_named, (name, title) in zip(
+        grid, zip(pictures, images, reconstructions), lengths, named, titles
     ):
         columns = (shorten(name, 28), "network input", "reconstruction")
         for axes, image, column in zip(row, parts, columns):
@@ -142,13 +145,94 @@ def plot_predictions(
             axes.set_title(column, fontsize=9)
             axes.axis("off")
         shown = np.sort(np.argsort(-values, kind="stable")[:bars])
-        colors = ["C1" if i == values.argmax() else "C0" for i in shown]
+        colors = ["C1" if is_named[i] else "C0" for i in shown]
         row[3].bar(range(bars), values[shown], color=colors)
         names = [shorten(class_names[i]) for i in shown]
         upright = sum(map(len, names)) > 40
         row[3].set_xticks(range(bars), names, fontsize=8, rotation=90 if upright else 0)
         row[3].set(ylim=(0, 1), ylabel="capsule length")
         row[3].set_title(title, fontsize=9)
+    figure.savefig(path, dpi=DPI)
+
+
+@plain_text
+def plot_sheet(images, titles, title: str, path: str) -> None:
+    """Draws images in rows of ten, each under a title of its own.
+
+    Args:
+        images: Shape (n, height, width, channels), in [0, 1].
+        titles: For each image, two lines at most.
+        title: Title of the sheet, of two lines at most.
+        path: The picture to write.
+    """
+    n, height, width, _ = images.shape
+    columns = min(10, n)
+    rows = math.ceil(n / columns)
+    # in inches: a column, the space between two, and a row with two lines of title
+    column, space, text, head = 1.0, 0.12, 0.32, 0.4
+    high = (column - space) * height / width
+    size = max(5, columns * column), rows * (high + text) + head
+    figure = Figure(figsize=size)
+    axes = figure.add_axes((0, 0, 1, 1))
+    for i, (image, lines) in enumerate(zip(images, titles)):
+        left = space / 2 + i % columns * column
+        top = head + text + i // columns * (high + text) - space / 2
+        show(axes, image, extent=(left, left + column - space, top + high, top))
+        middle = left + (column - space) / 2
+        axes.text(middle, top - 0.03, lines, fontsize=6, ha="center", va="bottom")
+    axes.set(xlim=(0, size[0]), ylim=(size[1], 0), aspect="auto")
+    axes.axis("off")
+    figure.suptitle(title, fontsize=9, y=1 - 0.08 / size[1], va="top")
+    figure.savefig(path, dpi=DPI)
+
+
+@plain_text
+def plot_confusion(matrix, class_names, path: str) -> None:
+    """Draws a confusion matrix whose colours are the errors.
+
+    Args:
+        matrix: Counts, a row for each true class, a column for each predicted one.
+        class_names: A name for each class.
+        path: The picture to write.
+    """
+    n = len(matrix)
+    side = np.clip(0.4 * n, 3, 12)
+    figure = Figure(figsize=(side + 2.4, side + 1.6), layout="constrained")
+    axes = figure.subplots()
+    errors = matrix.astype(float)
+    np.fill_diagonal(errors, 0)
+    # Single errors stay visible beside many, and the right ones, in grey, beside both.
+    norm = LogNorm(1, max(2, errors.max()))
+    shades = axes.imshow(np.ma.masked_less(errors, 1), cmap="YlOrRd", norm=norm)
+    right = np.ma.masked_array(np.ones((n, n)), ~np.eye(n, dtype=bool))
+    axes.imshow(right, cmap="Greys", vmin=0, vmax=6)
+    if n <= MAX_COUNTS:
+        for row, column in np.argwhere(matrix):
+            count = matrix[row, column]
+            dark = row != column and norm(count) > 0.6
+            axes.text(
+                column,
+                row,
+                count,
+                ha="center",
+                va="center",
+                fontsize=8 if matrix.max() < 10000 else 6.5,
+                color="white" if dark else "black",
+            )
+    every = math.ceil(n / MAX_TICKS)
+    ticks = range(0, n, every)
+    names = [shorten(class_names[i]) for i in ticks]
+    size = 9 if n <= MAX_COUNTS else 5.5
+    upright = max(map(len, names)) > 3 or n > MAX_COUNTS
+    axes.set_xticks(ticks, names, fontsize=size, rotation=90 if upright else 0)
+    axes.set_yticks(ticks, names, fontsize=size)
+    axes.set(xlabel="predicted class", ylabel="true class")
+    wrong = int(errors.sum())
+    axes.set_title(f"{wrong} of {matrix.sum()} test images misclassified", fontsize=10)
+    bar = figure.colorbar(shades, ax=axes, fraction=0.04, label="misclassified images")
+    bar.ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    bar.ax.yaxis.set_major_formatter("{x:g}")
+    bar.ax.minorticks_off()
     figure.savefig(path, dpi=DPI)
 
 
@@ -175,15 +259,16 @@ def tile_images(images, columns: int) -> np.ndarray:
     return grid.reshape(rows * height, columns * width, channels)
 
 
-def show(axes, image) -> None:
+def show(axes, image, extent=None) -> None:
     """Draws an image of shape (height, width, channels), in [0, 1].
 
     Args:
         axes: Of matplotlib.
         image: Grey with 1 channel, coloured with 3.
+        extent: Left, right, bottom and top of its place in the axes.
     """
     image = np.clip(image, 0, 1)
     if image.shape[-1] == 1:
-        axes.imshow(image[..., 0], cmap="gray", vmin=0, vmax=1)
+        axes.imshow(image[..., 0], cmap="gray", vmin=0, vmax=1, extent=extent)
     else:
-        axes.imshow(image)
+        axes.imshow(image, extent=extent)

@@ -21,8 +21,8 @@ def convert(
     grayscale: bool,
     seed: int | None,
     name: str,
-) -> tuple[Pair, Pair, list[str]]:
-    """Makes images and one-hot labels of arrays as users have them.
+) -> tuple[Pair, Pair, list[str], bool]:
+    """Makes images and labels of arrays as users have them.
 
     Args:
         arrays: x_train, y_train, x_test and y_test.
@@ -33,7 +33,8 @@ def convert(
         name: What they are called in a warning.
 
     Returns:
-        The training set, the test set and the names of the classes.
+        The training set, the test set, the names of the classes, and whether an image
+        may be of any number of them.
 
     Raises:
         DataError: If they make no sense.
@@ -60,7 +61,7 @@ def convert(
         size = max(size, n * math.prod(image_size) * channels)
     # Putting them into another order makes a copy for a while.
     check_memory(max(4 * size, arrays["x_train"].nbytes), "the images")
-    names, y = _one_hot(arrays["y_train"], arrays["y_test"], classes)
+    names, y = _read_targets(arrays["y_train"], arrays["y_test"], classes)
     if seed is not None:
         order = mix(y[0].argmax(axis=1), np.random.default_rng(seed))
         arrays["x_train"], y[0] = arrays["x_train"][order], y[0][order]
@@ -70,7 +71,8 @@ def convert(
         _fit(_scale(arrays[f"x_{part}"], white), image_size, grayscale)
         for part in ("train", "test")
     ]
-    return (x[0], y[0]), (x[1], y[1]), names
+    multi_label = any((part.sum(axis=1) != 1).any() for part in y)
+    return (x[0], y[0]), (x[1], y[1]), names, multi_label
 
 
 def _check_images(x: np.ndarray, name: str) -> None:
@@ -133,15 +135,21 @@ def _fit(
     return x
 
 
-def _one_hot(
+def _read_targets(
     y_train: np.ndarray, y_test: np.ndarray, known: list[str] | None
 ) -> tuple[list[str], list[np.ndarray]]:
-    """Names of the classes, and one-hot labels.
+    """Names of the classes, and rows of 0 and 1 for all labels of each image.
 
-    The classes are those `known`, numbered from 0; else the columns of one-hot labels;
+    The classes are those `known`, numbered from 0; else the columns of rows of 0 and 1;
     else what occurs in `y_train`: of the labels 3 and 7, the class "3" is the first.
     """
-    labels, classes = _read_labels(y_train, y_test)
+    y = [a[:, 0] if a.ndim == 2 and a.shape[1] == 1 else a for a in (y_train, y_test)]
+    if all(a.ndim == 2 and a.dtype.kind in "uifb" for a in y):
+        _check_rows(y, known)
+        names = known or [str(i) for i in range(y[0].shape[1])]
+        return names, [a.astype("float32") for a in y]
+    labels = _read_labels(y)
+    classes = np.unique(labels[0]).tolist()
     if known is not None:
         last = len(known) - 1
         for part, found in (("y_train", classes), ("y_test", labels[1])):
@@ -163,32 +171,32 @@ def _one_hot(
     return names, [identity[[index[label] for label in part]] for part in labels]
 
 
-def _read_labels(
-    y_train: np.ndarray, y_test: np.ndarray
-) -> tuple[list[list], list[int] | list[str]]:
-    """The labels of both parts, numbers or names, and the classes in their order."""
-    parts = ("y_train", "y_test")
-    y = [a[:, 0] if a.ndim == 2 and a.shape[1] == 1 else a for a in (y_train, y_test)]
-    if all(a.ndim == 2 and a.dtype.kind in "uifb" for a in y):
-        n = y[0].shape[1]
-        _check_count(n)
-        for a, part in zip(y, parts):
-            if not (((a == 0) | (a == 1)).all() and (a.sum(axis=1) == 1).all()):
-                raise DataError(f"{part}: expected one-hot rows, got other numbers")
-        if y[1].shape[1] != n:
-            raise DataError(f"y_test: expected {n} columns, got {y[1].shape[1]}")
-        return [a.argmax(axis=1).tolist() for a in y], list(range(n))
+def _check_rows(y: list[np.ndarray], known: list[str] | None) -> None:
+    """Whether rows of both parts say of each class if an image is of it."""
+    n = len(known) if known else y[0].shape[1]
+    _check_count(n)
+    for a, part in zip(y, ("y_train", "y_test")):
+        if a.shape[1] != n:
+            raise DataError(f"{part}: expected {n} columns, got {a.shape[1]}")
+        if not ((a == 0) | (a == 1)).all():
+            raise DataError(f"{part}: expected rows of 0 and 1, got other numbers")
+    if len(np.unique(y[0], axis=0)) < 2:
+        raise DataError("y_train: expected rows that differ, got the same for all")
+
+
+def _read_labels(y: list[np.ndarray]) -> list[list[int]] | list[list[str]]:
+    """The labels of both parts, one an image."""
     if all(a.ndim == 1 and a.dtype.kind in "US" for a in y):
-        y = [_to_text(a, part) for a, part in zip(y, parts)]
+        y = [_to_text(a, part) for a, part in zip(y, ("y_train", "y_test"))]
     elif not all(a.ndim == 1 and a.dtype.kind in "ui" for a in y):
         raise DataError(
             "y_train and y_test: expected labels that are whole numbers, names or "
-            f"one-hot rows, got {y_train.dtype} of shape {y_train.shape} and "
-            f"{y_test.dtype} of shape {y_test.shape}"
+            "rows of 0 and 1, got "
+            + " and ".join(f"{a.dtype} of shape {a.shape}" for a in y)
         )
     elif min(a.min() for a in y) < 0:
         raise DataError("y_train and y_test: expected labels from 0 on, got negatives")
-    return [a.tolist() for a in y], np.unique(y[0]).tolist()
+    return [a.tolist() for a in y]
 
 
 def _check_count(n_class: int) -> None:

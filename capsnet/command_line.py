@@ -29,7 +29,7 @@ OF_TRAINING, OF_DATA = (
     {field.name for field in dataclasses.fields(group)} for group in (Training, Data)
 )
 OF_TRAINING -= {"architecture"}  # the recipe's
-SHARED = {*OF_TRAINING, *OF_DATA, "weights", "save_dir", "debug"}
+SHARED = {*OF_TRAINING, *OF_DATA, "weights", "save_dir", "debug", "show_batch"}
 SHARED |= {"testing", "resume", "overwrite"}
 
 
@@ -75,7 +75,12 @@ def _resume(parser: Parser, given: dict) -> Options:
     begun = read_begun(RunFolder(path, parser.results))
     names = {*OF_TRAINING, *OF_DATA, "weights"}
     options = go_on(begun, _part(given, names))
-    return dataclasses.replace(options, debug="debug" in given, given=frozenset(names))
+    return dataclasses.replace(
+        options,
+        debug="debug" in given,
+        show_batch="show_batch" in given,
+        given=frozenset(names),
+    )
 
 
 def read_begun(folder: RunFolder) -> Options:
@@ -189,8 +194,9 @@ def _begin(parser: Parser, given: dict, mode: str) -> Options:
     )
     if mode == "train":
         folder.check_is_free()
-    is_own = weights is None and dataset not in (None, "mnist")
-    known = info.get("recipe", "pictures" if is_own else "seed")
+    known = "seed" if dataset in (None, "mnist") else "pictures"
+    if dataset == info.get("dataset", "mnist"):  # else other images are to be learned
+        known = info.get("recipe", known)
     recipe = RECIPES[given.get("recipe", known)]
     numbers = {"routings": info.get("routings", 3), **parser.training}
     if weights is not None:
@@ -202,6 +208,8 @@ def _begin(parser: Parser, given: dict, mode: str) -> Options:
                 "opposite"
             )
     training = dataclasses.replace(recipe, **numbers | _part(given, OF_TRAINING))
+    if training.freeze and (weights is None or mode != "train"):
+        raise UsageError("--freeze: expected a training that starts from -w FILE")
     data = Data()
     if mode == "use":
         for name in sorted(_part(given, OF_DATA)):
@@ -219,6 +227,7 @@ def _begin(parser: Parser, given: dict, mode: str) -> Options:
         weights=weights,
         info=info,
         debug=given.get("debug", False),
+        show_batch=given.get("show_batch", False),
         given=frozenset(given),
     )
 

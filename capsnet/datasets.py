@@ -34,12 +34,15 @@ class Dataset:
 
     Attributes:
         train: Images, float32 in [0, 1] of shape `(n, height, width, channels)`, and
-            labels, one-hot float32 of shape `(n, n_class)`.
+            labels, one-hot float32 of shape `(n, n_class)`, or multi-hot ones.
         test: The same.
         class_names: A name for each class.
         name: What it was loaded by.
         split: For a folder that was split here: seed, fraction, `digest` of the list of
             files and `contents`, a digest of what is in them; else `None`.
+        multi_label: Whether an image may have any number of labels.
+        paths: Of the files of the training and the test images, in the folder that they
+            are from; None for arrays.
         more_tests: Further sets to evaluate, by name.
     """
 
@@ -48,6 +51,8 @@ class Dataset:
     class_names: list[str]
     name: str
     split: dict | None = None
+    multi_label: bool = False
+    paths: tuple[list[str], list[str]] | None = None
     more_tests: dict[str, Pair] = dataclasses.field(default_factory=dict)
 
     def __iter__(self):
@@ -112,12 +117,12 @@ def load_dataset(
     try:
         # The built-in sets keep their order.
         order = None if name in NAMED else seed
-        train, test, names = convert(
+        train, test, names, multi_label = convert(
             arrays, NAMED.get(name), image_size, grayscale, order, name
         )
     except DataError as error:
         raise DataError(f"{source}: {error}") from None
-    return Dataset(train, test, names, name)
+    return Dataset(train, test, names, name, multi_label=multi_label)
 
 
 # Folders of pictures.
@@ -165,7 +170,14 @@ def _load_pictures(
             f"{name}: almost black: the brightest pixel is {brightest:.2g}, "
             "while 1 is white"
         )
-    return Dataset(train, test, names, name, split)
+    paths = tuple([_name(path, folder) for path, _ in part] for part in labelled)
+    return Dataset(train, test, names, name, split, paths=paths)
+
+
+def _name(path: Path, folder: Path) -> str:
+    """A file's path in the folder; a name that is no Unicode is shown as it can be."""
+    name = path.relative_to(folder).as_posix()
+    return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
 def _digests(folder: Path, paths: list[Path]) -> dict[str, str]:

@@ -143,8 +143,8 @@ def add_network_flags(parser: Parser):
     return group
 
 
-def add_training_flags(parser: Parser, changes: bool = True) -> None:
-    """Flags of a training.
+def add_training_flags(parser: Parser, changes: bool = True):
+    """Flags of a training; returns their group.
 
     Args:
         parser: The script's parser.
@@ -161,6 +161,7 @@ def add_training_flags(parser: Parser, changes: bool = True) -> None:
     group.add_argument(
         "--debug", action="store_true", help="write TensorBoard logs as well"
     )
+    return group
 
 
 def add_data_flags(parser: Parser) -> None:

@@ -171,11 +171,53 @@ def read_weights(model: keras.Model, file: h5py.File) -> Pairs:
         ModelFileError: If one is missing or does not fit.
     """
     pairs = []
-    for name, weights, datasets in _match_layers(model, file):
-        for weight, dataset in zip(weights, datasets):
-            what = f"{weight.name} of the layer {name}"
-            pairs.append((weight, _read_array(dataset, weight, what)))
+    for layer, datasets in _match_layers(model, file):
+        pairs += _read_layer(layer, datasets)
     return pairs
+
+
+def read_fitting(
+    model: keras.Model, file: h5py.File
+) -> tuple[Pairs, list[keras.Layer], list[keras.Layer]]:
+    """Reads the arrays of those layers that they fit; of a `Sequential`, each layer.
+
+    Returns:
+        The weights and their arrays, the layers that these are of, and the others.
+
+    Raises:
+        ModelFileError: If one is missing or damaged, or none fits.
+    """
+    pairs, kept, others = [], [], []
+    for layer, datasets in _match_layers(model, file):
+        for part in parts_of(layer):
+            arrays, datasets = (
+                datasets[: len(part.weights)],
+                datasets[len(part.weights) :],
+            )
+            if all(
+                getattr(array, "shape", None) in (tuple(weight.shape), None)
+                for array, weight in zip(arrays, part.weights)
+            ):
+                pairs += _read_layer(part, arrays)
+                kept.append(part)
+            else:
+                others.append(part)
+    if not kept:
+        raise ModelFileError("expected a layer of the same shape, found none.")
+    return pairs, kept, others
+
+
+def parts_of(layer: keras.Layer) -> list[keras.Layer]:
+    """The layers that have weights: those in a `Sequential`, or the layer itself."""
+    parts = layer.layers if isinstance(layer, keras.Sequential) else [layer]
+    return [part for part in parts if part.weights]
+
+
+def _read_layer(layer, datasets):
+    return [
+        (weight, _read_array(data, weight, f"{weight.name} of the layer {layer.name}"))
+        for weight, data in zip(layer.weights, datasets)
+    ]
 
 
 def _read_array(dataset, variable, what):
@@ -227,12 +269,12 @@ def _check_array(dataset, shape, kind, what):
 
 
 def _match_layers(model, file):
-    """Yields (layer name, weights, datasets) for each layer that has weights."""
+    """Yields (layer, datasets) for each layer that has weights."""
     layers = [layer for layer in model.layers if layer.weights]
     if find(file, "layers") is not None:
         folders = _keras3_folders(model.layers)
         for layer in layers:
-            yield layer.name, layer.weights, _keras3_datasets(layer, file, folders)
+            yield layer, _keras3_datasets(layer, file, folders)
         return
     group = find(file, "model_weights") or file
     names = _names(group, _LAYERS)
@@ -248,7 +290,7 @@ def _match_layers(model, file):
         part = find(group, name)
         arrays = _names(part, _WEIGHTS)
         _check_count(len(arrays), layer)
-        yield layer.name, layer.weights, [find(part, array) for array in arrays]
+        yield layer, [find(part, array) for array in arrays]
 
 
 def _check_count(found, layer):

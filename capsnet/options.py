@@ -271,6 +271,12 @@ class Training(Checked):
         Switch(),
         "draw every class as often, whatever its number of images (default: no)",
     )
+    freeze: bool = option(
+        False,
+        Switch(),
+        "leave the layers that are kept from -w FILE as they are, and train the others "
+        "only, those that its shapes do not fit (default: no)",
+    )
     train_size: int | None = option(
         None,
         Integer(1),
@@ -375,6 +381,7 @@ class Options:
         info: What this file says about itself.
         begun: The state of the run to go on with, as of `weights.read_run`.
         debug: Whether to write TensorBoard's logs.
+        show_batch: Whether to draw what the network will see.
         given: Names of the options that were said, or are those of the run.
     """
 
@@ -387,6 +394,7 @@ class Options:
     info: dict = dataclasses.field(default_factory=dict)
     begun: dict | None = None
     debug: bool = False
+    show_batch: bool = False
     given: frozenset[str] = frozenset()
 
     def to_json(self) -> dict:

@@ -10,10 +10,12 @@ import keras
 from capsnet import backend, datasets, photos
 from capsnet.backend import runs_on_cpu
 from capsnet.errors import UsageError, one_line, shorten
+from capsnet.hdf5 import parts_of
 from capsnet.memory import check_memory
 from capsnet.options import ONE_DEVICE, Devices, Options, Training
 from capsnet.recipes import pictures_batch, pictures_epochs
 from capsnet.startup import quiet_start
+from capsnet.weights import load_fitting
 
 
 def prepare_backend(training: Training) -> None:
@@ -104,6 +106,7 @@ def check_data(data: datasets.Dataset, options: Options) -> None:
     for what, expected, received in (
         ("input_shape", info.get("input_shape"), list(data.test[0].shape[1:])),
         ("class_names", info.get("class_names"), data.class_names),
+        ("several labels an image", info.get("multi_label"), data.multi_label),
     ):
         if testing and expected not in (None, received):
             raise UsageError(
@@ -162,6 +165,45 @@ def find_class(digit: str | None, class_names: list[str], flag: str = "--digit")
     if class_names[0] != "0":
         expected += f" or one of {shorten(class_names)}"
     raise UsageError(f"{flag}: expected {expected}, received {digit}")
+
+
+def start_from(path: str, model: keras.Model, freeze: bool) -> None:
+    """Gives a network that is to be trained the weights of a file that fit it.
+
+    Args:
+        path: Name of the file.
+        model: The network.
+        freeze: Whether these stay as they are.
+
+    Raises:
+        ModelFileError: If the file cannot be read, or no layer fits.
+        UsageError: If nothing is left to be trained.
+    """
+    kept, new = load_fitting(model, path)
+    if freeze and not new:
+        raise UsageError(
+            f"--freeze: expected layers that {path} does not fit, for other classes or "
+            "images, received none: nothing would be left to train"
+        )
+    names = [", ".join(layer.name for layer in part) for part in (kept, new)]
+    does = "keeps, unchanged," if freeze else "starts with"
+    print(f"{path}: {does} {names[0]}" + (f"; new: {names[1]}" if new else ""))
+    if freeze:
+        for layer in kept:
+            layer.trainable = False
+
+
+def frozen(model: keras.Model) -> list[str]:
+    """The names of the layers whose weights are not trained."""
+    parts = [part for layer in model.layers for part in parts_of(layer)]
+    return [part.name for part in parts if not part.trainable]
+
+
+def freeze(model: keras.Model, names: list[str]) -> None:
+    """Leaves the layers of these names as they are."""
+    for layer in model.layers:
+        for part in parts_of(layer):
+            part.trainable = part.name not in names
 
 
 @contextlib.contextmanager

@@ -9,6 +9,8 @@ from keras import ops
 
 from capsnet.batches import ShiftedBatches
 
+THRESHOLD = 0.5  # of a capsule's length: a longer one's class is in the image
+
 
 @dataclasses.dataclass(frozen=True)
 class Task:
@@ -75,7 +77,30 @@ def _mean(function: Callable, target: np.ndarray, output: np.ndarray) -> float:
     return float(np.mean(ops.convert_to_numpy(function(target, output))))
 
 
+def said(lengths: np.ndarray, multi_label: bool) -> np.ndarray:
+    """Which classes a network names.
+
+    Args:
+        lengths: Lengths of the class capsules, shape (n, n_class).
+        multi_label: Whether an image may be of any number of classes: all whose
+            capsules are longer than `THRESHOLD`. Else the longest capsule's is named.
+
+    Returns:
+        A bool array of the same shape.
+    """
+    if multi_label:
+        return lengths > THRESHOLD
+    return np.eye(lengths.shape[1], dtype=bool)[lengths.argmax(axis=1)]
+
+
 @keras.saving.register_keras_serializable("capsnet")
 def accuracy(y_true, y_pred):
     """Whether the largest output is that of the label, 0 or 1 for each sample."""
     return keras.metrics.categorical_accuracy(y_true, y_pred)
+
+
+@keras.saving.register_keras_serializable("capsnet")
+def exact_match(y_true, y_pred):
+    """Whether just those classes are named that an image is labelled with."""
+    right = ops.equal(y_true > 0.5, y_pred > THRESHOLD)
+    return ops.cast(ops.all(right, axis=-1), "float32")

@@ -2,12 +2,15 @@
 
 import csv
 import dataclasses
+import math
 import os
 import shutil
 import sys
 
 import keras
+import numpy as np
 
+import utils
 from capsnet import backend, callbacks, datasets, photos, run_folder
 from capsnet.augmentation import Affine
 from capsnet.batches import ShiftedBatches
@@ -15,8 +18,11 @@ from capsnet.callbacks import Record, StopOnSignal
 from capsnet.interrupts import handle_signals
 from capsnet.options import Options, Training
 from capsnet.recipes import make_schedule
+from capsnet.report import name_all
 from capsnet.task import Task
 from capsnet.weights import ModelFileError, load_run, save_model
+
+SHOWN = 50  # images of `draw_batch`
 
 
 def train(
@@ -65,7 +71,29 @@ def train(
         if pair and len(pair[0])
     }
     task.compile(model, make_optimizer(training, len(batches)))
+    if options.show_batch:
+        draw_batch(batches, data.class_names, options.folder.file("batch.png"))
     fit(model, batches, held_out, task, info, data.digest(), options)
+
+
+def draw_batch(batches: ShiftedBatches, class_names: list[str], path: str) -> None:
+    """Draws images as a network will see them, with the names of their classes.
+
+    Args:
+        batches: The training data.
+        class_names: A name for each class.
+        path: The picture to write.
+    """
+    images, labels = [], []
+    for i in range(min(len(batches), math.ceil(SHOWN / batches.batch_size))):
+        (x, y), _ = batches[i]
+        images.extend(x)
+        labels.extend(y)
+    titles = [utils.shorten(name_all(class_names, row > 0.5)) for row in labels[:SHOWN]]
+    title = f"The first images of epoch {batches.epoch + 1}, changed as the flags say"
+    with run_folder.replace_file(path) as temporary:
+        utils.plot_sheet(np.stack(images[:SHOWN]), titles, title, temporary)
+    print("Wrote", path)
 
 
 def make_affine(training: Training) -> Affine | None:

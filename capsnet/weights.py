@@ -13,7 +13,7 @@ import numpy as np
 from capsnet import hdf5, run_folder
 from capsnet.errors import UsageError, is_class_name
 from capsnet.hdf5 import ModelFileError
-from capsnet.options import Data, Integer, Number, Sizes, Training
+from capsnet.options import Data, Integer, Number, Sizes, Text, Training
 
 FORMAT_VERSION = 2
 _ATTRIBUTE = "capsnet"  # holds the version and, in version 1, the info
@@ -128,6 +128,29 @@ def load_weights(model: keras.Model, path: str) -> None:
         pairs = hdf5.read_weights(model, file)
     for weight, value in pairs:
         weight.assign(value)
+
+
+def load_fitting(
+    model: keras.Model, path: str
+) -> tuple[list[keras.Layer], list[keras.Layer]]:
+    """Reads those weights that fit into a network for other classes or images.
+
+    Args:
+        model: The train model of `capsulenet.CapsNet`.
+        path: Name of a file as of `load_weights`.
+
+    Returns:
+        The layers whose weights are now those of the file, and the others.
+
+    Raises:
+        ModelFileError: If the file cannot be read, or no layer fits.
+    """
+    with hdf5.open_file(path) as file:
+        _read_info(file)  # refuses later versions
+        pairs, kept, others = hdf5.read_fitting(model, file)
+    for weight, value in pairs:
+        weight.assign(value)
+    return kept, others
 
 
 def load_run(model: keras.Model, path: str) -> tuple[dict, list | None]:
@@ -279,12 +302,14 @@ _INFO_CHECKS = {
         and 2 <= len(v) <= 1000
         and all(isinstance(name, str) and is_class_name(name) for name in v)
     ),
+    "multi_label": lambda v: type(v) is bool,
     "routings": Training.kind_of("routings").accepts,
     "recipe": Training.kind_of("recipe").accepts,
     "dataset": Data.kind_of("dataset").accepts,
     "image_size": lambda v: v is None or _is_sizes(v, 2),
     "grayscale": Data.kind_of("grayscale").accepts,
     "split": lambda v: v is None or _is_split(v),
+    "frozen": lambda v: isinstance(v, list) and all(map(Text().accepts, v)),
     "normalization": lambda v: v is None or _is_normalization(v),
     "border_brightness": _FINITE.accepts,
     "digit_box": lambda v: v is None or _SIZE.accepts(v),
