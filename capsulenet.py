@@ -29,7 +29,7 @@ from capsnet.architecture import PAPER, Architecture
 from capsnet.batches import ShiftedBatches
 from capsnet.errors import UsageError, one_line
 from capsnet.flags import Parser
-from capsnet.options import Options, Training
+from capsnet.options import Options
 from capsnet.pictures import read_image
 from capsnet.predict import classify, predict, save_features
 from capsnet.run_folder import replace_file
@@ -347,58 +347,7 @@ def build_parser(doc: str = __doc__) -> Parser:
         doc: The script's docstring: what it does, and examples.
     """
     parser = Parser(doc, results=RESULTS)
-    group, modes = flags.add_modes(parser)
-    modes.add_argument(
-        "--predict",
-        nargs="+",
-        default=None,
-        metavar="IMG",
-        help="print the class of each picture (PNG, JPEG, BMP, GIF, WebP, TIFF) and "
-        "draw predictions.png; needs nothing but the model",
-    )
-    modes.add_argument(
-        "--export",
-        default=None,
-        metavar="DIR",
-        help="write the model as a TensorFlow SavedModel",
-    )
-    group.add_argument(
-        "-w",
-        "--weights",
-        metavar="FILE",
-        help="weights to use, or to start training from: .h5 (also of Keras 2), "
-        ".weights.h5 or .keras (default of -t, --predict and --export: "
-        "trained_model.h5 in --save_dir)",
-    )
-    group.add_argument(
-        "--digit",
-        default=None,
-        metavar="CLASS",
-        help="index or name of the class whose latent code is manipulated "
-        "(default: 5, or the last one of fewer)",
-    )
-    group.add_argument(
-        "--invert",
-        choices=("auto", "yes", "no"),
-        default="auto",
-        help="whether to exchange black and white in these pictures; auto compares a "
-        "picture's border with the training set's",
-    )
-    group.add_argument(
-        "--features",
-        default=None,
-        metavar="FILE.npz",
-        help="write the class capsules of all training and test images as well",
-    )
-    network = flags.add_network_flags(parser)
-    flags.add_options(network, Training, "normalize")
-    training_group = flags.add_training_flags(parser)
-    flags.add_options(training_group, Training, "freeze")
-    training_group.add_argument(
-        "--show_batch",
-        action="store_true",
-        help="draw batch.png before the first step: images as the network sees them",
-    )
+    flags.add_capsnet_flags(parser)
     flags.add_data_flags(parser)
     return parser
 
@@ -447,8 +396,13 @@ def train_or_test(options: Options, own: argparse.Namespace) -> None:
             and where features are written.
     """
     digit = own.digit
-    if own.features and not own.features.endswith(".npz"):
-        raise UsageError(f"--features: expected FILE.npz, received {own.features}")
+    if own.features:
+        folder, name = os.path.split(own.features)
+        if not (name.endswith(".npz") and os.path.isdir(folder or ".")):
+            raise UsageError(
+                "--features: expected FILE.npz in a folder that is there, received "
+                f"{own.features}"
+            )
     if options.data.dataset in datasets.NAMED:  # else the names come with the data
         session.find_class(digit, datasets.NAMED[options.data.dataset])
     data, options = session.load_data(options)

@@ -110,8 +110,58 @@ def add_weights_flag(group) -> None:
         "-w",
         "--weights",
         metavar="FILE",
-        help="weights to use, or to start training from (default of -t: "
-        "trained_model.h5 in --save_dir)",
+        help="weights to use, or to start training from: .h5 (also of Keras 2), "
+        ".weights.h5 or .keras (default where a model is used: trained_model.h5 in "
+        "--save_dir)",
+    )
+
+
+def add_capsnet_flags(parser: Parser) -> None:
+    """What `capsulenet.py` does with a CapsNet, its network and its training."""
+    group, modes = add_modes(parser)
+    modes.add_argument(
+        "--predict",
+        nargs="+",
+        default=None,
+        metavar="IMG",
+        help="print the class of each picture (PNG, JPEG, BMP, GIF, WebP, TIFF) and "
+        "draw predictions.png; needs nothing but the model",
+    )
+    modes.add_argument(
+        "--export",
+        default=None,
+        metavar="DIR",
+        help="write the model as a TensorFlow SavedModel",
+    )
+    add_weights_flag(group)
+    group.add_argument(
+        "--digit",
+        default=None,
+        metavar="CLASS",
+        help="index or name of the class whose latent code is manipulated "
+        "(default: 5, or the last one of fewer)",
+    )
+    group.add_argument(
+        "--invert",
+        choices=("auto", "yes", "no"),
+        default="auto",
+        help="whether to exchange black and white in these pictures; auto compares a "
+        "picture's border with the training set's",
+    )
+    group.add_argument(
+        "--features",
+        default=None,
+        metavar="FILE.npz",
+        help="after the test, write the class capsules of all training and test images",
+    )
+    network = add_network_flags(parser)
+    add_options(network, Training, "normalize")
+    training = add_training_flags(parser)
+    add_options(training, Training, "freeze")
+    training.add_argument(
+        "--show_batch",
+        action="store_true",
+        help="before the first step, draw batch.png: images as the network sees them",
     )
 
 

@@ -103,10 +103,15 @@ def check_data(data: datasets.Dataset, options: Options) -> None:
             "part was kept for the test, received others; put the test images into "
             "test/ beside train/"
         )
+    counts = {None: None, False: ["one"], True: ["any number"]}
     for what, expected, received in (
         ("input_shape", info.get("input_shape"), list(data.test[0].shape[1:])),
         ("class_names", info.get("class_names"), data.class_names),
-        ("several labels an image", info.get("multi_label"), data.multi_label),
+        (
+            "labels of an image",
+            counts[info.get("multi_label")],
+            counts[data.multi_label],
+        ),
     ):
         if testing and expected not in (None, received):
             raise UsageError(

@@ -372,7 +372,9 @@ def with_pixel(value, dtype="float64"):
 
 SHAPES = "x_train: expected images of shape (n, height, width) or (n, height, width, "
 NUMBERS = "x_train: expected whole numbers from 0, or fractions from 0 to 1, got "
-LABEL_FORMS = "y_train and y_test: expected labels that are whole numbers, names or one"
+LABEL_FORMS = (
+    "y_train and y_test: expected labels that are whole numbers, names or rows"
+)
 FAULTY_ARRAYS = {
     "no x_test": ({"x_test": None}, "cannot be read: x_test is not a file"),
     "objects": ({"y_test": np.array([2, 0, "ä"], object)}, "cannot be read: y_test: "),
@@ -480,16 +482,20 @@ FAULTY_ARRAYS = {
     "float labels": ({"y_train": LABELS / 1, "y_test": TEST_LABELS / 1}, LABEL_FORMS),
     "numbers and names": (
         {"y_test": ANIMALS[TEST_LABELS]},
-        LABEL_FORMS + "-hot rows, got int64 of shape (6,) and <U3 of shape (3,)",
+        LABEL_FORMS + " of 0 and 1, got int64 of shape (6,) and <U3 of shape (3,)",
     ),
     "numbers and one-hot": ({"y_test": np.eye(3)[TEST_LABELS]}, LABEL_FORMS),
-    "two ones in a row": (
-        {"y_train": np.tri(3)[LABELS], "y_test": np.eye(3)[TEST_LABELS]},
-        "y_train: expected one-hot rows, got other numbers",
+    "twos in rows": (
+        {"y_train": 2 * np.tri(3)[LABELS], "y_test": np.eye(3)[TEST_LABELS]},
+        "y_train: expected rows of 0 and 1, got other numbers",
+    ),
+    "the same row for all": (
+        {"y_train": np.ones((6, 3)), "y_test": np.eye(3)[TEST_LABELS]},
+        "y_train: expected rows that differ, got the same for all",
     ),
     "probabilities": (
         {"y_train": np.eye(3)[LABELS], "y_test": np.full((3, 3), 1 / 3)},
-        "y_test: expected one-hot rows",
+        "y_test: expected rows of 0 and 1, got other numbers",
     ),
     "other columns in the test": (
         {"y_train": np.eye(3)[LABELS], "y_test": np.eye(4)[TEST_LABELS]},

@@ -1,20 +1,19 @@
-"""experiments/reconstruct.py: sheets, the confusion matrix, a run on real digits."""
+"""capsnet/report.py: rates, tables and pictures of a test, and a run's files."""
 
-import contextlib
-import io
+import csv
+import math
 
 import numpy as np
 import pytest
 from conftest import assert_picture, read_rows
 from PIL import Image
+from test_command_line import main
 
-from capsnet import command_line
-from experiments import reconstruct
-
-
-def main(*arguments):
-    argv = [str(argument) for argument in arguments]
-    return command_line.main(argv, reconstruct.build_parser, reconstruct.run)
+import utils
+from capsnet import report
+from capsnet.datasets import Dataset
+from capsnet.run_folder import RunFolder
+from capsnet.task import said
 
 
 def size_of(path):
@@ -22,8 +21,60 @@ def size_of(path):
         return picture.size
 
 
+@pytest.mark.parametrize(
+    ("count", "n", "low", "high"),
+    [  # of Brown, Cai and DasGupta (2001), and statsmodels' proportion_confint
+        (0, 10, 0.0, 0.2775),
+        (5, 10, 0.2366, 0.7634),
+        (10, 10, 0.7225, 1.0),
+        (43, 10_000, 0.00319, 0.00579),
+    ],
+)
+def test_the_interval_is_wilsons(count, n, low, high):
+    assert report.interval(count, n) == pytest.approx((low, high), abs=6e-5)
+
+
+def test_the_interval_holds_the_rate_in_95_of_100_samples():
+    counts = np.random.default_rng(0).binomial(500, 0.03, 4000)
+    intervals = np.array([report.interval(count, 500) for count in counts])
+    inside = (intervals[:, 0] <= 0.03) & (intervals[:, 1] >= 0.03)
+    assert inside.mean() == pytest.approx(0.95, abs=0.02)
+
+
+def test_rates_of_classes():
+    truth = np.eye(4, dtype=bool)[[0, 0, 0, 2, 2]]
+    predicted = np.eye(4, dtype=bool)[[0, 1, 1, 2, 0]]
+    rates = report.class_rates(truth, predicted)
+    #                precision, recall, F1
+    expected = [[1 / 2, 1 / 3, 2 / 5], [0, math.nan, 0], [1, 1 / 2, 2 / 3]]
+    np.testing.assert_allclose(rates[:3], expected)
+    assert np.isnan(rates[3]).all()  # neither there nor named
+    lines = report.describe_classes(truth, predicted, ["a", "b", "c", "of no image"])
+    *_, last, means = lines.splitlines()
+    assert last.split() == ["of", "no", "image", "0", "-", "-", "-"]
+    assert means.split() == ["mean", "0.5000", "0.4167", "0.3556"]
+
+
+def test_several_classes_an_image_are_those_above_a_threshold():
+    lengths = np.array([[0.9, 0.51, 0.5], [0.4, 0.2, 0.1]])
+    several = [[True, True, False], [False, False, False]]
+    assert said(lengths, True).tolist() == several
+    one = [[True, False, False], [True, False, False]]
+    assert said(lengths, False).tolist() == one
+
+
+def test_the_worst_errors_come_first():
+    truth = np.eye(3, dtype=bool)[[0, 0, 0, 1]]
+    lengths = np.array([[0.4, 0.5, 0], [0.9, 0.1, 0], [0.1, 0.9, 0], [0.9, 0.8, 0.9]])
+    predicted = said(lengths, False)
+    worst = report.worst_errors(truth, predicted, lengths)
+    assert worst.tolist() == [2, 0, 3]  # 0.9 over 0.1, then 0.5 over 0.4, 0.9 over 0.8
+    nothing = report.worst_errors(truth, truth, lengths)
+    assert nothing.tolist() == []
+
+
 def test_confusion_has_a_row_for_each_true_class():
-    matrix = reconstruct.confusion_matrix([0, 0, 0, 2, 2], [0, 1, 1, 2, 0], 4)
+    matrix = report.confusion_matrix([0, 0, 0, 2, 2], [0, 1, 1, 2, 0], 4)
     expected = [[1, 2, 0, 0], [0, 0, 0, 0], [1, 0, 1, 0], [0, 0, 0, 0]]
     assert matrix.tolist() == expected
 
@@ -36,10 +87,10 @@ def test_confusion_of_any_number_of_classes_is_drawn(n_class, errors, tmp_path):
     truth = np.arange(10000) % n_class
     predicted = truth.copy()
     predicted[:errors] = rng.integers(0, n_class, errors)
-    matrix = reconstruct.confusion_matrix(truth, predicted, n_class)
+    matrix = report.confusion_matrix(truth, predicted, n_class)
     names = [f"a class that is called {i}, or $\\no$" for i in range(n_class)]
     path = tmp_path / "confusion.png"
-    reconstruct.plot_confusion(matrix, names, path)
+    utils.plot_confusion(matrix, names, path)
     width, height = size_of(path)
     assert 600 <= height <= width <= 2200
 
@@ -51,99 +102,87 @@ def test_sheets_are_as_wide_as_they_need(n, shape, tmp_path):
     images = np.random.default_rng(0).random((n, *shape), dtype="float32")
     path = tmp_path / "sheet.png"
     titles = ["true $\\no\nsaid automob…, 0.83"] * n
-    wrong = np.arange(n) % 2 == 0
-    reconstruct.plot_sheet(images, images, titles, wrong, "a sheet", path)
+    utils.plot_sheet(images, titles, "a sheet", path)
     width, height = size_of(path)
     assert width == 150 * min(10, max(5, n))
     rows = -(-n // 10)
-    cell = 2 * 0.88 * shape[0] / shape[1] + 0.32
+    cell = 0.88 * shape[0] / shape[1] + 0.32
     assert height == pytest.approx(150 * (rows * cell + 0.4), abs=1)
 
 
-@pytest.mark.parametrize(
-    ("n", "expected"),
-    [
-        (0, []),
-        (1, [("misclassified.png", "all 1 misclassified", 1)]),
-        (100, [("misclassified.png", "all 100 misclassified", 100)]),
-        (
-            101,
-            [
-                ("misclassified.png", "1 to 100 of 101 misclassified", 100),
-                ("misclassified-2.png", "101 to 101 of 101 misclassified", 1),
-            ],
-        ),
-    ],
-)
-def test_misclassified_images_are_divided_over_sheets(n, expected):
-    sheets = reconstruct.misclassified_sheets(np.arange(n) + 5)
-    summary = [(name, title, len(part)) for name, title, part in sheets]
-    titles = [(name, f"{title} test images", k) for name, title, k in expected]
-    assert summary == titles
-    if sheets:
-        indices = np.concatenate([part for _, _, part in sheets])
-        assert indices.tolist() == list(range(5, n + 5))
+def make_data(truth, names, **more):
+    """Test images of these labels, rows of 0 and 1."""
+    y = np.array(truth, "float32")
+    x = np.random.default_rng(0).random((len(y), 20, 20, 3), dtype="float32")
+    return Dataset((x, y), (x, y), names, "mine", **more)
 
 
-def test_there_are_at_most_ten_sheets():
-    sheets = reconstruct.misclassified_sheets(np.arange(5432))
-    assert len(sheets) == 10
-    assert sheets[-1][1] == "901 to 1000 of 5432 misclassified test images"
-
-
-@pytest.fixture(scope="module")
-def studied(trained, digits, tmp_path_factory):
-    """What a run on the small trained model wrote and printed."""
-    folder = tmp_path_factory.mktemp("studied")
-    (folder / "misclassified-9.png").write_text("of an earlier model")
-    model = ("-w", trained[0] / "trained_model.h5", "--data_dir", digits)
-    with contextlib.redirect_stdout(io.StringIO()) as output:
-        assert main(*model, "--save_dir", folder, "--count", 7) == 0
-    return folder, output.getvalue().splitlines()
-
-
-def test_a_run_says_what_it_wrote(studied):
-    folder, lines = studied
-    assert lines[0].startswith("Testing ") and lines[2].startswith("Device: ")
-    assert lines[3].startswith("Test error: ")
-    wrote = [line.removeprefix("Wrote ").split(": ")[0] for line in lines[4:]]
-    assert sorted(wrote) == sorted(map(str, folder.iterdir()))  # no older sheets
-    assert (
-        f"Wrote {folder}/reconstructions.png: the first 7 of 300 test images" in lines
+def test_files_of_several_labels_an_image(tmp_path, capsys):
+    data = make_data(
+        [[1, 1, 0], [0, 0, 0], [0, 0, 1]], ["a", "b", "c"], multi_label=True
     )
-    for path in folder.glob("*.png"):
-        assert_picture(path)
+    lengths = np.array([[0.9, 0.8, 0.1], [0.1, 0.2, 0.3], [0.7, 0, 0.9]], "float32")
+    report.write_report(data, lengths, data.test[0], RunFolder(tmp_path))
+    rows = read_rows(tmp_path / "test.csv")
+    assert [row["class"] for row in rows] == ["a; b", "none", "c"]
+    assert [row["prediction"] for row in rows] == ["a; b", "none", "a; c"]
+    assert [row["length of c"] for row in rows] == ["0.1000", "0.3000", "0.9000"]
+    out = capsys.readouterr().out
+    assert "Test error: 33.33 % (1 of 3), 95 % interval 6.15 to 79.23 %" in out
+    assert not (tmp_path / "confusion.png").exists()  # of pairs it would say nothing
+    assert_picture(tmp_path / "errors.png")
 
 
-def test_the_tables_agree_with_the_data_and_each_other(studied, trained, mnist):
-    folder, lines = studied
-    rows = read_rows(folder / "predictions.csv")
+def test_names_of_files_lead_back_to_the_images(tmp_path, capsys):
+    paths = (["x"] * 2, ["b/1.png", "a/2, or 3.png"])
+    data = make_data([[0, 1], [1, 0]], ["a", "b"], paths=paths)
+    (tmp_path / "errors.png").write_text("of an earlier model")
+    lengths = np.array([[0.2, 0.9], [0.8, 0.1]])
+    report.write_report(data, lengths, data.test[0], RunFolder(tmp_path))
+    assert "Test error: 0.00 % (0 of 2)" in capsys.readouterr().out
+    with open(tmp_path / "test.csv", newline="", encoding="utf-8") as file:
+        assert [row["image"] for row in csv.DictReader(file)] == paths[1]
+    assert not (tmp_path / "errors.png").exists()
+
+
+def test_a_test_agrees_with_the_data_and_itself(
+    trained, digits, mnist, tmp_path, capsys
+):
+    model = ("-w", trained[0] / "trained_model.h5", "--data_dir", digits)
+    features = tmp_path / "features.npz"
+    assert main("-t", *model, "--save_dir", tmp_path, "--features", features) == 0
+    out = capsys.readouterr().out
+    rows = read_rows(tmp_path / "test.csv")
     truth = mnist.test[1][:300].argmax(1)
-    assert [int(row["index"]) for row in rows] == list(range(300))
-    assert [int(row["true"]) for row in rows] == truth.tolist()
-    assert all(0 < float(row["length"]) < 1 for row in rows)
-    wrong = sum(row["true"] != row["predicted"] for row in rows)
-    assert lines[3] == f"Test error: {100 * wrong / 300:.2f} % ({wrong} of 300)"
+    assert [int(row["image"]) for row in rows] == list(range(300))
+    assert [int(row["class"]) for row in rows] == truth.tolist()
+    lengths = np.array(
+        [[float(row[f"length of {i}"]) for i in range(10)] for row in rows]
+    )
+    guesses = [int(row["prediction"]) for row in rows]
+    assert guesses == lengths.argmax(1).tolist()
+    wrong = int((np.array(guesses) != truth).sum())
+    assert f"Test error: {wrong / 3:.2f} % ({wrong} of 300), 95 % interval " in out
     log = read_rows(trained[0] / "log.csv")
     assert float(log[-1]["test_accuracy"]) == pytest.approx(1 - wrong / 300, abs=1e-6)
-    for i, row in enumerate(read_rows(folder / "confusion.csv")):
-        assert row.pop("true") == str(i)
-        assert list(row) == [f"predicted {j}" for j in range(10)]
-        said = [int(r["predicted"]) for r in rows if r["true"] == str(i)]
-        assert list(map(int, row.values())) == np.bincount(said, minlength=10).tolist()
+    for name in ("real_and_recon.png", "errors.png", "confusion.png"):
+        assert_picture(tmp_path / name)
+        assert f"Wrote {tmp_path / name}\n" in out
+
+    found = np.load(features)
+    assert found["capsules"].shape == (len(found["labels"]), 10, 16)
+    is_test = found["part"] == "test"
+    assert is_test.sum() == 300 and (found["labels"][is_test].argmax(1) == truth).all()
+    np.testing.assert_allclose(found["lengths"][is_test], lengths, atol=6e-5)
+    norms = np.linalg.norm(found["capsules"], axis=-1)
+    np.testing.assert_allclose(norms, found["lengths"], atol=1e-5)
+    assert found["paths"][is_test].tolist() == [str(i) for i in range(300)]
 
 
-def test_without_the_pretrained_model(tmp_path, capsys):
-    assert main() == 2
+@pytest.mark.parametrize("name", ["f.csv", "no/folder/f.npz"])
+def test_features_go_into_an_npz_file(trained, digits, tmp_path, capsys, name):
+    model = ("-w", trained[0] / "trained_model.h5", "--data_dir", digits)
+    assert main("-t", *model, "--save_dir", tmp_path, "--features", name) == 2
     out, err = capsys.readouterr()
-    assert out == "" and err.count("\n") == 1
-    assert "mnist_v4.h5: No such file" in err
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("count", ["0", "101", "x"])
-def test_bad_counts(count, tmp_path, capsys):
-    assert main("--count", count, "--save_dir", tmp_path / "out") == 2
-    out, err = capsys.readouterr()
-    assert out == "" and err.count("\n") == 1 and "--count: " in err
+    assert out == "" and "--features: expected FILE.npz in a folder" in err
     assert list(tmp_path.iterdir()) == []

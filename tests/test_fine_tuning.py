@@ -1,0 +1,83 @@
+"""A training that starts from a model of other classes."""
+
+import numpy as np
+import pytest
+from conftest import read_weights
+from test_command_line import main
+
+from capsnet.weights import read_info
+
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
+
+@pytest.fixture(scope="module")
+def few_classes(mnist, tmp_path_factory):
+    """An npz file of 60 digits of 3 classes."""
+    path = tmp_path_factory.mktemp("data") / "few.npz"
+    (x, y), _ = mnist
+    labels = y.argmax(1)
+    kept = np.flatnonzero(labels < 3)[:80]
+    arrays = {"x_train": x[kept[:60]], "y_train": labels[kept[:60]]}
+    arrays |= {"x_test": x[kept[60:]], "y_test": labels[kept[60:]]}
+    np.savez(path, **arrays)
+    return path
+
+
+def start(few_classes, trained, folder, *flags):
+    model = ("-w", trained[0] / "trained_model.h5", "--save_dir", folder)
+    rates = ("--recipe", "seed", "--batch_size", 30)
+    return main("--dataset", few_classes, *model, *rates, *flags)
+
+
+def test_layers_that_fit_are_kept(few_classes, trained, tmp_path, capsys):
+    assert start(few_classes, trained, tmp_path / "run", "--epochs", 1) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == (
+        f"{trained[0] / 'trained_model.h5'}: starts with conv1, primarycaps, "
+        "decoder_2, decoder_out; new: digitcaps, decoder_1"
+    )
+    before = read_weights(trained[0] / "trained_model.h5")
+    after = read_weights(tmp_path / "run" / "trained_model.h5")
+    distance = np.abs(after["conv1/conv1/0/kernel"] - before["conv1/conv1/0/kernel"])
+    assert 0 < distance.max() < 0.01  # two steps of 0.001 from there
+
+
+def test_kept_layers_can_be_frozen(few_classes, trained, tmp_path, capsys):
+    folder = tmp_path / "run"
+    assert start(few_classes, trained, folder, "--epochs", 1, "--freeze") == 0
+    assert ": keeps, unchanged, conv1, primarycaps, " in capsys.readouterr().out
+    first = read_weights(folder / "trained_model.h5")
+    frozen = ["conv1", "primarycaps", "decoder_2", "decoder_out"]
+    assert read_info(folder / "trained_model.h5")["frozen"] == frozen
+    # The run knows what is frozen, whatever became of the file.
+    resume = ("--resume", "--save_dir", folder, "--epochs", 2)
+    assert main(*resume) == 0
+    second = read_weights(folder / "trained_model.h5")
+    before = read_weights(trained[0] / "trained_model.h5")
+    for name, weight in before.items():
+        inner = name.split("/")[-2:]
+        kept = name.startswith(("conv1", "primarycaps")) or (
+            name.startswith("decoder") and int(inner[0]) > 1
+        )
+        if kept:
+            assert first[name].tobytes() == weight.tobytes() == second[name].tobytes()
+        else:
+            assert (first[name] != second[name]).any(), name
+
+
+def test_all_layers_of_the_same_classes_fit(trained, digits, tmp_path, capsys):
+    model = ("-w", trained[0] / "trained_model.h5", "--data_dir", digits)
+    flags = ("--train_size", 30, "--epochs", 1, "--save_dir", tmp_path / "run")
+    assert main(*model, *flags, "--freeze") == 2
+    out, err = capsys.readouterr()
+    assert "nothing would be left to train" in err and err.count("\n") == 1
+    assert main(*model, *flags) == 0
+    line = capsys.readouterr().out.splitlines()[0]
+    assert line.endswith("decoder_1, decoder_2, decoder_out")
+
+
+def test_freezing_needs_a_file(digits, tmp_path, capsys):
+    assert main("--freeze", "--data_dir", digits, "--save_dir", tmp_path / "run") == 2
+    assert "--freeze: expected a training that starts from -w FILE" in (
+        capsys.readouterr().err
+    )
