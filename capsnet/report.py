@@ -100,8 +100,10 @@ def write_report(
             f"said {utils.shorten(guesses[i], 12)}, {lengths[i].max():.2f}"
             for i in worst
         ]
+        total = wrong.sum()
+        which = f"{len(worst)} of {total}" if total > len(worst) else f"All {total}"
         title = (
-            f"{len(worst)} of {wrong.sum()} errors, the clearest first\n"
+            f"{which} errors, the clearest first\n"
             "over their reconstructions, with the length of the longest capsule"
         )
         pairs = np.concatenate([x[worst], reconstructions[worst]], axis=1)

@@ -248,7 +248,7 @@ def test_data_dir_with_a_data_set_in_the_form_of_mnist(tmp_path):
     ("labels", "complaint"),
     [
         (5 * LABELS, "y_train: expected labels 0 to 9, got 10"),
-        (np.eye(11)[LABELS], "y_train: expected labels 0 to 9, got 10"),
+        (np.eye(11)[LABELS], "y_train: expected 10 columns, got 11"),
         (
             np.array(["7", "8", "9"])[LABELS],
             "y_train: expected labels 0 to 9, got names",

@@ -47,7 +47,6 @@ SHORTER = {
     "--train_size 20000": f"--train_size 20 {FEW}",
     "capsulenet.py": f"--epochs 1 {FEW}",
     "capsulenet_multi_gpu.py": f"--epochs 1 {FEW}",
-    "experiments.reconstruct": "--data_dir DIGITS",
     "--attack iterative": "--data_dir DIGITS --count 5 --steps 2 --epsilons 0 0.1",
     "--attack fgsm": "--data_dir DIGITS --count 5 --epsilons 0 0.1",
     "experiments.adversarial": "--data_dir DIGITS --max_steps 1",
