@@ -27,11 +27,12 @@ import utils
 from capsnet import command_line, datasets, flags, photos, report, session, training
 from capsnet.architecture import PAPER, Architecture
 from capsnet.batches import ShiftedBatches
+from capsnet.classify import classify, save_features
 from capsnet.errors import UsageError, one_line
 from capsnet.flags import Parser
 from capsnet.options import Options
 from capsnet.pictures import read_image
-from capsnet.predict import classify, predict, save_features
+from capsnet.predict import predict
 from capsnet.run_folder import replace_file
 from capsnet.task import THRESHOLD, Task, accuracy, exact_match
 from capsnet.weights import ModelFileError, check_export, export_model, load_weights
@@ -290,15 +291,16 @@ def test(model: keras.Model, data: datasets.Dataset, options: Options) -> float:
         The accuracy; of several labels an image, the part that is named without fault.
     """
     x, y = data.test
-    batch_size = options.training.batch_size
-    lengths, reconstructions = predict(model, [x], batch_size, options.devices)
+    how = options.training.batch_size, options.devices
     weight = options.training.reconstruction_weight(x.shape[1:])
     aim = task(weight, multi_label=data.multi_label)
-    result = aim.evaluate([lengths, reconstructions], [y, x])
+    result, lengths = aim.evaluate(model, [x], [y, x], *how)
     print(f"Test acc: {result['accuracy']:.4f}")
     print(f"Margin loss: {result['margin_loss']:.5f}")
     print(f"Reconstruction loss: {result['reconstruction_loss']:.5f}")
-    report.write_report(data, lengths, reconstructions, options.folder)
+    report.write_report(
+        data, lengths, lambda images: predict(model, [images], *how)[1], options.folder
+    )
     return result["accuracy"]
 
 

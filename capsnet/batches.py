@@ -57,7 +57,8 @@ class ShiftedBatches(keras.utils.PyDataset):
     In a loop of your own, `on_epoch_end` goes to the next epoch.
 
     Args:
-        x: Images, float32 of shape `(n, height, width, channels)`.
+        x: Images, floating point of shape `(n, height, width, channels)`, in memory or
+            mapped from a file.
         y: One-hot labels, float32 of shape `(n, n_class)`.
         batch_size: Samples in a batch.
         shift_fraction: Largest shift as a part of the side, rounded down to whole
@@ -104,7 +105,7 @@ class ShiftedBatches(keras.utils.PyDataset):
             )
         if not 0 <= shift_fraction < 1:
             raise DataError(f"shift_fraction: expected [0, 1), got {shift_fraction}")
-        self.x = np.asarray(x, "float32")
+        self.x = x
         self.y = np.asarray(y, "float32")
         self.batch_size = batch_size
         self.largest_shift = [int(shift_fraction * side) for side in x.shape[1:3]]
@@ -154,7 +155,8 @@ class ShiftedBatches(keras.utils.PyDataset):
         start = index * self.batch_size + self.shard * size
         batch = slice(start, start + size)
         change = shift if self.affine is None else transform
-        x = change(self.x[order[batch]], offsets[batch], self.fill)
+        x = np.asarray(self.x[order[batch]], "float32")
+        x = change(x, offsets[batch], self.fill)
         y = self.y[order[batch]]
         # Copies: TensorFlow makes a tensor of each without copying, and may overwrite
         # one that it thinks no other operation needs.

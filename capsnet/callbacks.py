@@ -15,7 +15,6 @@ from capsnet import run_folder
 from capsnet.batches import ShiftedBatches
 from capsnet.interrupts import Interrupted
 from capsnet.options import Options
-from capsnet.predict import predict
 from capsnet.run_folder import RunFolder
 from capsnet.task import Task
 from capsnet.weights import save_run
@@ -138,8 +137,9 @@ class Evaluate(keras.callbacks.Callback):
         batch_size = self.options.training.batch_size
         for name, (inputs, expected) in self.held_out.items():
             with averaged(self.model):
-                outputs = predict(self.model, inputs, batch_size, self.options.devices)
-            found = self.task.evaluate(outputs, expected)
+                found, outputs = self.task.evaluate(
+                    self.model, inputs, expected, batch_size, self.options.devices
+                )
             row.update({f"{name}_{column}": value for column, value in found.items()})
         for name, value in row.items():
             if not math.isfinite(value):
@@ -149,7 +149,7 @@ class Evaluate(keras.callbacks.Callback):
         row = {k: float(f"{v:.7g}") if k != "epoch" else v for k, v in row.items()}
         self.record.rows.append(row)
         several = (expected[0] != expected[0][0]).any()
-        self.record.stuck = several and all_alike(outputs[0])
+        self.record.stuck = several and all_alike(outputs)
 
 
 class KeepBest(keras.callbacks.Callback):

@@ -6,11 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from capsnet import array_files, mnist, pictures
+from capsnet import array_files, decoded, mnist, photos, pictures
 from capsnet.arrays import DARK, convert, mix
 from capsnet.batches import Pair
 from capsnet.errors import DataError, warn
-from capsnet.memory import check_memory
 
 # What `load_dataset` knows by name, and the names of the classes.
 NAMED = {
@@ -33,7 +32,8 @@ class Dataset:
     """Images and labels; unpacks to `train, test`.
 
     Attributes:
-        train: Images, float32 in [0, 1] of shape `(n, height, width, channels)`, and
+        train: Images in [0, 1] of shape `(n, height, width, channels)`, float32 or, of
+            a folder that memory is too small for, float16 in a file; and
             labels, one-hot float32 of shape `(n, n_class)`, or multi-hot ones.
         test: The same.
         class_names: A name for each class.
@@ -157,14 +157,14 @@ def _load_pictures(
     height, width, channels = _common_shape(
         [p for part in labelled for p, _ in part], image_size, grayscale
     )
-    n = sum(map(len, labelled))
-    check_memory(4 * n * height * width * channels, f"{n} images")
     if split is not None:  # now that they are known to be pictures
         split |= _digests(folder, [path for paths in files.values() for path in paths])
-    train, test = (
-        _read_pictures(part, len(names), (height, width, channels)) for part in labelled
-    )
-    brightest = max(train[0].max(), test[0].max())
+    listed, labels = zip(*[pair for part in labelled for pair in part])
+    x = decoded.read_pictures(listed, (height, width, channels))
+    y = np.eye(len(names), dtype="float32")[list(labels)]
+    n = len(labelled[0])
+    train, test = (x[:n], y[:n]), (x[n:], y[n:])
+    brightest = max(part[: photos.SAMPLE].max() for part, _ in (train, test))
     if brightest <= DARK:
         warn(
             f"{name}: almost black: the brightest pixel is {brightest:.2g}, "
@@ -223,17 +223,6 @@ def _common_shape(
                 f"{path} of {shape[0]} x {shape[1]}"
             )
     return (*shapes[0][:2], channels)
-
-
-def _read_pictures(
-    labelled: list[tuple[Path, int]], n_class: int, shape: tuple[int, int, int]
-) -> Pair:
-    height, width, channels = shape
-    x = np.empty((len(labelled), *shape), "float32")
-    for i, (path, _) in enumerate(labelled):
-        x[i] = pictures.fit_image(pictures.read_image(path, channels), height, width)
-    labels = [label for _, label in labelled]
-    return x, np.eye(n_class, dtype="float32")[labels]
 
 
 # Arrays to arrays.

@@ -19,6 +19,7 @@ import numpy as np
 
 from capsnet.array_files import IDX_FILES, Arrays, read_npz, reason
 from capsnet.errors import DataError
+from capsnet.run_folder import cache_folder
 
 SIDE = 28
 N_CLASS = 10
@@ -53,9 +54,8 @@ def load_mnist() -> Arrays:
     Raises:
         DataError: If every source failed.
     """
-    home = os.environ.get("CAPSNET_CACHE") or "~/.cache/capsnet"
     keras_home = os.environ.get("KERAS_HOME") or "~/.keras"
-    cache = Path(os.path.expanduser(home), "mnist.npz")
+    cache = cache_folder() / "mnist.npz"
     keras_cache = Path(os.path.expanduser(keras_home), "datasets", "mnist.npz")
     caches = {
         "our cache": partial(read_npz, cache),

@@ -8,6 +8,7 @@ from PIL import Image, ImageFilter
 from capsnet.pictures import fit_image, resize
 
 ALIKE = 0.05  # the difference of two shades of one background
+SAMPLE = 2000  # images that say what all are like
 
 
 def border_brightness(images: np.ndarray) -> float:
@@ -16,7 +17,7 @@ def border_brightness(images: np.ndarray) -> float:
     Args:
         images: Array of shape `(n, height, width, channels)`.
     """
-    return float(images[:, _border(*images.shape[1:3])].mean(dtype="float64"))
+    return float(_outermost(images).mean(dtype="float64"))
 
 
 def border_colour(images: np.ndarray) -> np.ndarray:
@@ -25,7 +26,7 @@ def border_colour(images: np.ndarray) -> np.ndarray:
     Args:
         images: Array of shape `(n, height, width, channels)`.
     """
-    return np.median(images[:, _border(*images.shape[1:3])], axis=(0, 1))
+    return np.median(_outermost(images), axis=(0, 1))
 
 
 def normalization_of(images: np.ndarray) -> dict[str, list[float]]:
@@ -39,17 +40,23 @@ def normalization_of(images: np.ndarray) -> dict[str, list[float]]:
     Args:
         images: Array of shape `(n, height, width, channels)`.
     """
+    images = np.asarray(images[:SAMPLE], "float32")
     n_pixels = images[..., 0].size
     mean = average = images.mean(axis=(0, 1, 2), dtype="float64")
     background = border_colour(images)
-    outermost = images[:, _border(*images.shape[1:3])]
-    if np.mean(np.abs(outermost - background).max(axis=-1) < ALIKE) > 0.5:
+    if np.mean(np.abs(_outermost(images) - background).max(axis=-1) < ALIKE) > 0.5:
         mean = background.astype("float64")
     # without a copy of all images, which may fill the memory
     squares = np.einsum("nhwc,nhwc->c", images, images, dtype="float64")
     variance = squares / n_pixels - 2 * mean * average + mean**2
     variance = float(np.mean(variance))
     return {"mean": mean.tolist(), "variance": [max(variance, 1e-4)] * len(mean)}
+
+
+def _outermost(images: np.ndarray) -> np.ndarray:
+    """The outermost pixels of the first images: (images, pixels, channels)."""
+    part = np.asarray(images[:SAMPLE], "float32")
+    return part[:, _border(*images.shape[1:3])]
 
 
 def _border(height: int, width: int) -> np.ndarray:

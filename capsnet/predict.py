@@ -1,19 +1,14 @@
-"""What a trained model says: of arrays, and of pictures that it has never seen."""
+"""The outputs of a model for arrays of any length, on any number of devices."""
 
 import math
-import os
+from collections.abc import Iterator
 
 import keras
 import numpy as np
 
-import utils
-from capsnet import photos
-from capsnet.datasets import Dataset
-from capsnet.options import ONE_DEVICE, Devices, Options
-from capsnet.run_folder import replace_file
-from capsnet.task import THRESHOLD, said
+from capsnet.options import ONE_DEVICE, Devices
 
-MAX_ROWS = 20  # of predictions.png
+PART = 2**28  # bytes of images in memory at a time, of arrays that are files
 
 
 def predict(
@@ -22,7 +17,22 @@ def predict(
     batch_size: int = 100,
     devices: Devices = ONE_DEVICE,
 ) -> list[np.ndarray]:
-    """The model's outputs for all samples, computed in batches of one size.
+    """The model's outputs for all samples: what `predict_parts` yields, in one.
+
+    Returns:
+        An array for each output.
+    """
+    parts = [part for _, part in predict_parts(model, inputs, batch_size, devices)]
+    return [np.concatenate(arrays) for arrays in zip(*parts)]
+
+
+def predict_parts(
+    model: keras.Model,
+    inputs: list,
+    batch_size: int = 100,
+    devices: Devices = ONE_DEVICE,
+) -> Iterator[tuple[slice, list[np.ndarray]]]:
+    """Computes the model's outputs in batches of one size, part by part.
 
     The last batch is filled up, and what was filled in is cut off: each step has the
     same shape, which several devices share evenly. Each host computes its part of a
@@ -30,13 +40,23 @@ def predict(
 
     Args:
         model: Any model.
-        inputs: An array for each of its inputs, with as many samples.
+        inputs: An array for each of its inputs, with as many samples; of any floating
+            point type, in memory or mapped from a file.
         batch_size: Samples in a step of all devices together.
         devices: What computes.
 
-    Returns:
-        An array for each output.
+    Yields:
+        Which samples, and an array for each output.
     """
+    bytes_each = 4 * sum(math.prod(a.shape[1:]) for a in inputs)
+    size = max(1, PART // (bytes_each * batch_size)) * batch_size
+    for start in range(0, len(inputs[0]), size):
+        part = slice(start, start + size)
+        arrays = [np.asarray(a[part], "float32") for a in inputs]
+        yield part, _predict(model, arrays, batch_size, devices)
+
+
+def _predict(model, inputs, batch_size, devices):
     n = len(inputs[0])
     per_device = min(batch_size // devices.count, math.ceil(n / devices.count))
     batch_size = per_device * devices.count
@@ -49,85 +69,3 @@ def predict(
     inputs = parts if len(parts) > 1 else parts[0]
     outputs = model.predict(inputs, batch_size=host_size, verbose=0)
     return [a[:n] for a in (outputs if isinstance(outputs, list) else [outputs])]
-
-
-def classify(
-    model: keras.Model,
-    paths: list[str],
-    pictures: list[np.ndarray],
-    info: dict,
-    invert: str,
-    options: Options,
-) -> None:
-    """Prints the class of each picture and draws `predictions.png`.
-
-    Args:
-        model: The eval model of `capsulenet.CapsNet`.
-        paths: Names of the pictures.
-        pictures: Arrays of `pictures.read_image`, of any sizes.
-        info: What the model file says about itself.
-        invert: "yes", "no" or "auto"; see `photos.prepare_picture`.
-        options: Batch size, devices, and where `predictions.png` goes.
-    """
-    prepared = [photos.prepare_picture(picture, info, invert) for picture in pictures]
-    inputs = np.stack([image for image, _ in prepared])
-    batch_size = options.training.batch_size
-    lengths, reconstructions = predict(model, [inputs], batch_size, options.devices)
-    names, titles = info["class_names"], []
-    named = said(lengths, info.get("multi_label", False))
-    for path, (_, done), values, is_named in zip(paths, prepared, lengths, named):
-        order = np.argsort(-values, kind="stable")
-        best, others = order[is_named[order]], order[~is_named[order]]
-        title = ", ".join(f"{names[i]} ({values[i]:.2f})" for i in best) or "no class"
-        titles.append((os.path.basename(path), title))
-        parts = [f"{names[i]}, length {values[i]:.3f}" for i in best]
-        parts = parts or [f"no class of length {THRESHOLD} or more"]
-        parts += [f"then {names[i]}, {values[i]:.3f}" for i in others[:1]]
-        note = f"; {done}" if done else ""
-        print(f"{path}: {', '.join(parts)}{note}")
-    path = options.folder.file("predictions.png")
-    columns = (pictures, inputs, reconstructions, lengths, named, titles)
-    shown = [column[:MAX_ROWS] for column in columns]
-    with replace_file(path) as temporary:
-        utils.plot_predictions(*shown, names, temporary)
-    more = f", the first {MAX_ROWS} pictures" if len(pictures) > MAX_ROWS else ""
-    print(f"Wrote {path}{more}")
-
-
-def save_features(
-    model: keras.Model, data: Dataset, path: str, options: Options
-) -> None:
-    """Writes the class capsules of all images of a data set, as an npz file.
-
-    A row each for the training images, then the test images: `capsules` (n, n_class,
-    16), `lengths` (n, n_class), `labels` (n, n_class), `paths` (the number of the image
-    where there are no files) and `part`, "train" or "test"; and `class_names`.
-
-    Args:
-        model: The eval model of `capsulenet.CapsNet`.
-        data: The images.
-        path: Name of the file.
-        options: Batch size and devices.
-    """
-    outputs = [model.get_layer("digitcaps").output, model.outputs[0]]
-    features = keras.Model(model.inputs, outputs)
-    found = [
-        predict(features, [x], options.training.batch_size, options.devices)
-        for x, _ in data
-    ]
-    capsules, lengths = (np.concatenate(arrays) for arrays in zip(*found))
-    sizes = [len(y) for _, y in data]
-    paths = data.paths or [[str(i) for i in range(n)] for n in sizes]
-    with replace_file(path) as temporary:
-        np.savez(
-            temporary,
-            capsules=capsules,
-            lengths=lengths,
-            labels=np.concatenate([y for _, y in data]),
-            paths=np.concatenate(paths),
-            part=np.repeat(["train", "test"], sizes),
-            class_names=data.class_names,
-        )
-    print(
-        f"Wrote {path}: the capsules of {sizes[0]} training and {sizes[1]} test images"
-    )

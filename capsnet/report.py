@@ -3,6 +3,7 @@
 import contextlib
 import math
 import os
+from collections.abc import Callable
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from capsnet.run_folder import RunFolder, replace_file, write_csv
 from capsnet.task import said
 
 FILES = ("test.csv", "real_and_recon.png", "errors.png", "confusion.png")
-WORST = 50  # errors on a sheet
+FIRST, WORST = 50, 50  # images on a sheet
 
 
 def interval(count: int, n: int, z: float = 1.96) -> tuple[float, float]:
@@ -63,14 +64,17 @@ def confusion_matrix(truth, predicted, n_class: int) -> np.ndarray:
 
 
 def write_report(
-    data: Dataset, lengths: np.ndarray, reconstructions: np.ndarray, folder: RunFolder
+    data: Dataset,
+    lengths: np.ndarray,
+    reconstruct: Callable[[np.ndarray], np.ndarray],
+    folder: RunFolder,
 ) -> None:
     """Prints the rates on the test images and writes `FILES`.
 
     Args:
         data: Of which the test images are taken.
         lengths: Lengths of their class capsules, shape (n, n_class).
-        reconstructions: What was decoded of each.
+        reconstruct: What draws images from their capsules.
         folder: Where to write.
     """
     x, y = data.test
@@ -86,14 +90,13 @@ def write_report(
     known = [name_all(names, row) for row in truth]
     guesses = [name_all(names, row) for row in predicted]
     _write_rows(data, known, guesses, lengths, folder)
-    _write(
-        folder,
-        "real_and_recon.png",
-        utils.plot_reconstructions,
-        x[:50],
-        reconstructions[:50],
-    )
+    first = np.arange(min(FIRST, len(x)))
     worst = worst_errors(truth, predicted, lengths)[:WORST]
+    images = np.asarray(x[np.concatenate([first, worst])], "float32")
+    drawn = reconstruct(images)
+    n = len(first)
+    pair = images[:n], drawn[:n]
+    _write(folder, "real_and_recon.png", utils.plot_reconstructions, *pair)
     if len(worst):
         titles = [
             f"true {utils.shorten(known[i], 12)}\n"
@@ -106,7 +109,7 @@ def write_report(
             f"{which} errors, the clearest first\n"
             "over their reconstructions, with the length of the longest capsule"
         )
-        pairs = np.concatenate([x[worst], reconstructions[worst]], axis=1)
+        pairs = np.concatenate([images[n:], drawn[n:]], axis=1)
         _write(folder, "errors.png", utils.plot_sheet, pairs, titles, title)
     else:  # those of an earlier model would mislead
         with contextlib.suppress(FileNotFoundError):

@@ -5,6 +5,7 @@ import csv
 import glob
 import os
 import tempfile
+from pathlib import Path
 
 from capsnet.errors import UsageError
 
@@ -103,6 +104,15 @@ class RunFolder:
     def _remove(self, pattern: str) -> None:
         for path in glob.glob(os.path.join(glob.escape(self.path), pattern)):
             os.remove(path)
+
+
+def cache_folder() -> Path:
+    """Where what was downloaded or decoded is kept for all runs.
+
+    That is `~/.cache/capsnet`, or what the environment's `CAPSNET_CACHE` names.
+    """
+    home = os.environ.get("CAPSNET_CACHE") or "~/.cache/capsnet"
+    return Path(os.path.expanduser(home))
 
 
 @contextlib.contextmanager

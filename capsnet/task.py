@@ -8,6 +8,8 @@ import numpy as np
 from keras import ops
 
 from capsnet.batches import ShiftedBatches
+from capsnet.options import ONE_DEVICE, Devices
+from capsnet.predict import predict_parts
 
 THRESHOLD = 0.5  # of a capsule's length: a longer one's class is in the image
 
@@ -55,26 +57,50 @@ class Task:
             **{f"{names[0]}_{name}": key for name, key in metrics.items()},
         }
 
-    def evaluate(self, outputs: list, targets: list) -> dict[str, float]:
-        """The columns of the log for all samples of a set."""
-        losses = {
-            name: _mean(loss, target, output)
-            for (name, loss), target, output in zip(
-                self.losses.items(), targets, outputs
-            )
-        }
-        total = sum(w * loss for w, loss in zip(self.loss_weights, losses.values()))
-        if len(losses) == 1:
-            losses = {}
-        measures = {
-            name: _mean(metric, targets[0], outputs[0])
-            for name, metric in self.metrics.items()
-        }
-        return {"loss": total, **losses, **measures}
+    def evaluate(
+        self,
+        model: keras.Model,
+        inputs: list,
+        targets: list,
+        batch_size: int = 100,
+        devices: Devices = ONE_DEVICE,
+    ) -> tuple[dict[str, float], np.ndarray]:
+        """Measures a model on a set of any size.
 
+        Args:
+            model, inputs, batch_size, devices: As of `predict.predict_parts`.
+            targets: What to compare its outputs with.
 
-def _mean(function: Callable, target: np.ndarray, output: np.ndarray) -> float:
-    return float(np.mean(ops.convert_to_numpy(function(target, output))))
+        Returns:
+            The columns of the log, and the first output for all samples.
+        """
+        measured, first = [], []
+        for part, outputs in predict_parts(model, inputs, batch_size, devices):
+            expected = [np.asarray(target[part], "float32") for target in targets]
+            measured.append(self.measure(outputs, expected))
+            first.append(outputs[0])
+        return self.average(measured), np.concatenate(first)
+
+    def measure(self, outputs: list, targets: list) -> dict[str, np.ndarray]:
+        """The losses and metrics of each sample."""
+        functions = zip(self.losses.items(), targets, outputs)
+        values = {
+            name: loss(target, output) for (name, loss), target, output in functions
+        }
+        for name, metric in self.metrics.items():
+            values[name] = metric(targets[0], outputs[0])
+        return {name: ops.convert_to_numpy(value) for name, value in values.items()}
+
+    def average(self, measured: list[dict[str, np.ndarray]]) -> dict[str, float]:
+        """The columns of the log, of what `measure` says of all parts of a set."""
+        means = {
+            name: float(np.mean(np.concatenate([part[name] for part in measured])))
+            for name in measured[0]
+        }
+        total = sum(w * means[name] for w, name in zip(self.loss_weights, self.losses))
+        if len(self.losses) == 1:
+            del means[next(iter(self.losses))]
+        return {"loss": total, **means}
 
 
 def said(lengths: np.ndarray, multi_label: bool) -> np.ndarray:

@@ -26,7 +26,6 @@ from capsnet import command_line, datasets, flags, session, training
 from capsnet.batches import ShiftedBatches
 from capsnet.flags import Parser
 from capsnet.options import Options
-from capsnet.predict import predict
 from capsnet.task import Task, accuracy
 from capsnet.weights import load_weights
 from capsulelayers import FastConv2D
@@ -121,8 +120,7 @@ def run(options: Options, own: argparse.Namespace) -> None:
         if options.mode == "train":
             train(model, data, options)
         batch_size = options.training.batch_size
-        outputs = predict(model, [x], batch_size, options.devices)
-        result = TASK.evaluate(outputs, [y])
+        result, _ = TASK.evaluate(model, [x], [y], batch_size, options.devices)
         print(f"Test error: {100 * (1 - result['accuracy']):.2f} %")
 
 

@@ -223,10 +223,11 @@ def test(
     results = []
     for repetition in range(pairs):
         inputs, targets = make_test(task.batches, *data.test, repetition)
-        outputs = predict(model, inputs, options.training.batch_size, options.devices)
-        results.append(task.evaluate(outputs, targets))
+        how = options.training.batch_size, options.devices
+        result, outputs = task.evaluate(model, inputs, targets, *how)
+        results.append(result)
         if repetition == 0:
-            first = outputs[0]
+            first = outputs
     n = pairs * len(data.test[0])
     both, one = (np.mean([r[k] for r in results]) for k in ("accuracy", "one_right"))
     print(f"Test error: {100 * (1 - both):.2f} % of {n} pairs")

@@ -52,7 +52,7 @@ def test_losses_are_those_of_keras():
     rng = np.random.default_rng(0)
     probabilities = rng.dirichlet(np.ones(5), 8)
     y = np.eye(5)[rng.integers(5, size=8)]
-    result = baseline.TASK.evaluate([probabilities], [y])
+    result = baseline.TASK.average([baseline.TASK.measure([probabilities], [y])])
     loss = keras.losses.CategoricalCrossentropy()(y, probabilities)
     assert result["loss"] == pytest.approx(float(loss), rel=1e-5)
     assert result["accuracy"] == np.mean(probabilities.argmax(1) == y.argmax(1))

@@ -35,7 +35,6 @@ from capsnet import backend, callbacks, command_line, datasets, errors, memory, 
 from capsnet.architecture import PAPER
 from capsnet.batches import ShiftedBatches
 from capsnet.options import Data, Devices, Options, Training
-from capsnet.predict import predict
 from capsnet.run_folder import RunFolder
 from capsnet.task import Task
 from capsnet.weights import ModelFileError, load_weights, read_info, read_run
@@ -156,8 +155,9 @@ def test_the_seed_sets_the_first_weights_and_the_shifts(digits, tmp_path):
         model = capsulenet.CapsNet((28, 28, 1), 10)[0]
         (x, y), _ = datasets.load_dataset(data_dir=digits)
         x, y = ShiftedBatches(x[:30], y[:30], 30, 0.1, seed)[0][0]
-        outputs = predict(model, [x, y], batch_size=30)
-        loss = capsulenet.task(0.392).evaluate(outputs, [y, x])["reconstruction_loss"]
+        task = capsulenet.task(0.392)
+        found, _ = task.evaluate(model, [x, y], [y, x], batch_size=30)
+        loss = found["reconstruction_loss"]
         before = model.get_weights()
         load_weights(model, tmp_path / "trained_model.h5")
         pairs = zip(before, model.get_weights())

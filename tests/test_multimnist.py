@@ -220,14 +220,14 @@ def test_losses_of_both_networks():
     alone = np.stack([np.full((1, 3, 3, 1), 0.2), np.full((1, 3, 3, 1), 0.4)], axis=1)
     settings = Training(lam_recon=0.5, routings=1)
     _, _, task = multimnist.make_network((17, 17, 1), N_CLASS, settings)
-    result = task.evaluate([lengths, decoded], [LABELS, alone])
+    result = task.average([task.measure([lengths, decoded], [LABELS, alone])])
     assert result["margin_loss"] == pytest.approx(0.4**2 + 0.5 * 0.3**2)
     assert result["reconstruction_loss"] == pytest.approx((0.04 + 0.16) / 2)
     expected = result["margin_loss"] + 0.5 * 0.04 + 0.5 * 0.16  # each digit's own
     assert result["loss"] == pytest.approx(expected)
     settings = Training(network="baseline")
     _, _, task = multimnist.make_network((17, 17, 1), N_CLASS, settings)
-    result = task.evaluate([lengths], [LABELS])
+    result = task.average([task.measure([lengths], [LABELS])])
     expected = -np.mean(np.log([0.9, 0.5, 1 - 0.1, 1 - 0.4]))
     assert result["loss"] == pytest.approx(expected, rel=1e-6)
 

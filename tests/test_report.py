@@ -122,7 +122,7 @@ def test_files_of_several_labels_an_image(tmp_path, capsys):
         [[1, 1, 0], [0, 0, 0], [0, 0, 1]], ["a", "b", "c"], multi_label=True
     )
     lengths = np.array([[0.9, 0.8, 0.1], [0.1, 0.2, 0.3], [0.7, 0, 0.9]], "float32")
-    report.write_report(data, lengths, data.test[0], RunFolder(tmp_path))
+    report.write_report(data, lengths, lambda x: x, RunFolder(tmp_path))
     rows = read_rows(tmp_path / "test.csv")
     assert [row["class"] for row in rows] == ["a; b", "none", "c"]
     assert [row["prediction"] for row in rows] == ["a; b", "none", "a; c"]
@@ -138,7 +138,7 @@ def test_names_of_files_lead_back_to_the_images(tmp_path, capsys):
     data = make_data([[0, 1], [1, 0]], ["a", "b"], paths=paths)
     (tmp_path / "errors.png").write_text("of an earlier model")
     lengths = np.array([[0.2, 0.9], [0.8, 0.1]])
-    report.write_report(data, lengths, data.test[0], RunFolder(tmp_path))
+    report.write_report(data, lengths, lambda x: x, RunFolder(tmp_path))
     assert "Test error: 0.00 % (0 of 2)" in capsys.readouterr().out
     with open(tmp_path / "test.csv", newline="", encoding="utf-8") as file:
         assert [row["image"] for row in csv.DictReader(file)] == paths[1]
