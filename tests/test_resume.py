@@ -35,7 +35,7 @@ from conftest import (
 )
 
 import capsulenet
-from capsnet import callbacks, datasets, run_folder, session, training
+from capsnet import callbacks, datasets, report, run_folder, session, training
 from capsnet.callbacks import Evaluate, KeepBest, SaveState, StopOnNaN, WriteLog
 from capsnet.run_folder import RunFolder
 from capsnet.weights import load_weights, read_run
@@ -45,7 +45,8 @@ SCRIPT = ROOT / "capsulenet.py"
 # first is the best one, and whatever differs by a bit soon differs by much.
 OPTIONS = ["--batch_size", 10, "--validation_size", 20, "--lr_decay", 30]
 SMALL = ["--image_size", 17, 17]  # where it does not matter what is learned
-PICTURES = ("manipulate-5.png", "real_and_recon.png")  # are drawn after a training
+PICTURES = ("manipulate-5.png", *report.FILES[1:])  # are drawn after a training
+RESULTS = (*PICTURES, "test.csv")
 REWRITTEN = (".lock", "log.csv", "log.png")  # whenever a run goes on
 PATIENCE = 300  # seconds, for a machine that is very busy
 
@@ -206,7 +207,7 @@ def test_a_run_goes_on_after_kills(finished, two_epochs, tmp_path, capsys):
 
     assert main(*more) == 0
     assert_same_run(finished, two_epochs)
-    assert {*os.listdir(finished)} == {*os.listdir(two_epochs), *PICTURES}
+    assert {*os.listdir(finished)} == {*os.listdir(two_epochs), *RESULTS}
     log = (finished / "log.png", two_epochs / "log.png")
     assert log[0].read_bytes() == log[1].read_bytes()
     for name in PICTURES:
@@ -326,7 +327,7 @@ def test_a_run_is_not_replaced_unasked(fails, tmp_path, name):
 
 def test_overwrite(finished, few, on_step, monkeypatch, capsys):
     (finished / "manipulate-7.png").write_text("of the earlier run")
-    for name in ("notes.txt", "test.csv"):
+    for name in ("notes.txt", "tests.csv"):
         (finished / name).write_text("of the user")
     earlier = contents(finished)
     seen = []
@@ -343,7 +344,7 @@ def test_overwrite(finished, few, on_step, monkeypatch, capsys):
     assert main("--overwrite", *options, "--save_dir", finished) == 143
 
     assert seen == [earlier]  # at the last step of the first epoch
-    files = ["log.csv", "log.png", "notes.txt", "run_state.h5", "test.csv"]
+    files = ["log.csv", "log.png", "notes.txt", "run_state.h5", "tests.csv"]
     assert sorted(contents(finished)) == files
     run = read_run(str(finished / "run_state.h5"))
     assert run["arguments"]["training"]["seed"] == 1 and len(run["rows"]) == 1
@@ -387,7 +388,7 @@ def test_going_on_finishes_what_overwrite_began(finished, first_epoch):
     for name in ("log.csv", "trained_model.h5", "manipulate-7.png"):
         (finished / name).write_text("of the earlier run")
     assert main("--resume", "--save_dir", finished) == 0
-    assert {*os.listdir(finished)} == {*os.listdir(first_epoch)} - {*PICTURES}
+    assert {*os.listdir(finished)} == {*os.listdir(first_epoch)} - {*RESULTS}
     assert_same_run(finished, first_epoch)
 
 
