@@ -111,8 +111,8 @@ def add_weights_flag(group) -> None:
         "--weights",
         metavar="FILE",
         help="weights to use, or to start training from: .h5 (also of Keras 2), "
-        ".weights.h5 or .keras (default where a model is used: trained_model.h5 in "
-        "--save_dir)",
+        ".weights.h5 or .keras (default of -t, and wherever a model is only used: "
+        "trained_model.h5 in --save_dir)",
     )
 
 

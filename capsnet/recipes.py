@@ -26,6 +26,7 @@ RECIPES = {
     # Data other than MNIST; see also `pictures_batch` and `pictures_epochs`.
     "pictures": Training(
         recipe="pictures",
+        lr=0.002,
         lr_decay=None,
         warmup=100,
         ema=0.99,
@@ -50,13 +51,13 @@ RECIPES = {
     ),
 }
 # What `pictures` does with n images: small batches where there are few, since a network
-# needs a few thousand steps whatever it learns.
-PICTURES_STEPS, PICTURES_EPOCHS = 4000, (10, 100)
+# needs some thousand steps whatever it learns.
+PICTURES_STEPS, PICTURES_EPOCHS = 2000, (10, 100)
 
 
 def pictures_batch(n: int) -> int:
     """Images in a step, for n training images."""
-    return 16 if n < 2000 else 32 if n < 20_000 else 100
+    return 16 if n < 500 else 32 if n < 20_000 else 100
 
 
 def pictures_epochs(n: int, batch_size: int) -> int:

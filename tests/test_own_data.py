@@ -118,8 +118,8 @@ def test_the_number_of_images_settles_batches_and_epochs():
         return found.batch_size, found.epochs
 
     assert settle(24) == (16, 100)
-    assert settle(640) == (16, 100)
-    assert settle(5000) == (32, 25)
+    assert settle(640) == (32, 100)
+    assert settle(5000) == (32, 13)
     assert settle(60_000, validation_size=59_976) == (16, 100)
     assert settle(60_000) == (100, 10)
     assert settle(5000, "epochs", "batch_size", epochs=7, batch_size=9) == (9, 7)

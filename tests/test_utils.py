@@ -122,7 +122,8 @@ def test_names_are_drawn_as_they_are(tmp_path, monkeypatch):
     images = np.random.default_rng(0).random((1, 28, 28, 1), dtype="float32")
     titles, lengths = [(DOLLARS[0], DOLLARS[1])], np.array([[0.1, 0.2, 0.3, 0.4]])
     path = str(tmp_path / "p.png")
-    utils.plot_predictions(images, images, images, lengths, titles, DOLLARS, path)
+    columns = (images, images, images, lengths, lengths > 0.3, titles)
+    utils.plot_predictions(*columns, DOLLARS, path)
     assert {*DOLLARS} <= {*drawn}
     drawn.clear()
     utils.plot_manipulation(images.repeat(11, 0), np.arange(11), DOLLARS[1], path)
