@@ -42,6 +42,7 @@ def test_layers_that_fit_are_kept(few_classes, trained, tmp_path, capsys):
     assert 0 < distance.max() < 0.01  # two steps of 0.001 from there
 
 
+@pytest.mark.slow
 def test_kept_layers_can_be_frozen(few_classes, trained, tmp_path, capsys):
     folder = tmp_path / "run"
     assert start(few_classes, trained, folder, "--epochs", 1, "--freeze") == 0
@@ -65,6 +66,7 @@ def test_kept_layers_can_be_frozen(few_classes, trained, tmp_path, capsys):
             assert (first[name] != second[name]).any(), name
 
 
+@pytest.mark.slow
 def test_all_layers_of_the_same_classes_fit(trained, digits, tmp_path, capsys):
     model = ("-w", trained[0] / "trained_model.h5", "--data_dir", digits)
     flags = ("--train_size", 30, "--epochs", 1, "--save_dir", tmp_path / "run")

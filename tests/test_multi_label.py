@@ -87,6 +87,7 @@ def test_a_run_measures_exact_matches(trained, squares):
     assert not (folder / "confusion.png").exists()
 
 
+@pytest.mark.slow
 def test_a_model_of_many_labels_knows_it(trained, squares, tmp_path, capsys):
     model = ("-w", trained[0] / "trained_model.h5", "--save_dir", tmp_path)
     assert main("-t", *model, "--dataset", squares) == 0

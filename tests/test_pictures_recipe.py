@@ -49,8 +49,8 @@ def between(low: float, high: float):
 
 SETS = {
     #            symbols, images of each, ground, ink, flags, least accuracy
-    "bright": ("ACEHKX", [40] * 6, between(0.97, 1), between(0.2, 0.9), 14, 0.9),
-    "dark": ("ACEHKX", [40] * 6, between(0, 0.03), between(0.1, 0.3), 14, 0.9),
+    "bright": ("ACEHKX", [40] * 6, between(0.97, 1), between(0.2, 0.9), 10, 0.9),
+    "dark": ("ACEHKX", [40] * 6, between(0, 0.03), between(0.1, 0.3), 10, 0.9),
     "low contrast": (
         "ACEHKX", [40] * 6, between(0.48, 0.5), between(0.53, 0.58), 14, 0.9,
     ),

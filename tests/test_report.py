@@ -80,7 +80,7 @@ def test_confusion_has_a_row_for_each_true_class():
 
 
 @pytest.mark.parametrize(
-    ("n_class", "errors"), [(2, 0), (2, 1), (10, 5000), (31, 300), (100, 5000)]
+    ("n_class", "errors"), [(2, 0), (2, 1), (10, 5000), (31, 300), (100, 50)]
 )
 def test_confusion_of_any_number_of_classes_is_drawn(n_class, errors, tmp_path):
     rng = np.random.default_rng(0)
