@@ -13,7 +13,7 @@ from capsnet.run_folder import RunFolder, replace_file, write_csv
 from capsnet.task import said
 
 FILES = ("test.csv", "real_and_recon.png", "errors.png", "confusion.png")
-FIRST, WORST = 50, 50  # images on a sheet
+SHOWN, WORST = 50, 50  # images on a sheet
 
 
 def interval(count: int, n: int, z: float = 1.96) -> tuple[float, float]:
@@ -90,11 +90,12 @@ def write_report(
     known = [name_all(names, row) for row in truth]
     guesses = [name_all(names, row) for row in predicted]
     _write_rows(data, known, guesses, lengths, folder)
-    first = np.arange(min(FIRST, len(x)))
+    # From all of them, since a folder's test images stand class by class.
+    some = np.linspace(0, len(x) - 1, min(SHOWN, len(x))).astype(int)
     worst = worst_errors(truth, predicted, lengths)[:WORST]
-    images = np.asarray(x[np.concatenate([first, worst])], "float32")
+    images = np.asarray(x[np.concatenate([some, worst])], "float32")
     drawn = reconstruct(images)
-    n = len(first)
+    n = len(some)
     pair = images[:n], drawn[:n]
     _write(folder, "real_and_recon.png", utils.plot_reconstructions, *pair)
     if len(worst):

@@ -1,5 +1,6 @@
 """capsnet/report.py: rates, tables and pictures of a test, and a run's files."""
 
+import contextlib
 import csv
 import math
 
@@ -131,6 +132,20 @@ def test_files_of_several_labels_an_image(tmp_path, capsys):
     assert "Test error: 33.33 % (1 of 3), 95 % interval 6.15 to 79.23 %" in out
     assert not (tmp_path / "confusion.png").exists()  # of pairs it would say nothing
     assert_picture(tmp_path / "errors.png")
+
+
+def test_images_of_all_classes_are_shown(tmp_path, monkeypatch):
+    labels = np.repeat(np.eye(3), 40, axis=0)  # class by class, as folders are read
+    data = make_data(labels, ["a", "b", "c"])
+    shown = []
+    monkeypatch.setattr(utils, "plot_reconstructions", lambda x, *more: shown.append(x))
+    monkeypatch.setattr(report, "replace_file", contextlib.nullcontext)
+    report.write_report(data, labels, lambda x: x, RunFolder(tmp_path))
+    (images,) = shown
+    x = data.test[0]
+    found = [int(np.flatnonzero((x == image).all((1, 2, 3)))[0]) for image in images]
+    assert len(found) == 50 and found == sorted(set(found))
+    assert np.bincount([i // 40 for i in found]).min() >= 16
 
 
 def test_names_of_files_lead_back_to_the_images(tmp_path, capsys):
