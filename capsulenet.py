@@ -360,7 +360,7 @@ def run(options: Options, own: argparse.Namespace) -> None:
     if options.mode == "use":
         use_model(options, own)
     else:
-        train_or_test(options, own)
+        train_or_test(options, own.digit, own.features)
 
 
 def load_models(
@@ -389,21 +389,20 @@ def load_models(
     return models
 
 
-def train_or_test(options: Options, own: argparse.Namespace) -> None:
+def train_or_test(options: Options, digit: str | None, features: str | None) -> None:
     """Loads the data and trains, if asked for; tests and draws pictures.
 
     Args:
         options: Of the run.
-        own: The flags of this script alone: of which class the latent code is drawn,
-            and where features are written.
+        digit: Name or index of the class whose latent code is manipulated.
+        features: Where the class capsules of all images are written, if anywhere.
     """
-    digit = own.digit
-    if own.features:
-        folder, name = os.path.split(own.features)
+    if features:
+        folder, name = os.path.split(features)
         if not (name.endswith(".npz") and os.path.isdir(folder or ".")):
             raise UsageError(
                 "--features: expected FILE.npz in a folder that is there, received "
-                f"{own.features}"
+                f"{features}"
             )
     if options.data.dataset in datasets.NAMED:  # else the names come with the data
         session.find_class(digit, datasets.NAMED[options.data.dataset])
@@ -418,8 +417,8 @@ def train_or_test(options: Options, own: argparse.Namespace) -> None:
         if options.mode == "train":
             train(train_model, data, options)
         test(eval_model, data, options)
-        if own.features:
-            save_features(eval_model, data, own.features, options)
+        if features:
+            save_features(eval_model, data, features, options)
         manipulate_latent(manipulate_model, data, label, options)
 
 

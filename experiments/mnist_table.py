@@ -102,7 +102,7 @@ def run_trial(cell: str, trial: int, own: argparse.Namespace) -> None:
     logging.getLogger("tensorflow").setLevel("ERROR")
     with command_line.explained(options):
         script = baseline if cell == "baseline" else capsulenet
-        script.run(options, argparse.Namespace(digit=None))
+        script.run(options, argparse.Namespace(digit=None, features=None))
 
 
 def make_training(cell: str, trial: int, own: argparse.Namespace) -> Training:
