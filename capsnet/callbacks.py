@@ -19,7 +19,6 @@ from capsnet.run_folder import RunFolder
 from capsnet.task import Task
 from capsnet.weights import save_run
 
-SECONDS_A_PICTURE = 10  # at least, from one of the log to the next
 STEPS_TO_LEARN = 500  # after so many, a network that says one thing of all is stuck
 
 
@@ -215,8 +214,6 @@ class SaveState(keras.callbacks.Callback):
 class WriteLog(keras.callbacks.Callback):
     """Writes log.csv and log.png, and prints a line.
 
-    The picture takes as long as a short epoch, so that it may lag behind.
-
     Args:
         record: Whose rows are the log.
         folder: Where to write.
@@ -226,29 +223,18 @@ class WriteLog(keras.callbacks.Callback):
         super().__init__()
         self.record = record
         self.folder = folder
-        self.drawn = -math.inf
 
     def on_epoch_end(self, epoch, logs=None):
         write_log(self.record.rows, self.folder)
-        if time.monotonic() - self.drawn > SECONDS_A_PICTURE:
-            draw_log(self.record.rows, self.folder)
-            self.drawn = time.monotonic()
         row = self.record.rows[-1]
         name = "test" if "test_accuracy" in row else "val"
         error = 100 * (1 - row[f"{name}_accuracy"])
         print(f"epoch {epoch + 1}: {row['seconds']:.0f} s, {name} error {error:.2f} %")
 
-    def on_train_end(self, logs=None):
-        draw_log(self.record.rows, self.folder)
-
 
 def write_log(rows: list[dict], folder: RunFolder) -> None:
-    """Writes log.csv."""
+    """Writes log.csv and log.png."""
     run_folder.write_csv(folder.file(run_folder.LOG), rows)
-
-
-def draw_log(rows: list[dict], folder: RunFolder) -> None:
-    """Writes log.png."""
     with run_folder.replace_file(folder.file("log.png")) as temporary:
         utils.plot_log(rows, temporary)
 
