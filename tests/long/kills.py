@@ -49,7 +49,7 @@ import h5py
 import numpy as np
 from PIL import Image
 
-from capsnet import datasets
+from capsnet import datasets, report
 from capsnet.weights import read_info, read_run
 from tests.conftest import write_digits
 from tests.long import results
@@ -70,8 +70,8 @@ OPTIONS = ["--epochs", EPOCHS, "--batch_size", 20]
 # learning rate that falls from step to step.
 VARIANTS = (["--validation_size", 20], ["--recipe", "paper", "--ema", 0.9])
 STATE, LOG, MODEL = "run_state.h5", "log.csv", "trained_model.h5"
-PICTURES = ("log.png", "real_and_recon.png", "manipulate-5.png")
-FILES = (STATE, LOG, MODEL, *PICTURES)
+PICTURES = ("log.png", *report.FILES[1:], "manipulate-5.png")
+FILES = (STATE, LOG, MODEL, "test.csv", *PICTURES)
 TIMES = ("seconds", "images_per_second")
 # Phases that are aimed at, in parts of the kills: as long as no epoch is finished, and
 # when one is.
