@@ -171,6 +171,21 @@ def test_mask_keeps_the_longest_capsule():
     np.testing.assert_array_equal(evaluate(Mask(), capsules), expected.reshape(3, 8))
 
 
+def test_mask_keeps_all_capsules_above_a_threshold():
+    capsules = np.zeros((2, 3, 2), "float32")
+    capsules[0, 0], capsules[0, 2] = [0.3, 0.41], [-0.6, 0.1]  # 0.508 and 0.608 long
+    capsules[1, 1] = [0.3, 0.39]  # 0.492
+    expected = capsules.copy()
+    expected[1] = 0  # of the second sample, none is longer than 0.5
+    masked = evaluate(Mask(threshold=0.5), capsules)
+    np.testing.assert_array_equal(masked, expected.reshape(2, 6))
+    labels = np.array([[0, 1, 1], [1, 0, 0]], "float32")
+    of_labels = evaluate(lambda c: Mask(threshold=0.5)([c, labels]), capsules)
+    expected = capsules * labels[..., np.newaxis]
+    np.testing.assert_array_equal(of_labels, expected.reshape(2, 6))
+    assert Mask.from_config(Mask(0.5).get_config()).threshold == 0.5
+
+
 @pytest.mark.parametrize("with_labels", [True, False])
 def test_shape_of_the_mask_in_a_model(with_labels):
     capsules, labels = keras.Input((4, 2)), keras.Input((4,))
@@ -528,6 +543,7 @@ def test_default_initialisation_learns_from_the_first_steps():
 LAYERS = {
     "length": (Length, {}, (4, 3)),
     "mask": (Mask, {}, (4, 3)),
+    "mask of several": (Mask, {"threshold": 0.5}, (4, 3)),
     "primary": (
         PrimaryCap,
         {"dim_capsule": 4, "n_channels": 2, "kernel_size": 3, "strides": 2},
