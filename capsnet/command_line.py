@@ -195,8 +195,12 @@ def _begin(parser: Parser, given: dict, mode: str) -> Options:
     if mode == "train":
         folder.check_is_free()
     known = "seed" if dataset in (None, "mnist") else "pictures"
-    if dataset == info.get("dataset", "mnist"):  # else other images are to be learned
-        known = info.get("recipe", known)
+    of_file = info.get("recipe", known)
+    # A training on other images is another one, but the network is the file's.
+    other_images = mode == "train" and dataset != info.get("dataset", "mnist")
+    same_network = RECIPES[of_file].architecture == RECIPES[known].architecture
+    if not (other_images and same_network):
+        known = of_file
     recipe = RECIPES[given.get("recipe", known)]
     numbers = {"routings": info.get("routings", 3), **parser.training}
     if weights is not None:

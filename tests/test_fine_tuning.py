@@ -5,6 +5,8 @@ import pytest
 from conftest import read_weights
 from test_command_line import main
 
+import capsulenet
+from capsnet import command_line
 from capsnet.weights import read_info
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
@@ -83,3 +85,22 @@ def test_freezing_needs_a_file(digits, tmp_path, capsys):
     assert "--freeze: expected a training that starts from -w FILE" in (
         capsys.readouterr().err
     )
+
+
+@pytest.mark.parametrize(
+    ("of_file", "flags", "expected"),
+    [
+        ("seed", ["-t"], "seed"),  # wherever its images are now
+        ("seed", [], "pictures"),  # a training on other images
+        ("paper", ["-t"], "paper"),
+        ("paper", [], "paper"),  # its network has other layers
+        ("paper", ["--recipe", "modern"], "modern"),
+    ],
+)
+def test_which_recipe_follows_a_file(of_file, flags, expected, tmp_path, monkeypatch):
+    (tmp_path / "x.h5").touch()
+    info = {"recipe": of_file, "dataset": "elsewhere/pictures"}
+    monkeypatch.setattr(command_line, "read_info", lambda path: info)
+    argv = ["-w", str(tmp_path / "x.h5"), "--dataset", "pictures", *flags]
+    options, _ = command_line.read_options(capsulenet.build_parser(), argv)
+    assert options.training.recipe == expected
