@@ -83,7 +83,7 @@ def arithmetic(name: str, batch_size: int, side: int = 28) -> float:
     """Floating point operations of a training step in matrix products."""
     features = side - 8
     kernel = 9 * 9 * 256 * 256
-    fft, direct = fft_conv.cost((features, features), (9, 9), 2, 256, 256)
+    fft, _, direct = fft_conv.cost((features,) * 2, (9, 9), (2, 2), 256, 256)
     capsules = 32 * fft_conv.output_size(features, 9, 2) ** 2
     predictions = capsules * 8 * 160
     decoder = 160 * 512 + 512 * 1024 + 1024 * side**2
