@@ -503,6 +503,9 @@ class ConvCapsuleLayer(CapsuleLayer):
         dim_capsule: Number of elements of an output capsule.
         kernel_size: Height and width of the window, in positions, or one number.
         strides: Step of the window along height and width, or one number.
+        kernel_initializer: Initializer of the transformation matrices. A window has few
+            capsules, whose sum is short; with a standard deviation of 0.1, as in
+            `CapsuleLayer`, equation 1 would leave almost nothing of it.
         kwargs: Those of `CapsuleLayer`.
 
     Input shape:
@@ -525,9 +528,13 @@ class ConvCapsuleLayer(CapsuleLayer):
         dim_capsule: int,
         kernel_size: int | tuple[int, int],
         strides: int | tuple[int, int] = 1,
+        kernel_initializer=None,
         **kwargs,
     ):
-        super().__init__(num_capsule, dim_capsule, **kwargs)
+        initializer = kernel_initializer or keras.initializers.RandomNormal(stddev=1.0)
+        super().__init__(
+            num_capsule, dim_capsule, kernel_initializer=initializer, **kwargs
+        )
         self.kernel_size = _pair("kernel_size", kernel_size)
         self.strides = _pair("strides", strides)
 
