@@ -15,6 +15,7 @@ if __name__ == "__main__":
 
     startup.begin()
 
+import argparse
 import contextlib
 from statistics import median
 from unittest import mock
@@ -152,11 +153,15 @@ def run_steps(rounds: int, repeats: int) -> list[dict]:
     return rows
 
 
-def main(argv: list[str] | None = None) -> None:
+def build_parser() -> argparse.ArgumentParser:
     parser = report.new_parser(__doc__)
     parser.add_argument("--rounds", type=int, default=4, help="blocks of each")
     parser.add_argument("--repeats", type=int, default=3, help="calls in a block")
-    args = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = build_parser().parse_args(argv)
     commit, device = report.find_commit(), report.find_device()
     rows = run_convolutions(args.rounds, args.repeats)
     rows += run_steps(args.rounds, args.repeats)

@@ -130,6 +130,7 @@ def add_capsnet_flags(parser: Parser) -> None:
     group.add_argument(
         "--explain",
         action="store_true",
+        default=False,
         help="with --predict, also draw explained.png: which parts of each picture "
         "voted for its class",
     )
