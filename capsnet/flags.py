@@ -130,10 +130,17 @@ def add_capsnet_flags(parser: Parser) -> None:
     modes.add_argument(
         "--export",
         default=None,
-        metavar="DIR",
-        help="write the model as a TensorFlow SavedModel",
+        metavar="NAME",
+        help="write the model for other programs: NAME.onnx (needs `pip install onnx`), "
+        "NAME.tflite, or else a folder with a TensorFlow SavedModel; replaces nothing",
     )
     add_weights_flag(group)
+    group.add_argument(
+        "--half",
+        action="store_true",
+        default=False,
+        help="store the weights of NAME.onnx in 16 bits",
+    )
     group.add_argument(
         "--digit",
         default=None,
