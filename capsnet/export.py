@@ -35,11 +35,10 @@ def check_export(path: str | None, half: bool = False) -> None:
         return
     if suffix == ".onnx":
         if importlib.util.find_spec("onnx") is None:
-            raise UsageError("--export FILE.onnx needs ONNX: pip install onnx")
+            raise UsageError(f"--export {path} needs ONNX: pip install onnx")
     elif keras.backend.backend() != "tensorflow":
         raise UsageError(
-            f"--export {suffix and 'FILE'}{suffix or 'DIR'} needs "
-            "KERAS_BACKEND=tensorflow, received "
+            f"--export {path} needs KERAS_BACKEND=tensorflow, received "
             f"KERAS_BACKEND={keras.backend.backend()}"
         )
     free = not suffix and os.path.isdir(path) and not os.listdir(path)
@@ -93,6 +92,9 @@ def export_model(model: keras.Model, path: str, half: bool = False) -> None:
 def _write_saved_model(model, folder):
     import tensorflow as tf
 
+    def in_float32(layer):  # whatever precision it was trained in
+        return type(layer).from_config({**layer.get_config(), "dtype": "float32"})
+
     def serve(images):
         lengths, reconstructions = plain(images)
         return {"lengths": lengths, "reconstructions": reconstructions}
@@ -104,7 +106,9 @@ def _write_saved_model(model, folder):
         portable(),
         tempfile.TemporaryDirectory(dir=os.path.dirname(folder)) as temporary,
     ):
-        plain = keras.models.clone_model(model)
+        plain = keras.models.clone_model(
+            model, clone_function=in_float32, recursive=True
+        )
         plain.set_weights(model.get_weights())
         module = tf.Module()
         module.weights = [weight.value for weight in plain.weights]
@@ -144,39 +148,60 @@ def _to_onnx(model, half) -> bytes:
     from onnx import TensorProto, helper
 
     graph = _Graph(half)
-    add, weight = graph.add, graph.weight
     layers = {layer.name: layer for layer in model.layers}
-    _, *shape = model.input_shape
+    u = _add_primary_capsules(graph, layers)
+    v = _add_routing(graph, layers["digitcaps"], u)
+    _add_outputs(graph, layers, v)
+
+    n_class, image = model.outputs[0].shape[1], model.input_shape[1:]
+    sizes = {"images": image, "lengths": [n_class], "reconstructions": image}
+    images, *outputs = (
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", *shape])
+        for name, shape in sizes.items()
+    )
+    network = helper.make_graph(
+        graph.nodes, "CapsNet", [images], outputs, graph.constants
+    )
+    opset = helper.make_opsetid("", OPSET)
+    made = helper.make_model(network, opset_imports=[opset], ir_version=IR_VERSION)
+    return made.SerializeToString()
+
+
+def _add_primary_capsules(graph, layers) -> str:
+    """From `images` to (batch, capsules, dim)."""
+    add, weight = graph.add, graph.weight
+    conv1, primary = layers["conv1"], layers["primarycaps"]
     x = "images"
     if "normalization" in layers:
         layer = layers["normalization"]
-        deviation = np.sqrt(_array(layer.variance))
         x = add("Sub", x, _array(layer.mean))
+        deviation = np.sqrt(_array(layer.variance))
         x = add("Div", x, np.maximum(deviation, keras.config.epsilon()))
-
     # (batch, channels, height, width), as ONNX has it, until both convolutions are done
     x = add("Transpose", x, perm=[0, 3, 1, 2])
-    conv1, primary = layers["conv1"], layers["primarycaps"]
-    kernel = weight(conv1.kernel, (3, 2, 0, 1))
+    kernel = weight(conv1.kernel, order=(3, 2, 0, 1))
     x = add("Conv", x, kernel, weight(conv1.bias), strides=[*conv1.strides])
-    x = add("Relu", x)
-    x = add(
-        "Conv", x, weight(primary.kernel, (3, 2, 0, 1)), strides=[primary.strides] * 2
-    )
+    kernel = weight(primary.kernel, order=(3, 2, 0, 1))
+    x = add("Conv", add("Relu", x), kernel, strides=[primary.strides] * 2)
     x = add("Transpose", add("Mul", x, primary.scale), perm=[0, 2, 3, 1])
     _, capsules, dim = primary.output.shape
     x = add("Reshape", add("Add", x, weight(primary.bias)), [-1, capsules, dim])
-    u = add_squash(add, x)
+    return _add_squash(add, x)
 
-    # as `capsulelayers.CapsuleLayer`: what comes out has the classes first
-    layer = layers["digitcaps"]
-    n_class, _, class_dim, _ = layer.W.shape
+
+def _add_routing(graph, layer, u: str) -> str:
+    """From u to (batch, n_class, class_dim), as `capsulelayers.CapsuleLayer` does it.
+
+    In between the classes come first.
+    """
+    add, weight = graph.add, graph.weight
+    n_class, capsules, class_dim, dim = layer.W.shape
     # (n_class, capsules * dim, class_dim)
-    W = weight(layer.W, (0, 1, 3, 2), (n_class, -1, class_dim))
+    W = weight(layer.W, order=(0, 1, 3, 2), shape=(n_class, -1, class_dim))
     W_T = add("Transpose", W, perm=[0, 2, 1])
     bias = weight(layer.bias) if layer.use_bias else 0.0
     s = add("MatMul", add("Reshape", u, [-1, capsules * dim]), W)
-    v = add_squash(add, add("Add", add("Div", s, float(n_class)), bias))
+    v = _add_squash(add, add("Add", add("Div", s, float(n_class)), bias))
     logits = 0.0
     for _ in range(layer.routings - 1):
         v_W = add("Reshape", add("MatMul", v, W_T), [n_class, -1, capsules, dim])
@@ -184,11 +209,18 @@ def _to_onnx(model, half) -> bytes:
         logits = add("Add", agreement, logits)  # (n_class, batch, capsules)
         c = add("Unsqueeze", add("Softmax", logits, axis=0), [-1])
         c_u = add("Reshape", add("Mul", c, u), [n_class, -1, capsules * dim])
-        v = add_squash(add, add("Add", add("MatMul", c_u, W), bias))
-    v = add("Transpose", v, perm=[1, 0, 2])  # (batch, n_class, class_dim)
+        v = _add_squash(add, add("Add", add("MatMul", c_u, W), bias))
+    return add("Transpose", v, perm=[1, 0, 2])
+
+
+def _add_outputs(graph, layers, v: str) -> None:
+    """From (batch, n_class, class_dim) to `lengths` and `reconstructions`."""
+    from onnx import TensorProto
+
+    add, weight = graph.add, graph.weight
+    _, n_class, class_dim = layers["digitcaps"].output.shape
     squares = add("ReduceSum", add("Mul", v, v), [-1], keepdims=0)
     add("Sqrt", add("Add", squares, keras.config.epsilon()), output="lengths")
-
     threshold = layers["mask"].threshold
     if threshold is None:
         longest = add("ArgMax", squares, axis=-1)  # the first one, (batch, 1)
@@ -203,21 +235,9 @@ def _to_onnx(model, half) -> bytes:
         x = add({"relu": "Relu", "sigmoid": "Sigmoid"}[layer.activation.__name__], x)
     add("Reshape", x, [-1, *reshape.target_shape], output="reconstructions")
 
-    values = {"images": shape, "lengths": [n_class], "reconstructions": shape}
-    images, *outputs = (
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", *sizes])
-        for name, sizes in values.items()
-    )
-    network = helper.make_graph(
-        graph.nodes, "CapsNet", [images], outputs, graph.constants
-    )
-    opset = helper.make_opsetid("", OPSET)
-    made = helper.make_model(network, opset_imports=[opset], ir_version=IR_VERSION)
-    return made.SerializeToString()
 
-
-def add_squash(add, vectors: str) -> str:
-    """The nodes of `capsulelayers.squash`."""
+def _add_squash(add, vectors: str) -> str:
+    """As `capsulelayers.squash`."""
     squared_norm = add("ReduceSum", add("Mul", vectors, vectors), [-1])
     scale = add("Div", squared_norm, add("Add", squared_norm, 1.0))
     norm = add("Sqrt", add("Add", squared_norm, keras.config.epsilon()))

@@ -131,15 +131,16 @@ def add_capsnet_flags(parser: Parser) -> None:
         "--export",
         default=None,
         metavar="NAME",
-        help="write the model for other programs: NAME.onnx (needs `pip install onnx`), "
-        "NAME.tflite, or else a folder with a TensorFlow SavedModel; replaces nothing",
+        help="write the model for other programs: NAME.onnx (`pip install onnx`), "
+        "NAME.tflite or, as any other NAME, a folder with a TensorFlow SavedModel; "
+        "nothing is replaced",
     )
     add_weights_flag(group)
     group.add_argument(
         "--half",
         action="store_true",
         default=False,
-        help="store the weights of NAME.onnx in 16 bits",
+        help="with --export NAME.onnx: store the weights in 16 bits",
     )
     group.add_argument(
         "--digit",
