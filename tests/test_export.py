@@ -220,7 +220,7 @@ def of_equal_capsules():
     model = build("plain")
     digits = model.get_layer("digitcaps")
     W = np.zeros(digits.W.shape)
-    W[:, 0, :, 0] = np.arange(1, W.shape[2] + 1)
+    W[:, 0, :, 0] = 1000 * np.arange(1, W.shape[2] + 1)
     digits.W.assign(W)
     return model
 
@@ -232,10 +232,10 @@ def test_of_equally_long_capsules_the_first_is_drawn(tmp_path):
     lengths, drawn = expected = run_onnx(path, x)
     assert np.ptp(lengths) == 0 and lengths.min() > 0.01
     assert_close(model.predict(x), expected)
-    model.get_layer("digitcaps").W.assign_add(
-        1e-3 * (np.arange(10) == 9).reshape(-1, 1, 1, 1) * np.ones((1, 1, 16, 1))
-    )
-    assert np.abs(model.predict(x)[1] - drawn).max() > 1e-3  # the last one
+    last = np.arange(10).reshape(-1, 1, 1, 1) == 9
+    W = model.get_layer("digitcaps").W
+    W.assign(W * np.where(last, 1.01, 1))
+    assert np.abs(model.predict(x)[1] - drawn).max() > 0.01  # which draws another image
 
 
 def test_mask_takes_the_first_of_the_longest():
@@ -294,13 +294,9 @@ def test_the_convolution_is_the_plain_one(tmp_path):
     model, folder = CapsNet((28, 28, 1), 2, 1)[1], tmp_path / "model"
     assert model.get_layer("primarycaps").use_fft
     export_model(model, str(folder))
-    (serve,) = (
-        function
-        for function in functions_of(folder)
-        if "serving_default" in function.signature.name
-        or [node.op for node in function.node_def].count("Conv2D")
-    )
-    assert [node.op for node in serve.node_def].count("Conv2D") == 2
+    functions = functions_of(folder)
+    counts = {[node.op for node in f.node_def].count("Conv2D") for f in functions}
+    assert counts == {0, 2}
 
 
 @needs_tensorflow
@@ -319,12 +315,11 @@ def test_an_export_computes_in_float32(tmp_path):
 
 
 @needs_tensorflow
-@pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated")
-@pytest.mark.parametrize("name", ["colour", "several labels"])
-def test_tensorflow_lite(name, tmp_path):
+@pytest.mark.filterwarnings("ignore:\\s*Warning. tf.lite.Interpreter is deprecated")
+def test_tensorflow_lite(tmp_path):
     import tensorflow as tf
 
-    model, path = build(name), tmp_path / "model.tflite"
+    model, path = build("several labels"), tmp_path / "model.tflite"
     export_model(model, str(path))
     assert os.listdir(tmp_path) == ["model.tflite"]
     runner = tf.lite.Interpreter(str(path)).get_signature_runner("serving_default")
