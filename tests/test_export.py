@@ -179,7 +179,8 @@ def test_onnx(name, tmp_path):
 
 def test_several_labels_are_drawn_at_once():
     """What the test above is worth: images of no, one and several classes."""
-    lengths, _ = build("several labels").predict(images(build("several labels")))
+    model = build("several labels")
+    lengths, _ = model.predict(images(model), verbose=0)
     assert len({*(lengths > 0.5).sum(axis=1)}) >= 3
     assert np.abs(lengths - 0.5).min() > 1e-4
 
@@ -315,6 +316,7 @@ def test_an_export_computes_in_float32(tmp_path):
 
 
 @needs_tensorflow
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:\\s*Warning. tf.lite.Interpreter is deprecated")
 def test_tensorflow_lite(tmp_path):
     import tensorflow as tf
