@@ -98,7 +98,11 @@ class Mask(keras.layers.Layer):
             capsules = inputs
             squares = ops.sum(ops.square(ops.cast(capsules, "float32")), axis=-1)
             if self.threshold is None:
-                mask = ops.one_hot(ops.argmax(squares, axis=-1), capsules.shape[1])
+                # The first of the longest, as `argmax`, in which converters of models
+                # would find operations that they do not know.
+                longest = squares == ops.max(squares, axis=-1, keepdims=True)
+                counts = ops.cumsum(ops.cast(longest, "int32"), axis=-1)
+                mask = ops.logical_and(longest, counts == 1)
             else:
                 mask = squares > self.threshold**2
         mask = ops.cast(ops.expand_dims(mask, -1), capsules.dtype)

@@ -32,13 +32,14 @@ from capsnet.batches import ShiftedBatches
 from capsnet.classify import classify, save_features
 from capsnet.errors import UsageError, one_line
 from capsnet.explain import explain
+from capsnet.export import check_export, export_model
 from capsnet.flags import Parser
 from capsnet.options import Options
 from capsnet.pictures import read_image
 from capsnet.predict import predict
 from capsnet.run_folder import replace_file
 from capsnet.task import THRESHOLD, Task, accuracy, exact_match
-from capsnet.weights import ModelFileError, check_export, export_model, load_weights
+from capsnet.weights import ModelFileError, load_weights
 from capsulelayers import PACKAGE, CapsuleLayer, Length, Mask, PrimaryCap
 
 # What is known of a weights file that says nothing about itself.
@@ -381,6 +382,7 @@ def build_parser(doc: str = __doc__) -> Parser:
 
 def run(options: Options, own: argparse.Namespace) -> None:
     """Does what the command line says, under the distribution that is current."""
+    check_export(own.export, own.half)
     session.prepare_backend(options.training)
     if options.mode == "use":
         use_model(options, own)
@@ -449,8 +451,6 @@ def train_or_test(options: Options, digit: str | None, features: str | None) -> 
 
 def use_model(options: Options, own: argparse.Namespace) -> None:
     """Predicts the classes of pictures, or exports; needs the model file alone."""
-    if own.export:
-        check_export(own.export)
     info = {**MNIST_INFO, **options.info}
     shape, names = tuple(info["input_shape"]), info["class_names"]
     pictures = [read_image(path, shape[2]) for path in own.predict or ()]
@@ -476,7 +476,7 @@ def use_model(options: Options, own: argparse.Namespace) -> None:
     source = one_line(info["dataset"])  # whatever the file says
     print(f"Model: {options.weights}, trained on {source}")
     if own.export:
-        export_model(eval_model, own.export)
+        export_model(eval_model, own.export, own.half)
         print("Wrote", own.export)
         return
     os.makedirs(options.folder.path, exist_ok=True)

@@ -36,9 +36,27 @@ def device_kind() -> str:
     return device.split(":")[0].lower()
 
 
+_portable = False
+
+
+@contextlib.contextmanager
+def portable():
+    """Layers that are built and traced within it have the forms that run anywhere.
+
+    What suits a CPU, such as transformed convolutions and compiled functions, other
+    machines and converters may not know.
+    """
+    global _portable
+    _portable = True
+    try:
+        yield
+    finally:
+        _portable = False
+
+
 def runs_on_cpu() -> bool:
-    """Whether the backend's default device is a CPU."""
-    return device_kind() == "cpu"
+    """Whether the backend's default device is a CPU, and nothing `portable` is made."""
+    return not _portable and device_kind() == "cpu"
 
 
 def direct_convolution_is_slow() -> bool:

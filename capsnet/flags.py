@@ -137,10 +137,18 @@ def add_capsnet_flags(parser: Parser) -> None:
     modes.add_argument(
         "--export",
         default=None,
-        metavar="DIR",
-        help="write the model as a TensorFlow SavedModel",
+        metavar="NAME",
+        help="write the model for other programs: NAME.onnx (`pip install onnx`), "
+        "NAME.tflite or, as any other NAME, a folder with a TensorFlow SavedModel; "
+        "nothing is replaced",
     )
     add_weights_flag(group)
+    group.add_argument(
+        "--half",
+        action="store_true",
+        default=False,
+        help="with --export NAME.onnx: store the weights in 16 bits",
+    )
     group.add_argument(
         "--digit",
         default=None,

@@ -3,15 +3,13 @@
 import contextlib
 import io
 import json
-import os
-import tempfile
 
 import h5py
 import keras
 import numpy as np
 
 from capsnet import hdf5, run_folder
-from capsnet.errors import UsageError, is_class_name
+from capsnet.errors import is_class_name
 from capsnet.hdf5 import ModelFileError
 from capsnet.options import Data, Integer, Number, Sizes, Text, Training
 
@@ -314,60 +312,3 @@ _INFO_CHECKS = {
     "border_brightness": _FINITE.accepts,
     "digit_box": lambda v: v is None or _SIZE.accepts(v),
 }
-
-
-def check_export(folder: str) -> None:
-    """Finds what would keep a model from being exported to a folder.
-
-    Raises:
-        UsageError: If something does.
-    """
-    if keras.backend.backend() != "tensorflow":
-        raise UsageError(
-            "--export needs KERAS_BACKEND=tensorflow, "
-            f"received KERAS_BACKEND={keras.backend.backend()}"
-        )
-    if os.path.lexists(folder) and not (
-        os.path.isdir(folder) and not os.listdir(folder)
-    ):
-        raise UsageError(f"--export: expected a new or empty folder, received {folder}")
-
-
-def export_model(model: keras.Model, folder: str) -> None:
-    """Writes a network as a TensorFlow SavedModel, which runs without our code.
-
-    Its signatures `serving_default` (images, float32 in [0, 1]) and `serve_uint8`
-    (0 to 255) return `lengths` and `reconstructions`.
-
-    Args:
-        model: The eval model of `capsulenet.CapsNet`, on the TensorFlow backend.
-        folder: Name of the folder; it must not exist, or be empty.
-
-    Raises:
-        OSError: If it cannot be written.
-    """
-    import tensorflow as tf
-
-    def serve(images):
-        lengths, reconstructions = model(images)
-        return {"lengths": lengths, "reconstructions": reconstructions}
-
-    def serve_uint8(images):
-        return serve(tf.cast(images, "float32") / 255)
-
-    archive = keras.export.ExportArchive()
-    archive.track(model)
-    for name, function, dtype in (
-        ("serving_default", serve, "float32"),
-        ("serve_uint8", serve_uint8, "uint8"),
-    ):
-        signature = [tf.TensorSpec(model.input_shape, dtype, name="images")]
-        archive.add_endpoint(name, function, signature)
-    folder = os.path.realpath(folder)
-    os.makedirs(os.path.dirname(folder), exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=os.path.dirname(folder)) as temporary:
-        path = os.path.join(temporary, "model")
-        archive.write_out(path, verbose=False)
-        if os.path.isdir(folder):  # Windows renames to names that are free
-            os.rmdir(folder)
-        os.replace(path, folder)

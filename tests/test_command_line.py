@@ -520,6 +520,7 @@ FLAGS = {
     "--predict": None,
     "--invert": "auto",
     "--export": None,
+    "--half": False,
     "--testing": "train",
     "--resume": "train",
     "--overwrite": "train",
@@ -527,7 +528,7 @@ FLAGS = {
 
 
 SWITCHES = ("--testing", "--resume", "--overwrite", "--predict", "--export", "--debug")
-SWITCHES += ("--grayscale",)
+SWITCHES += ("--grayscale", "--half")
 
 
 def test_defaults():

@@ -1,4 +1,4 @@
-"""The user's own images, through the command line: train, test, predict, export."""
+"""The user's own images, through the command line: train, test, predict."""
 
 import contextlib
 import dataclasses
@@ -7,14 +7,12 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 
 import h5py
 import keras
 import numpy as np
 import pytest
-from conftest import ROOT, run
+from conftest import ROOT
 from PIL import Image, ImageDraw
 from test_command_line import contents, main
 from test_photos import draw_photo
@@ -28,11 +26,8 @@ from capsnet.photos import normalization_of
 from capsnet.predict import predict
 from capsnet.recipes import RECIPES
 from capsnet.run_folder import RunFolder
-from capsnet.weights import load_weights, read_info
+from capsnet.weights import read_info
 
-needs_tensorflow = pytest.mark.skipif(
-    keras.backend.backend() != "tensorflow", reason="a SavedModel needs TensorFlow"
-)
 CLASSES = ("circle", "square", "triangle")
 HEIGHT, WIDTH = 20, 24
 
@@ -517,48 +512,6 @@ def test_faults_of_pictures(spoil, shapes, tmp_path, capsys):
     error = refuse(capsys, "--dataset", folder, "--save_dir", tmp_path / "out")
     assert str(path) in error
     assert not (tmp_path / "out").exists()
-
-
-@needs_tensorflow
-@pytest.mark.slow
-def test_an_export_runs_without_our_code(trained, tmp_path):
-    model = trained[0] / "trained_model.h5"
-    process = run("--export", tmp_path / "export", "-w", model, cwd=tmp_path)
-    assert process.returncode == 0, process.stderr
-    pixels = np.random.default_rng(0).integers(0, 256, (3, HEIGHT, WIDTH, 3), "uint8")
-    np.save(tmp_path / "pixels.npy", pixels)
-    program = """
-import sys
-import numpy as np
-import tensorflow as tf
-folder = sys.argv[1]
-pixels = np.load(folder + "/pixels.npy")
-model = tf.saved_model.load(folder + "/export")
-a = model.signatures["serving_default"](tf.constant(pixels / 255, tf.float32))
-b = model.signatures["serve_uint8"](tf.constant(pixels))
-np.savez(folder + "/out.npz", **a, **{k + "_uint8": v for k, v in b.items()})
-assert not {"capsulenet", "capsulelayers", "capsnet"} & set(sys.modules)
-"""
-    subprocess.run([sys.executable, "-c", program, tmp_path], check=True, cwd=tmp_path)
-    train_model, eval_model, _ = capsulenet.CapsNet(
-        (HEIGHT, WIDTH, 3), 3, normalization=read_info(model)["normalization"]
-    )
-    load_weights(train_model, model)
-    expected = eval_model.predict(pixels / np.float32(255), verbose=0)
-    with np.load(tmp_path / "out.npz") as out:
-        for name, value in zip(("lengths", "reconstructions"), expected):
-            np.testing.assert_allclose(out[name], value, atol=1e-5)
-            np.testing.assert_allclose(out[f"{name}_uint8"], value, atol=1e-5)
-
-
-@needs_tensorflow
-def test_an_export_replaces_nothing(trained, tmp_path, capsys):
-    (tmp_path / "mine").write_text("precious")
-    model = trained[0] / "trained_model.h5"
-    message = refuse(capsys, "--export", tmp_path, "-w", model)
-    assert str(tmp_path) in message
-    assert (tmp_path / "mine").read_text() == "precious"
-    assert len(os.listdir(tmp_path)) == 1
 
 
 @pytest.mark.slow

@@ -15,7 +15,6 @@ from capsnet import memory
 from capsnet.errors import DataError
 from capsnet.weights import (
     ModelFileError,
-    export_model,
     load_run,
     load_weights,
     read_info,
@@ -719,45 +718,6 @@ def test_a_model_that_cannot_be_written_leaves_the_old_one(
         save_model(network, str(copy), INFO)
     assert copy.read_bytes() == before
     assert os.listdir(tmp_path) == ["copy.h5"]
-
-
-# Exports.
-
-
-class Archive:
-    """Stands for Keras's `ExportArchive`, which takes long."""
-
-    def track(self, model):
-        pass
-
-    def add_endpoint(self, *arguments):
-        pass
-
-    def write_out(self, path, verbose):
-        os.mkdir(path)
-        Path(path, "saved_model.pb").write_text("a model")
-
-
-def replace_as_windows(source, target):
-    """What `os.replace` does there: no folder takes the place of another."""
-    if os.path.isdir(target):
-        raise PermissionError(13, "Access is denied", target)
-    os.rename(source, target)
-
-
-@pytest.mark.parametrize("folder", ["new", "empty", "link", "some/new/folders"])
-def test_an_export_goes_into_a_new_or_an_empty_folder(tmp_path, monkeypatch, folder):
-    pytest.importorskip("tensorflow")
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "behind").mkdir()
-    (tmp_path / "link").symlink_to("behind", target_is_directory=True)
-    before = set(os.listdir(tmp_path))
-    monkeypatch.setattr(keras.export, "ExportArchive", Archive)
-    monkeypatch.setattr(os, "replace", replace_as_windows)
-    model = keras.Sequential([keras.Input((2,)), keras.layers.Flatten()])
-    export_model(model, str(tmp_path / folder))
-    assert (tmp_path / folder / "saved_model.pb").read_text() == "a model"
-    assert set(os.listdir(tmp_path)) == before | {folder.split("/")[0]}
 
 
 def test_a_zip_of_more_than_memory(network, tmp_path, monkeypatch):
