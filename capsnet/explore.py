@@ -52,7 +52,7 @@ def build_page(
         )
     files = {path.name: path.read_bytes() for path in sorted(SOURCES.iterdir())}
     weights, listed = pack_weights(model)
-    primary = model.get_layer("primarycaps")
+    conv1, primary = model.get_layer("conv1"), model.get_layer("primarycaps")
     manifest = {
         "title": title,
         "dataset": info["dataset"],
@@ -64,7 +64,13 @@ def build_page(
         "normalization": info.get("normalization"),
         "digit_box": info["digit_box"],
         "border_brightness": info["border_brightness"],
-        "primary": {"strides": primary.strides, "scale": primary.scale},
+        "capsule_size": model.get_layer("digitcaps").dim_capsule,
+        "primary": {
+            "strides": primary.strides,
+            "scale": primary.scale,
+            # pixels that a place sees of the image, in both directions
+            "field": conv1.kernel_size[0] + primary.kernel_size - 1,
+        },
         "decoder": [layer.name for layer in dense_layers(model)],
         "weights": listed,
         "test_images": [],
