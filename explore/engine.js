@@ -42,7 +42,7 @@ export class Network {
    *
    * @returns The class capsules, `classes * dim` numbers; their lengths; and of each
    *     round of the routing the lengths, the votes, (classes, places), and the mean
-   *     coupling of all parts with each class.
+   *     coupling with each class of the capsules that agree with it.
    */
   see(picture) {
     const features = this.convolve(this.conv1, this.normalized(picture), "conv1");
@@ -114,7 +114,8 @@ export class Network {
       softmaxRows(logits, couplings, classes);
       capsules = this.combine(couplings, predictions);
       const votes = new Float32Array(classes * places);
-      const shares = new Float32Array(classes);
+      const agreements = new Float32Array(classes); // those above zero
+      const agreed = new Float32Array(classes); // the same, times coupling
       for (let i = 0; i < inputs; i++) {
         const place = Math.floor(i / types);
         for (let j = 0; j < classes; j++) {
@@ -125,10 +126,15 @@ export class Network {
           }
           logits[pair] += agreement;
           votes[j * places + place] += couplings[pair] * agreement;
-          shares[j] += couplings[pair] / inputs;
+          if (agreement > 0) {
+            agreements[j] += agreement;
+            agreed[j] += couplings[pair] * agreement;
+          }
         }
       }
-      rounds.push({ lengths: this.lengths(capsules), votes, shares });
+      const couplingsOfAgreeing = agreed.map((sum, j) => sum / (agreements[j] || 1));
+      const lengths = this.lengths(capsules);
+      rounds.push({ lengths, votes, couplings: couplingsOfAgreeing });
     }
     return { capsules, lengths: rounds.at(-1).lengths, rounds };
   }

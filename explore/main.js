@@ -100,7 +100,7 @@ class Page {
     paint(byId("reconstruction"), this.manifest.input_shape, seen.reconstruction);
     byId("drawn-classes").textContent = this.list(seen.drawn);
     byId("class").value = index;
-    byId("follow").disabled = shown === null;
+    byId("follow").hidden = shown === null;
     this.sliders.show(seen.capsules, index);
     this.routing.show(seen, index);
     this.say(this.answerOf(lengths, named));

@@ -27,6 +27,15 @@ export class RoutingView {
     this.rows = Math.floor((height - field) / strides) + 1;
     this.columns = Math.floor((width - field) / strides) + 1;
     Object.assign(this, { strides, field });
+    this.weights = Object.fromEntries(
+      [1, DETAIL].map((detail) => [
+        detail,
+        [
+          this.spreadWeights(height * detail, detail, this.rows),
+          this.spreadWeights(width * detail, detail, this.columns),
+        ],
+      ]),
+    );
     this.round = manifest.routings - 1;
     this.place = null;
     this.map = byId("votes");
@@ -84,12 +93,9 @@ export class RoutingView {
     this.rounds = seen.rounds;
     this.ink = brightness(this.shape, seen.image);
     this.index = index;
-    this.largest = Math.max(
-      1e-6,
-      ...this.rounds.map(({ votes }) =>
-        votes.reduce((most, vote) => Math.max(most, Math.abs(vote)), 0),
-      ),
-    );
+    // One scale for all classes and rounds, so that growing votes look as they grow.
+    const longest = seen.lengths.indexOf(Math.max(...seen.lengths));
+    this.largest = Math.max(1e-6, ...this.spread(this.rounds.at(-1).votes, longest, 1));
     const order = [...this.names.keys()];
     const { lengths } = seen;
     if (order.length > MOST) order.sort((i, j) => lengths[j] - lengths[i]);
@@ -117,7 +123,7 @@ export class RoutingView {
 
   repaint() {
     if (!this.rounds) return;
-    const { lengths, votes, shares } = this.rounds[this.round];
+    const { lengths, votes, couplings } = this.rounds[this.round];
     this.paintMap(this.map, votes, this.index, DETAIL);
     for (const { canvas, label, button, index } of this.small) {
       this.paintMap(canvas, votes, index, 1);
@@ -127,9 +133,12 @@ export class RoutingView {
       button.setAttribute("aria-label", `Votes for ${text}`);
     }
     const name = this.names[this.index];
-    const share = Math.round(100 * shares[this.index]);
+    const places = this.rows * this.columns;
+    const own = votes.subarray(this.index * places, (this.index + 1) * places);
+    const all = own.reduce((sum, vote) => sum + vote, 0);
     byId("round-length").textContent = decimals(lengths[this.index]);
-    byId("round-share").textContent = `${share} %`;
+    byId("round-coupling").textContent = decimals(couplings[this.index]);
+    byId("round-votes").textContent = decimals(all);
     for (const element of document.querySelectorAll(".routed-class")) {
       element.textContent = name;
     }
@@ -139,37 +148,53 @@ export class RoutingView {
   /** The picture, dim, and over it the votes, spread over the fields they are from. */
   paintMap(canvas, votes, index, detail) {
     const [height, width] = this.shape;
-    const { rows, columns } = this;
-    const own = votes.subarray(index * rows * columns, (index + 1) * rows * columns);
-    const down = this.spreadOf(height * detail, detail, rows);
-    const across = this.spreadOf(width * detail, detail, columns);
+    const map = this.spread(votes, index, detail);
     paintPixels(canvas, [height * detail, width * detail], (i) => {
-      const y = Math.floor(i / (width * detail));
-      const x = i % (width * detail);
-      let vote = 0;
-      for (let row = 0; row < rows; row++) {
-        const part = down[y * rows + row];
-        if (!part) continue;
-        for (let column = 0; column < columns; column++) {
-          vote += part * across[x * columns + column] * own[row * columns + column];
-        }
-      }
-      const strength = Math.sqrt(Math.min(1, Math.abs(vote) / this.largest));
-      const colour = vote > 0 ? FOR : AGAINST;
-      const pixel = Math.floor(y / detail) * width + Math.floor(x / detail);
-      const ink = Math.min(1, this.ink[pixel]);
-      return colour.map((part) => strength * part * (0.3 + 0.7 * ink) + 0.3 * ink * (1 - strength));
+      const y = Math.floor(i / (width * detail) / detail);
+      const x = Math.floor((i % (width * detail)) / detail);
+      const ink = Math.min(1, this.ink[y * width + x]);
+      const strength = Math.sqrt(Math.min(1, Math.abs(map[i]) / this.largest));
+      const colour = map[i] > 0 ? FOR : AGAINST;
+      const grey = 0.34 * ink * (1 - strength);
+      return colour.map((part) => strength * part * (0.28 + 0.72 * ink) + grey);
     });
   }
 
+  /** A class's votes at each point of the picture: first along rows, then down. */
+  spread(votes, index, detail) {
+    const { rows, columns } = this;
+    const [down, across] = this.weights[detail];
+    const [height, width] = this.shape.map((side) => side * detail);
+    const own = votes.subarray(index * rows * columns, (index + 1) * rows * columns);
+    const lines = new Float32Array(rows * width);
+    for (let row = 0; row < rows; row++) {
+      for (let x = 0; x < width; x++) {
+        for (let column = 0; column < columns; column++) {
+          lines[row * width + x] +=
+            across[x * columns + column] * own[row * columns + column];
+        }
+      }
+    }
+    const map = new Float32Array(height * width);
+    for (let y = 0; y < height; y++) {
+      for (let row = 0; row < rows; row++) {
+        const part = down[y * rows + row];
+        if (!part) continue;
+        for (let x = 0; x < width; x++) map[y * width + x] += part * lines[row * width + x];
+      }
+    }
+    return map;
+  }
+
   /** How much each place counts at each point: most in the middle of its field. */
-  spreadOf(points, detail, places) {
+  spreadWeights(points, detail, places) {
     const weights = new Float64Array(points * places);
     for (let point = 0; point < points; point++) {
       let total = 0;
       for (let place = 0; place < places; place++) {
-        const distance = (point + 0.5) / detail - (place * this.strides + this.field / 2);
-        const weight = Math.max(0, 1 - Math.abs(distance) / (this.field / 2)) ** 3;
+        const middle = place * this.strides + this.field / 2;
+        const distance = Math.abs((point + 0.5) / detail - middle);
+        const weight = Math.max(0, 1 - distance / (this.field / 2)) ** 3;
         weights[point * places + place] = weight;
         total += weight;
       }

@@ -520,6 +520,8 @@ FLAGS = {
     "--predict": None,
     "--invert": "auto",
     "--export": None,
+    "--explore": False,
+    "--export_page": None,
     "--testing": "train",
     "--resume": "train",
     "--overwrite": "train",
@@ -527,7 +529,7 @@ FLAGS = {
 
 
 SWITCHES = ("--testing", "--resume", "--overwrite", "--predict", "--export", "--debug")
-SWITCHES += ("--grayscale",)
+SWITCHES += ("--grayscale", "--explore", "--export_page")
 
 
 def test_defaults():
