@@ -36,11 +36,12 @@ export class CapsuleSliders {
       max: REACH,
       step: 0.005,
       value: 0,
-      title: "A double click sets back",
+      title: "A double click, or the key 0, sets back",
       "aria-label": name,
       oninput: () => this.move(element),
       onchange: () => this.refreshFilm(),
       ondblclick: () => this.set(element, 0),
+      onkeydown: ({ key }) => key === "0" && this.set(element, 0),
     });
     row.item = create(
       "li",
