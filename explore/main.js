@@ -65,7 +65,10 @@ class Page {
   }
 
   drawn() {
-    this.look(this.pad.plane(0));
+    const [height, width, channels] = this.manifest.input_shape;
+    const values = new Float32Array(height * width * channels);
+    const black = { height, width, channels, values };
+    this.look(this.isDigits ? this.pad.plane(0) : black);
     this.showHint();
   }
 

@@ -155,8 +155,10 @@ export class RoutingView {
       const ink = Math.min(1, this.ink[y * width + x]);
       const strength = Math.sqrt(Math.min(1, Math.abs(map[i]) / this.largest));
       const colour = map[i] > 0 ? FOR : AGAINST;
-      const grey = 0.34 * ink * (1 - strength);
-      return colour.map((part) => strength * part * (0.28 + 0.72 * ink) + grey);
+      return colour.map((part) => {
+        const drawn = 0.42 * (1 - strength) + part * strength;
+        return ink * drawn + (1 - ink) * 0.34 * part * strength;
+      });
     });
   }
 
