@@ -29,7 +29,11 @@ export class LengthBars {
       );
       return bar;
     });
-    list.replaceChildren(...this.bars.map((bar) => create("li", {}, bar.button)));
+    const axis = ["0", "0.5", "1"].map((text) => create("span", {}, text));
+    list.replaceChildren(
+      ...this.bars.map((bar) => create("li", {}, bar.button)),
+      create("li", { className: "axis", "aria-hidden": "true" }, ...axis),
+    );
     this.show(new Float32Array(names.length), [], null);
   }
 

@@ -191,12 +191,13 @@ export class RoutingView {
   /** How much each place counts at each point: most in the middle of its field. */
   spreadWeights(points, detail, places) {
     const weights = new Float64Array(points * places);
+    const reach = this.field / 2 + this.strides; // so that no edge is without votes
     for (let point = 0; point < points; point++) {
       let total = 0;
       for (let place = 0; place < places; place++) {
         const middle = place * this.strides + this.field / 2;
         const distance = Math.abs((point + 0.5) / detail - middle);
-        const weight = Math.max(0, 1 - distance / (this.field / 2)) ** 3;
+        const weight = Math.max(0, 1 - distance / reach) ** 3;
         weights[point * places + place] = weight;
         total += weight;
       }
