@@ -41,7 +41,9 @@ export class CapsuleSliders {
       oninput: () => this.move(element),
       onchange: () => this.refreshFilm(),
       ondblclick: () => this.set(element, 0),
-      onkeydown: ({ key }) => key === "0" && this.set(element, 0),
+      onkeydown: ({ key }) => {
+        if (key === "0") this.set(element, 0);
+      },
     });
     row.item = create(
       "li",

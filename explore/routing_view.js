@@ -153,11 +153,12 @@ export class RoutingView {
       const y = Math.floor(i / (width * detail) / detail);
       const x = Math.floor((i % (width * detail)) / detail);
       const ink = Math.min(1, this.ink[y * width + x]);
-      const strength = Math.sqrt(Math.min(1, Math.abs(map[i]) / this.largest));
+      const part = Math.abs(map[i]) / this.largest;
+      const strength = Math.min(1, 1.25 * Math.sqrt(part)); // weak ones can be seen
       const colour = map[i] > 0 ? FOR : AGAINST;
-      return colour.map((part) => {
-        const drawn = 0.42 * (1 - strength) + part * strength;
-        return ink * drawn + (1 - ink) * 0.34 * part * strength;
+      return colour.map((shade) => {
+        const drawn = 0.42 * (1 - strength) + shade * strength;
+        return ink * drawn + (1 - ink) * 0.34 * shade * strength;
       });
     });
   }
