@@ -283,7 +283,6 @@ def model_info(model: keras.Model, data: datasets.Dataset, options: Options) -> 
         "border_brightness": round(photos.border_brightness(x), 4),
         "digit_box": photos.digit_box(x),
         "seed": options.training.seed,
-        "objects": max(1, len(model.inputs) - 1),  # a label each
     }
 
 

@@ -232,7 +232,7 @@ function convolution(height, width, strides, kernel) {
 
 let found = new Int32Array(1); // of the last `gather`
 
-/** Finds what is not zero from `start` on: indices into `found`, numbers to `values`. */
+/** Finds what is not zero from `start` on: indices to `found`, numbers to `values`. */
 function gather(array, start, length, values) {
   if (found.length < length) found = new Int32Array(length);
   let count = 0;

@@ -333,8 +333,9 @@ function components(mask) {
       sizes[label]++;
       if (isBorder(mask, pixel)) atBorder[label] = true;
       const [row, column] = [Math.floor(pixel / width), pixel % width];
-      for (let r = Math.max(0, row - 1); r <= Math.min(height - 1, row + 1); r++) {
-        for (let c = Math.max(0, column - 1); c <= Math.min(width - 1, column + 1); c++) {
+      const [bottom, right] = [Math.min(height, row + 2), Math.min(width, column + 2)];
+      for (let r = Math.max(0, row - 1); r < bottom; r++) {
+        for (let c = Math.max(0, column - 1); c < right; c++) {
           const next = r * width + c;
           if (values[next] && !labels[next]) {
             labels[next] = label;

@@ -83,7 +83,9 @@ export async function loadTestImages(manifest) {
 /** Fills the strip: first those that were named right, then the mistaken ones. */
 export function showStrip(testImages, shape, perRow, onChoice) {
   for (const [id, isRight] of [["strip-right", true], ["strip-wrong", false]]) {
-    const chosen = testImages.filter((image) => (image.class === image.named) === isRight);
+    const chosen = testImages.filter(
+      (image) => (image.class === image.named) === isRight,
+    );
     const buttons = chosen.slice(0, perRow).map((image) => {
       const canvas = create("canvas", { className: "tile" });
       paint(canvas, shape, image.picture.values);

@@ -183,7 +183,9 @@ export class RoutingView {
       for (let row = 0; row < rows; row++) {
         const part = down[y * rows + row];
         if (!part) continue;
-        for (let x = 0; x < width; x++) map[y * width + x] += part * lines[row * width + x];
+        for (let x = 0; x < width; x++) {
+          map[y * width + x] += part * lines[row * width + x];
+        }
       }
     }
     return map;

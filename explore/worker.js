@@ -56,7 +56,9 @@ function answer(image, shown) {
   const start = performance.now();
   const seen = network.see(image);
   const named = namedClasses(seen.lengths);
-  const drawn = shown === null ? named : [shown];
+  // The decoder has learnt to draw all capsules at once only for labels of any number.
+  const own = network.manifest.multi_label ? named : named.slice(0, 1);
+  const drawn = shown === null ? own : [shown];
   const reconstruction = network.decode(seen.capsules, drawn);
   const milliseconds = performance.now() - start;
   const alone = network.manifest.objects > 1

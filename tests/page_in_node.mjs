@@ -16,7 +16,7 @@ const read = (...parts) => {
 };
 const write = (numbers) => fs.writeSync(1, new Uint8Array(numbers.buffer));
 
-/** Of each image: lengths, reconstruction of the longest capsule, votes of all rounds. */
+/** Of each image: lengths, what the longest capsule draws, votes of all rounds. */
 function engine(folder) {
   const manifest = JSON.parse(fs.readFileSync(path.join(folder, "model.json")));
   const network = new Network(manifest, read(folder, "weights.bin"));
@@ -27,7 +27,8 @@ function engine(folder) {
     const seen = network.see(images.subarray(start, start + size));
     const longest = seen.lengths.indexOf(Math.max(...seen.lengths));
     const votes = seen.rounds.flatMap((round) => [...round.votes]);
-    answers.push(...seen.lengths, ...network.decode(seen.capsules, [longest]), ...votes);
+    const drawn = network.decode(seen.capsules, [longest]);
+    answers.push(...seen.lengths, ...drawn, ...votes);
   }
   return Float32Array.from(answers);
 }
