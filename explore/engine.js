@@ -23,13 +23,14 @@ export class Network {
     this.weights = weights;
     [this.height, this.width, this.channels] = manifest.input_shape;
     this.routings = manifest.routings;
-    // convolutions: (kernel height, kernel width, channels, filters)
-    this.conv1 = convolution(this.height, this.width, 1, weights["conv1/kernel"]);
+    this.conv1 = convolution(
+      [this.height, this.width], 1, 1, weights["conv1/kernel"], weights["conv1/bias"]);
     this.primary = convolution(
-      this.conv1.rows,
-      this.conv1.columns,
+      [this.conv1.rows, this.conv1.columns],
       manifest.primary.strides,
+      manifest.primary.scale,
       weights["primarycaps/kernel"],
+      weights["primarycaps/bias"],
     );
     // transformations: (input capsules, classes, elements of a class capsule, inputs)
     [this.inputs, this.classes, this.dim, this.inputDim] =
@@ -45,11 +46,11 @@ export class Network {
    *     coupling with each class of the capsules that agree with it.
    */
   see(picture) {
-    const features = this.convolve(this.conv1, this.normalized(picture), "conv1");
+    const features = convolve(this.conv1, this.normalized(picture));
     for (let i = 0; i < features.length; i++) {
       if (features[i] < 0) features[i] = 0;
     }
-    const primary = this.convolve(this.primary, features, "primarycaps");
+    const primary = convolve(this.primary, features);
     for (let i = 0; i < primary.length; i += this.inputDim) {
       squash(primary, i, this.inputDim);
     }
@@ -64,42 +65,6 @@ export class Network {
       const deviation = Math.sqrt(normalization.variance[channel]);
       return (value - normalization.mean[channel]) / deviation;
     });
-  }
-
-  /** A convolution without margins, (rows, columns, filters). */
-  convolve({ rows, columns, width, strides, kernel }, input, name) {
-    const [kernelHeight, kernelWidth, channels, filters] = kernel.shape;
-    const { bias, scale } = this.biasAndScale(name);
-    const sums = new Float32Array(rows * columns * filters);
-    const values = new Float32Array(channels);
-    const starts = new Int32Array(channels);
-    // The kernel's place is the outer loop, so that its weights, which are many, pass
-    // through the processor's cache once.
-    for (let ky = 0; ky < kernelHeight; ky++) {
-      for (let kx = 0; kx < kernelWidth; kx++) {
-        const tap = (ky * kernelWidth + kx) * channels * filters;
-        for (let row = 0; row < rows; row++) {
-          for (let column = 0; column < columns; column++) {
-            const pixel = (row * strides + ky) * width + column * strides + kx;
-            const count = gather(input, pixel * channels, channels, values);
-            for (let n = 0; n < count; n++) {
-              starts[n] = tap + found[n] * filters;
-            }
-            const sum = (row * columns + column) * filters;
-            addRows(sums, sum, kernel.values, starts, values, count, filters);
-          }
-        }
-      }
-    }
-    for (let i = 0; i < sums.length; i++) {
-      sums[i] = sums[i] * scale + bias[i % filters];
-    }
-    return sums;
-  }
-
-  biasAndScale(name) {
-    const scale = name === "primarycaps" ? this.manifest.primary.scale : 1;
-    return { bias: this.weights[`${name}/bias`].values, scale };
   }
 
   /** Routing by agreement (Procedure 1 of the paper), each round of it remembered. */
@@ -219,15 +184,47 @@ export class Network {
   }
 }
 
-function convolution(height, width, strides, kernel) {
+/** What `convolve` needs; the kernel is (height, width, channels, filters). */
+function convolution([height, width], strides, scale, kernel, bias) {
   const [kernelHeight, kernelWidth] = kernel.shape;
   return {
     rows: Math.floor((height - kernelHeight) / strides) + 1,
     columns: Math.floor((width - kernelWidth) / strides) + 1,
     width,
     strides,
+    scale,
     kernel,
+    bias,
   };
+}
+
+/** A convolution without margins, (rows, columns, filters). */
+function convolve({ rows, columns, width, strides, scale, kernel, bias }, input) {
+  const [kernelHeight, kernelWidth, channels, filters] = kernel.shape;
+  const sums = new Float32Array(rows * columns * filters);
+  // A row of the kernel lies in one piece, and so does what it covers of the input.
+  const length = kernelWidth * channels;
+  const values = new Float32Array(length);
+  const starts = new Int32Array(length);
+  // The kernel's rows are the outer loop, so that its weights, which are many, pass
+  // through the processor's cache once.
+  for (let ky = 0; ky < kernelHeight; ky++) {
+    for (let row = 0; row < rows; row++) {
+      for (let column = 0; column < columns; column++) {
+        const pixel = (row * strides + ky) * width + column * strides;
+        const count = gather(input, pixel * channels, length, values);
+        for (let n = 0; n < count; n++) {
+          starts[n] = (ky * length + found[n]) * filters;
+        }
+        const sum = (row * columns + column) * filters;
+        addRows(sums, sum, kernel.values, starts, values, count, filters);
+      }
+    }
+  }
+  for (let i = 0; i < sums.length; i++) {
+    sums[i] = sums[i] * scale + bias.values[i % filters];
+  }
+  return sums;
 }
 
 let found = new Int32Array(1); // of the last `gather`
