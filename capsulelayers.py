@@ -5,11 +5,13 @@ Reference:
       NIPS 2017, https://arxiv.org/abs/1710.09829
 """
 
+import math
+
 import keras
 from keras import ops
 
 from capsnet import fft_conv
-from capsnet.backend import compiled, runs_on_cpu
+from capsnet.backend import compiled, direct_convolution_is_slow, runs_on_cpu
 
 PACKAGE = "capsnet"
 
@@ -113,31 +115,38 @@ class PrimaryCap(keras.layers.Layer):
     Args:
         dim_capsule: Number of elements of a capsule.
         n_channels: Number of types of capsules, each with a capsule at every position.
-        kernel_size: Height and width of the kernel, in pixels.
-        strides: Step of the kernel, in pixels.
+        kernel_size: Height and width of the kernel, in pixels, or one number for both.
+        strides: Step of the kernel along height and width, in pixels, or one number.
+        padding: "valid", or "same" for zeros around the images, so that there is a
+            position for each step.
         scale: Factor of the convolution, before the bias is added.
         kernel_initializer: Initializer of the kernel.
         bias_initializer: Initializer of the bias.
         method: How the convolution is computed. "direct" is the backend's own, "fft"
             is `fft_conv.conv2d`, the same in a frequency domain. "auto" takes "fft" on
-            a CPU if it needs less than half of the multiplications.
+            a CPU where it pays: for many large kernels and more than a few images.
 
     Input shape:
-        (batch, height, width, channels)
+        (batch, height, width, channels), whatever Keras's image data format is. The
+        height and width may be unknown (None); the convolution is direct then.
 
     Output shape:
-        (batch, rows * columns * n_channels, dim_capsule)
+        (batch, rows * columns * n_channels, dim_capsule): the capsules of a position
+        follow each other. `Reshape((rows, columns, n_channels, dim_capsule))` makes the
+        grid of them that `ConvCapsuleLayer` takes.
 
     Raises:
-        ValueError: If `method` is unknown, or the images are smaller than the kernel.
+        ValueError: If an argument is none of those above, or the images are of another
+            rank or smaller than the kernel.
     """
 
     def __init__(
         self,
         dim_capsule: int,
         n_channels: int,
-        kernel_size: int,
-        strides: int = 1,
+        kernel_size: int | tuple[int, int],
+        strides: int | tuple[int, int] = 1,
+        padding: str = "valid",
         scale: float = 1.0,
         kernel_initializer="glorot_uniform",
         bias_initializer="zeros",
@@ -150,47 +159,73 @@ class PrimaryCap(keras.layers.Layer):
                 "Expected method to be 'auto', 'fft' or 'direct'; "
                 f"received method={method!r}."
             )
+        if padding not in ("valid", "same"):
+            raise ValueError(
+                "Expected padding to be 'valid' or 'same'; "
+                f"received padding={padding!r}."
+            )
         self.dim_capsule = dim_capsule
         self.n_channels = n_channels
-        self.kernel_size = kernel_size
-        self.strides = strides
+        self.kernel_size = _pair("kernel_size", kernel_size)
+        self.strides = _pair("strides", strides)
+        self.padding = padding
         self.scale = scale
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.bias_initializer = keras.initializers.get(bias_initializer)
         self.method = method
 
     def build(self, input_shape):
-        height, width, channels = input_shape[1:]
+        if len(input_shape) != 4 or input_shape[3] is None:
+            raise ValueError(
+                "Expected images of shape (batch, height, width, channels) with a "
+                f"known number of channels; received {input_shape}."
+            )
+        *size, channels = input_shape[1:]
         filters = self.dim_capsule * self.n_channels
-        kernel_size = (self.kernel_size, self.kernel_size)
         self.kernel = self.add_weight(
             name="kernel",
-            shape=(*kernel_size, channels, filters),
+            shape=(*self.kernel_size, channels, filters),
             initializer=self.kernel_initializer,
         )
         self.bias = self.add_weight(
             name="bias", shape=(filters,), initializer=self.bias_initializer
         )
-        pays = _fft_pays((height, width), kernel_size, self.strides, channels, filters)
-        self.use_fft = self.method == "fft" or (self.method == "auto" and pays)
+        self.least_batch = None
+        if None not in size:
+            if self.padding == "same":
+                along = zip(size, self.kernel_size, self.strides)
+                self.margins = [fft_conv.same_padding(*sizes) for sizes in along]
+                size = [n + sum(margin) for n, margin in zip(size, self.margins)]
+            shape = (size, self.kernel_size, self.strides, channels, filters)
+            least = {"auto": _least_batch(*shape), "fft": 1, "direct": None}
+            self.least_batch = least[self.method]
 
     def call(self, inputs):
-        if self.use_fft:
-            outputs = fft_conv.conv2d(inputs, self.kernel, self.strides)
-        else:
-            outputs = ops.conv(
-                inputs,
-                self.kernel,
-                self.strides,
-                padding="valid",
-                data_format="channels_last",
-            )
+        outputs = _convolve(self._direct, self._fast, inputs, self.least_batch)
         if self.scale != 1:
             outputs = self.scale * outputs
         outputs = outputs + ops.cast(self.bias, outputs.dtype)
         # (batch, rows, columns, filters) -> (batch, capsules, dim_capsule)
-        capsules = outputs.shape[1] * outputs.shape[2] * self.n_channels
-        return squash(ops.reshape(outputs, (-1, capsules, self.dim_capsule)))
+        _, rows, columns, _ = outputs.shape
+        if None in (rows, columns):
+            batch, capsules = ops.shape(outputs)[0], -1
+        else:
+            batch, capsules = -1, rows * columns * self.n_channels
+        return squash(ops.reshape(outputs, (batch, capsules, self.dim_capsule)))
+
+    def _direct(self, inputs):
+        return ops.conv(
+            inputs,
+            self.kernel,
+            self.strides,
+            padding=self.padding,
+            data_format="channels_last",
+        )
+
+    def _fast(self, inputs):
+        if self.padding == "same":
+            inputs = ops.pad(inputs, [(0, 0), *self.margins, (0, 0)])
+        return fft_conv.conv2d(inputs, self.kernel, self.strides)
 
     def get_config(self):
         return {
@@ -199,6 +234,7 @@ class PrimaryCap(keras.layers.Layer):
             "n_channels": self.n_channels,
             "kernel_size": self.kernel_size,
             "strides": self.strides,
+            "padding": self.padding,
             "scale": self.scale,
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
             "bias_initializer": keras.initializers.serialize(self.bias_initializer),
@@ -210,7 +246,8 @@ class PrimaryCap(keras.layers.Layer):
 class FastConv2D(keras.layers.Conv2D):
     """Keras's `Conv2D`, computed by `fft_conv.conv2d` on a CPU where that pays.
 
-    It may pay for stride 1, without dilation and groups, and with the channels last.
+    It may pay for stride 1, without dilation and groups, with the channels last, and
+    for images of known height and width, of which there are more than a few.
 
     Args: those of `Conv2D`.
 
@@ -224,26 +261,63 @@ class FastConv2D(keras.layers.Conv2D):
     def build(self, input_shape):
         super().build(input_shape)
         plain = self.strides == self.dilation_rate == (1, 1) and self.groups == 1
-        self.use_fft = False
-        if plain and self.data_format == "channels_last":
+        self.least_batch = None
+        known = None not in input_shape[1:]
+        if plain and known and self.data_format == "channels_last":
             *size, channels = input_shape[1:]
             if self.padding == "same":
                 size = [n + k - 1 for n, k in zip(size, self.kernel_size)]
-            self.use_fft = _fft_pays(size, self.kernel_size, 1, channels, self.filters)
+            shape = (size, self.kernel_size, self.strides, channels, self.filters)
+            self.least_batch = _least_batch(*shape)
 
     def convolution_op(self, inputs, kernel):
-        if not self.use_fft:
-            return super().convolution_op(inputs, kernel)
-        if self.padding == "same":
-            margins = [((k - 1) // 2, k // 2) for k in self.kernel_size]
-            inputs = ops.pad(inputs, [(0, 0), *margins, (0, 0)])
-        return fft_conv.conv2d(inputs, kernel)
+        def fast(inputs):
+            if self.padding == "same":
+                margins = [fft_conv.same_padding(k, k) for k in self.kernel_size]
+                inputs = ops.pad(inputs, [(0, 0), *margins, (0, 0)])
+            return fft_conv.conv2d(inputs, kernel)
+
+        def direct(inputs):
+            return super(FastConv2D, self).convolution_op(inputs, kernel)
+
+        return _convolve(direct, fast, inputs, self.least_batch)
 
 
-def _fft_pays(size, kernel_size, strides, channels, filters) -> bool:
-    """Whether `fft_conv.conv2d` is faster; see `fft_conv.cost` for the arguments."""
-    fft, direct = fft_conv.cost(size, kernel_size, strides, channels, filters)
-    return runs_on_cpu() and 2 * fft < direct
+def _pair(name: str, value) -> tuple[int, int]:
+    """One or two sizes as two."""
+    pair = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
+    if len(pair) != 2 or any(not isinstance(n, int) or n < 1 for n in pair):
+        raise ValueError(
+            f"Expected {name} to be one or two positive integers; "
+            f"received {name}={value!r}."
+        )
+    return pair
+
+
+def _least_batch(size, kernel_size, strides, channels, filters) -> int | None:
+    """The least number of images for which `fft_conv.conv2d` is faster; None if never.
+
+    See `fft_conv.cost` for the arguments. The transform of the kernel is bound by the
+    memory: one of its multiplications takes as long as about three others.
+    """
+    fft, kernel, direct = fft_conv.cost(size, kernel_size, strides, channels, filters)
+    if not runs_on_cpu() or 2 * fft >= direct:
+        return None
+    if direct_convolution_is_slow():
+        return 1
+    return math.ceil(3 * kernel / (direct - 2 * fft))
+
+
+def _convolve(direct, fast, images, least_batch: int | None):
+    """`fast(images)` for at least so many images, `direct(images)` for fewer."""
+    if least_batch is None:
+        return direct(images)
+    if least_batch == 1:
+        return fast(images)
+    if images.shape[0] is None:  # a graph for batches of any size
+        enough = ops.shape(images)[0] >= least_batch
+        return ops.cond(enough, lambda: fast(images), lambda: direct(images))
+    return fast(images) if images.shape[0] >= least_batch else direct(images)
 
 
 def dynamic_routing(u, W, routings: int, bias=0.0):
@@ -301,18 +375,24 @@ class CapsuleLayer(keras.layers.Layer):
         routings: Number of rounds of the routing, at least 1.
         kernel_initializer: Initializer of the transformation matrices. With a much
             smaller one than the default, training starts with a long plateau.
+        kernel_regularizer: Regularizer of the transformation matrices.
+        kernel_constraint: Constraint on the transformation matrices.
         use_bias: Whether a bias is added to `s` in each round, as in the code that the
             paper's authors released.
         bias_initializer: Initializer of the bias.
+        return_couplings: Whether the coupling coefficients of the last round are
+            returned too. Over the output capsules, they sum to 1.
 
     Input shape:
-        (batch, input_capsules, input_dim)
+        (batch, input_capsules, input_dim). `keras.layers.Reshape((-1, input_dim))`
+        makes it of capsules on a grid.
 
     Output shape:
-        (batch, num_capsule, dim_capsule)
+        (batch, num_capsule, dim_capsule), and with `return_couplings` also
+        (batch, num_capsule, input_capsules).
 
     Raises:
-        ValueError: If `routings` is less than 1.
+        ValueError: If `routings` is less than 1, or the input is of another rank.
     """
 
     def __init__(
@@ -321,8 +401,11 @@ class CapsuleLayer(keras.layers.Layer):
         dim_capsule: int,
         routings: int = 3,
         kernel_initializer=None,
+        kernel_regularizer=None,
+        kernel_constraint=None,
         use_bias: bool = False,
         bias_initializer="zeros",
+        return_couplings: bool = False,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -336,15 +419,27 @@ class CapsuleLayer(keras.layers.Layer):
         self.kernel_initializer = keras.initializers.get(
             kernel_initializer or keras.initializers.RandomNormal(stddev=0.1)
         )
+        self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
+        self.kernel_constraint = keras.constraints.get(kernel_constraint)
         self.use_bias = use_bias
         self.bias_initializer = keras.initializers.get(bias_initializer)
+        self.return_couplings = return_couplings
 
     def build(self, input_shape):
+        if len(input_shape) != 3 or None in input_shape[1:]:
+            raise ValueError(
+                "Expected capsules of shape (batch, input_capsules, input_dim), their "
+                "number known, as each has transformation matrices of its own; "
+                f"received {input_shape}. keras.layers.Reshape((-1, input_dim)) makes "
+                "it of capsules on a grid."
+            )
         _, input_capsules, input_dim = input_shape
         self.W = self.add_weight(
             name="W",
             shape=(self.num_capsule, input_capsules, self.dim_capsule, input_dim),
             initializer=self.kernel_initializer,
+            regularizer=self.kernel_regularizer,
+            constraint=self.kernel_constraint,
         )
         if self.use_bias:
             self.bias = self.add_weight(
@@ -373,7 +468,12 @@ class CapsuleLayer(keras.layers.Layer):
             v_W = ops.matmul(v, W_T)  # (num_capsule, batch, input_capsules * input_dim)
             logits, c_u = _couple(logits, inputs, v_W)
             v = squash(ops.matmul(c_u, W) + bias)
-        return ops.transpose(v, (1, 0, 2))
+        v = ops.transpose(v, (1, 0, 2))
+        if not self.return_couplings:
+            return v
+        zeros = ops.stack([ops.zeros_like(inputs[..., 0])] * num_capsule)
+        c = ops.softmax(zeros + ops.cast(logits, zeros.dtype), axis=0)
+        return v, ops.transpose(c, (1, 0, 2))
 
     def get_config(self):
         return {
@@ -382,8 +482,93 @@ class CapsuleLayer(keras.layers.Layer):
             "dim_capsule": self.dim_capsule,
             "routings": self.routings,
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+            "kernel_regularizer": keras.regularizers.serialize(self.kernel_regularizer),
+            "kernel_constraint": keras.constraints.serialize(self.kernel_constraint),
             "use_bias": self.use_bias,
             "bias_initializer": keras.initializers.serialize(self.bias_initializer),
+            "return_couplings": self.return_couplings,
+        }
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class ConvCapsuleLayer(CapsuleLayer):
+    """Capsules on a grid, each fed by the capsules in a window of the grid below.
+
+    Within a window, this is `CapsuleLayer`: its capsules share themselves out among
+    those of one position above. All windows share the transformation matrices, so that
+    deep networks of capsules stay small.
+
+    Args:
+        num_capsule: Number of output capsules at a position.
+        dim_capsule: Number of elements of an output capsule.
+        kernel_size: Height and width of the window, in positions, or one number.
+        strides: Step of the window along height and width, or one number.
+        kernel_initializer: Initializer of the transformation matrices. A window has few
+            capsules, whose sum is short; with a standard deviation of 0.1, as in
+            `CapsuleLayer`, equation 1 would leave almost nothing of it.
+        kwargs: Those of `CapsuleLayer`.
+
+    Input shape:
+        (batch, rows, columns, input_capsules, input_dim); only the batch may be
+        unknown.
+
+    Output shape:
+        (batch, new_rows, new_columns, num_capsule, dim_capsule), and with
+        `return_couplings` also (batch, new_rows, new_columns, num_capsule, height of
+        the window * its width * input_capsules). Windows do not leave the grid.
+
+    Raises:
+        ValueError: If an argument is none of those above, or the input is of another
+            rank or smaller than the window.
+    """
+
+    def __init__(
+        self,
+        num_capsule: int,
+        dim_capsule: int,
+        kernel_size: int | tuple[int, int],
+        strides: int | tuple[int, int] = 1,
+        kernel_initializer=None,
+        **kwargs,
+    ):
+        initializer = kernel_initializer or keras.initializers.RandomNormal(stddev=1.0)
+        super().__init__(
+            num_capsule, dim_capsule, kernel_initializer=initializer, **kwargs
+        )
+        self.kernel_size = _pair("kernel_size", kernel_size)
+        self.strides = _pair("strides", strides)
+
+    def build(self, input_shape):
+        if len(input_shape) != 5 or None in input_shape[1:]:
+            raise ValueError(
+                "Expected capsules of shape (batch, rows, columns, input_capsules, "
+                f"input_dim), only the batch unknown; received {input_shape}."
+            )
+        _, *grid, types, dim = input_shape
+        sizes = zip(grid, self.kernel_size, self.strides)
+        self.grid = tuple(fft_conv.output_size(*along) for along in sizes)
+        super().build((None, math.prod(self.kernel_size) * types, dim))
+
+    def call(self, inputs):
+        _, rows, columns, types, dim = inputs.shape
+        # -> (batch, new_rows, new_columns, height * width * types * dim)
+        windows = ops.image.extract_patches(
+            ops.reshape(inputs, (-1, rows, columns, types * dim)),
+            self.kernel_size,
+            self.strides,
+            padding="valid",
+            data_format="channels_last",
+        )
+        outputs = super().call(ops.reshape(windows, (-1, self.W.shape[1], dim)))
+        if not self.return_couplings:
+            return ops.reshape(outputs, (-1, *self.grid, *outputs.shape[1:]))
+        return tuple(ops.reshape(a, (-1, *self.grid, *a.shape[1:])) for a in outputs)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "kernel_size": self.kernel_size,
+            "strides": self.strides,
         }
 
 

@@ -16,6 +16,7 @@ if __name__ == "__main__":
     startup.begin()
 
 import argparse
+import dataclasses
 import os
 import sys
 
@@ -29,6 +30,7 @@ from capsnet.architecture import PAPER, Architecture
 from capsnet.batches import ShiftedBatches
 from capsnet.classify import classify, save_features
 from capsnet.errors import UsageError, one_line
+from capsnet.explain import explain
 from capsnet.explore import (
     build_page,
     check_page_folder,
@@ -64,12 +66,14 @@ def CapsNet(
     *,
     objects: int = 1,
     multi_label: bool = False,
-    architecture: Architecture = PAPER,
     normalization: dict | None = None,
+    architecture: Architecture = PAPER,
+    **sizes,
 ) -> tuple[keras.Model, keras.Model, keras.Model]:
     """Builds the capsule network of the paper's figures 1 and 2.
 
-    The three models share their layers, so that training one trains all.
+    The three models share their layers, so that training one trains all. Another
+    network is a keyword away, `CapsNet((32, 32, 3), 10, filters=64, decoder=(512,))`.
 
     Args:
         input_shape: Height, width and channels of the images.
@@ -79,9 +83,10 @@ def CapsNet(
             reconstructed alone.
         multi_label: Whether the label may be multi-hot: the decoder draws an image from
             all capsules of its classes at once.
-        architecture: Sizes and initial values of the layers.
         normalization: Mean and variance of each channel, to normalize images by; the
             reconstructions stay in [0, 1].
+        architecture: Sizes and initial values of the layers.
+        sizes: Attributes of `Architecture`, in place of those of `architecture`.
 
     Returns:
         train_model: [images, labels] -> [class lengths, reconstructions of the
@@ -90,16 +95,20 @@ def CapsNet(
         eval_model: images -> [class lengths, reconstructions of the longest capsule].
         manipulate_model: [images, labels, (batch, n_class, 16) to add to the
             class capsules] -> reconstructions of the labelled capsule.
+        Without a decoder, both other models are images -> class lengths, and the last
+        one is None.
 
     Raises:
         UsageError: If the images are too small for the two convolutions.
     """
-    sizes, k = architecture, architecture.kernel_size
+    sizes = dataclasses.replace(architecture, **sizes)
     if min(input_shape[:2]) < sizes.least_side:
+        k, primary_k = sizes.kernel_size, sizes.primary_kernel_size
         raise UsageError(
             f"expected images of at least {sizes.least_side} x {sizes.least_side} "
-            f"pixels, for the two {k}x{k} convolutions, received {input_shape[0]} x "
-            f"{input_shape[1]}; --image_size 32 32 would enlarge them"
+            f"pixels, for convolutions of {k}x{k} and {primary_k}x{primary_k}, "
+            f"received {input_shape[0]} x {input_shape[1]}; --image_size 32 32 would "
+            "enlarge them"
         )
     x = keras.Input(input_shape, name="image")
     names = ["label"] if objects == 1 else [f"label_{i + 1}" for i in range(objects)]
@@ -119,7 +128,7 @@ def CapsNet(
     # conv1: 256 feature maps; primary capsules: 32 types of 8-D capsules
     features = layers.Conv2D(
         sizes.filters,
-        k,
+        sizes.kernel_size,
         activation="relu",
         data_format="channels_last",
         name="conv1",
@@ -128,7 +137,7 @@ def CapsNet(
     primary = PrimaryCap(
         sizes.primary_dim,
         sizes.primary_types,
-        kernel_size=k,
+        kernel_size=sizes.primary_kernel_size,
         strides=sizes.strides,
         scale=sizes.primary_scale,
         name="primarycaps",
@@ -147,20 +156,27 @@ def CapsNet(
         **{"kernel_initializer": transformations, **start()},
     )(primary)
     lengths = Length(name="capsnet")(digits)
-
-    pixels = int(np.prod(input_shape))
-    decoder = keras.Sequential(
-        [
-            keras.Input((n_class * sizes.class_dim,)),
-            *(
-                layers.Dense(n, activation="relu", name=f"decoder_{i}", **start())
-                for i, n in enumerate(sizes.decoder, start=1)
-            ),
-            layers.Dense(pixels, activation="sigmoid", name="decoder_out", **start()),
-            layers.Reshape(input_shape, dtype="float32"),
-        ],
-        name="decoder",
-    )
+    decoder = sizes.decoder
+    if decoder is None:
+        model = keras.Model(x, lengths)
+        return model, model, None
+    if isinstance(decoder, tuple):
+        pixels = int(np.prod(input_shape))
+        hidden = [
+            layers.Dense(n, activation="relu", name=f"decoder_{i}", **start())
+            for i, n in enumerate(decoder, start=1)
+        ]
+        decoder = keras.Sequential(
+            [
+                keras.Input((n_class * sizes.class_dim,)),
+                *hidden,
+                layers.Dense(
+                    pixels, activation="sigmoid", name="decoder_out", **start()
+                ),
+                layers.Reshape(input_shape, dtype="float32"),
+            ],
+            name="decoder",
+        )
     mask = Mask(THRESHOLD if multi_label else None, name="mask")
     # the shared decoder draws each object alone, from its own capsule
     drawn = [decoder(mask([digits, label])) for label in (y, *more)]
@@ -468,7 +484,9 @@ def use_model(options: Options, own: argparse.Namespace) -> None:
         return
     os.makedirs(options.folder.path, exist_ok=True)
     print(session.describe_device(options.devices))
-    classify(eval_model, own.predict, pictures, info, own.invert, options)
+    images = classify(eval_model, own.predict, pictures, info, own.invert, options)
+    if own.explain:
+        explain(eval_model, own.predict, images, info, options)
 
 
 def explore_model(

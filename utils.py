@@ -4,6 +4,7 @@ import math
 
 import matplotlib
 import numpy as np
+from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -152,6 +153,55 @@ def plot_predictions(
         row[3].set_xticks(range(bars), names, fontsize=8, rotation=90 if upright else 0)
         row[3].set(ylim=(0, 1), ylabel="capsule length")
         row[3].set_title(title, fontsize=9)
+    figure.savefig(path, dpi=DPI)
+
+
+@plain_text
+def plot_votes(images, votes, names, titles, path: str) -> None:
+    """Draws votes over the images that they are about, a row each.
+
+    Args:
+        images: Shape (n, height, width, channels), in [0, 1].
+        votes: For each image, a map for each of some classes, (n, classes, height,
+            width); positive for the class, negative against it.
+        names: Name of each image.
+        titles: For each image, a title of each map.
+        path: The picture to write.
+    """
+    n, columns = len(images), votes.shape[1] + 1
+    height, width = images.shape[1:3]
+    figure = Figure(
+        figsize=(2.2 * columns, 2.3 * n * height / width + 0.6), layout="constrained"
+    )
+    grid = figure.subplots(n, columns, squeeze=False)
+    for row, image, maps, name, above in zip(grid, images, votes, names, titles):
+        show(row[0], image)
+        row[0].set_title(shorten(name, 24), fontsize=9)
+        grey = image.mean(axis=-1)
+        if np.median(grey) < 0.5:  # on a light ground, colours can be told apart
+            grey = 1 - grey
+        largest = np.abs(maps).max()
+        for axes, values, title in zip(row[1:], maps, above):
+            axes.imshow(grey, cmap="gray", vmin=-1, vmax=1)
+            shades = axes.imshow(
+                values,
+                cmap="PuOr_r",
+                vmin=-largest,
+                vmax=largest,
+                alpha=0.85 * np.abs(values) / largest,
+            )
+            axes.set_title(title, fontsize=9)
+        for axes in row:
+            axes.axis("off")
+    bar = figure.colorbar(
+        ScalarMappable(shades.norm, shades.cmap),
+        ax=grid[-1],
+        location="bottom",
+        fraction=0.05,
+        aspect=40,
+    )
+    bar.set_ticks([-largest, 0, largest], labels=["against the class", "", "for it"])
+    bar.ax.tick_params(length=0, labelsize=8)
     figure.savefig(path, dpi=DPI)
 
 

@@ -37,7 +37,7 @@ FORMULATIONS = {
     "ours": ("auto", capsulenet.CapsuleLayer),
 }
 LR, LAM_RECON = 0.001, 0.392
-BATCH_SIZES = (1, 4, 8, 16, 64, 100, 256)
+BATCH_SIZES = (1, 2, 4, 8, 16, 64, 100, 256)
 SIDES = (28, 36, 48, 64)
 
 
@@ -83,7 +83,7 @@ def arithmetic(name: str, batch_size: int, side: int = 28) -> float:
     """Floating point operations of a training step in matrix products."""
     features = side - 8
     kernel = 9 * 9 * 256 * 256
-    fft, direct = fft_conv.cost((features, features), (9, 9), 2, 256, 256)
+    fft, _, direct = fft_conv.cost((features,) * 2, (9, 9), (2, 2), 256, 256)
     capsules = 32 * fft_conv.output_size(features, 9, 2) ** 2
     predictions = capsules * 8 * 160
     decoder = 160 * 512 + 512 * 1024 + 1024 * side**2
@@ -147,19 +147,21 @@ def run_table(rounds: int, repeats: int) -> list[dict]:
 
 
 def run_scaling(rounds: int, repeats: int) -> list[dict]:
-    """A step over batch sizes at side 28, and over image sides at batch 16."""
+    """Both over batch sizes at side 28, and over image sides at batch 16."""
     rows = []
     cases = [(size, 28) for size in BATCH_SIZES] + [(16, side) for side in SIDES[1:]]
     for batch_size, side in cases:
-        training, _, _ = measure(batch_size, side, list(FORMULATIONS), rounds, repeats)
-        for name, seconds in training.items():
+        names = list(FORMULATIONS)
+        training, inference, _ = measure(batch_size, side, names, rounds, repeats)
+        for name in names:
             rows.append(
                 {
                     "batch_size": batch_size,
                     "side": side,
                     "formulation": name,
-                    "train_ms": round(1e3 * seconds, 1),
-                    "train_images_per_second": round(batch_size / seconds, 1),
+                    "train_ms": round(1e3 * training[name], 1),
+                    "train_images_per_second": round(batch_size / training[name], 1),
+                    "infer_ms": round(1e3 * inference[name], 1),
                 }
             )
             report.print_row(rows[-1])
@@ -211,7 +213,7 @@ def main(argv: list[str] | None = None) -> None:
     report.write(rows, args.save_dir, "train_step", device, commit)
     if args.no_scaling:
         return
-    rows = run_scaling(rounds=1, repeats=4)
+    rows = run_scaling(rounds=3, repeats=5)
     report.write(rows, args.save_dir, "scaling", device, commit)
     path = report.make_path(args.save_dir, "scaling", device, ".png")
     with run_folder.replace_file(path) as temporary:

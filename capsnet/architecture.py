@@ -3,6 +3,8 @@
 import dataclasses
 import math
 
+import keras
+
 
 @dataclasses.dataclass(frozen=True)
 class Architecture:
@@ -10,12 +12,14 @@ class Architecture:
 
     Attributes:
         filters: Channels of the first convolution.
-        kernel_size: Height and width of the kernels of both convolutions.
+        kernel_size: Height and width of the first convolution's kernel.
+        primary_kernel_size: Height and width of the primary capsules' kernel.
         strides: Of the primary capsules' convolution.
         primary_types: Types of primary capsules, one of each at every place.
         primary_dim: Elements of a primary capsule.
         class_dim: Elements of a class capsule.
-        decoder: Widths of the decoder's two hidden layers.
+        decoder: Widths of the decoder's hidden layers; or None for no decoder; or a
+            layer or model of one's own, from (batch, n_class * class_dim) to images.
         transformation_stddev: Standard deviation of the transformation matrices at the
             start.
         truncated_normal: Whether kernels start from truncated normal distributions as
@@ -28,11 +32,12 @@ class Architecture:
 
     filters: int = 256
     kernel_size: int = 9
+    primary_kernel_size: int = 9
     strides: int = 2
     primary_types: int = 32
     primary_dim: int = 8
     class_dim: int = 16
-    decoder: tuple[int, int] = (512, 1024)
+    decoder: tuple[int, ...] | keras.layers.Layer | None = (512, 1024)
     transformation_stddev: float = 0.1
     truncated_normal: bool = False
     bias: float = 0.0
@@ -42,7 +47,7 @@ class Architecture:
     @property
     def least_side(self) -> int:
         """Height and width of the smallest images that both convolutions fit into."""
-        return 2 * self.kernel_size - 1
+        return self.kernel_size + self.primary_kernel_size - 1
 
     def primary_capsules(self, input_shape: tuple[int, int, int]) -> int:
         """Number of primary capsules of an image; none if it is too small."""

@@ -41,6 +41,14 @@ def runs_on_cpu() -> bool:
     return device_kind() == "cpu"
 
 
+def direct_convolution_is_slow() -> bool:
+    """Whether a large convolution's gradient takes seconds an image.
+
+    XLA has no fast one for CPUs, and JAX compiles everything with XLA.
+    """
+    return keras.backend.backend() == "jax"
+
+
 def missing_gpu_package() -> str | None:
     """What to install for an NVIDIA GPU that is there, but that the backend lacks."""
     packages = {"tensorflow": "tensorflow[and-cuda]", "jax": "jax[cuda12]"}

@@ -23,7 +23,7 @@ def classify(
     info: dict,
     invert: str,
     options: Options,
-) -> None:
+) -> np.ndarray:
     """Prints the class of each picture and draws `predictions.png`.
 
     Args:
@@ -33,6 +33,9 @@ def classify(
         info: What the model file says about itself.
         invert: "yes", "no" or "auto"; see `photos.prepare_picture`.
         options: Batch size, devices, and where `predictions.png` goes.
+
+    Returns:
+        What the network saw of the pictures, (n, height, width, channels).
     """
     prepared = [photos.prepare_picture(picture, info, invert) for picture in pictures]
     inputs = np.stack([image for image, _ in prepared])
@@ -57,6 +60,7 @@ def classify(
         utils.plot_predictions(*shown, names, temporary)
     more = f", the first {MAX_ROWS} pictures" if len(pictures) > MAX_ROWS else ""
     print(f"Wrote {path}{more}")
+    return inputs
 
 
 def save_features(

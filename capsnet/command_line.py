@@ -53,6 +53,8 @@ def read_options(
         UsageError, ModelFileError: If something makes no sense.
     """
     own = parser.parse_args(argv)
+    if getattr(own, "explain", False) and not own.predict:
+        raise UsageError("--explain: expected pictures to explain, --predict IMG ...")
     given = {name: vars(own).pop(name) for name in SHARED if name in own}
     if "image_size" in given:
         given["image_size"] = tuple(given["image_size"])

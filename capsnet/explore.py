@@ -66,10 +66,10 @@ def build_page(
         "border_brightness": info["border_brightness"],
         "capsule_size": model.get_layer("digitcaps").dim_capsule,
         "primary": {
-            "strides": primary.strides,
+            "strides": primary.strides[0],
             "scale": primary.scale,
             # pixels that a place sees of the image, in both directions
-            "field": conv1.kernel_size[0] + primary.kernel_size - 1,
+            "field": conv1.kernel_size[0] + primary.kernel_size[0] - 1,
         },
         "decoder": [layer.name for layer in dense_layers(model)],
         "weights": listed,

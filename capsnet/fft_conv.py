@@ -23,7 +23,8 @@ roots of unity: ten points cost eleven products, at a precision of about 2e-6.
 
 For the primary capsules of MNIST (20 x 20 x 256 to 6 x 6 x 256, kernel 9, stride 2)
 these are 11 * 11 products (batch, 1024) x (1024, 256). The direct convolution does
-the work of 36 * 81 / 4 = 729 of them.
+the work of 36 * 81 / 4 = 729 of them. The transform of the kernel is the same for a
+batch of any size, so that the direct convolution is faster for a few images.
 
 References:
     - S. Winograd, "Arithmetic Complexity of Computations", 1980
@@ -70,7 +71,7 @@ class Transform(NamedTuple):
 
 
 @full_precision()
-def conv2d(x, kernel, strides: int = 1):
+def conv2d(x, kernel, strides: int | tuple[int, int] = 1):
     """Convolves images with a kernel, valid padding, as products at a few frequencies.
 
     Computes the same as `keras.ops.conv(x, kernel, strides, "valid", "channels_last")`
@@ -84,51 +85,56 @@ def conv2d(x, kernel, strides: int = 1):
     Args:
         x: Images.
         kernel: Weights, shape (kernel_height, kernel_width, channels, filters).
-        strides: Step of the kernel in both directions, in pixels.
+        strides: Step of the kernel along height and width, or along both, in pixels.
 
     Input shape:
         (batch, height, width, channels); only the batch may be unknown.
 
     Output shape:
-        (batch, (height - kernel_height) // strides + 1,
-        (width - kernel_width) // strides + 1, filters)
+        (batch, (height - kernel_height) // strides[0] + 1,
+        (width - kernel_width) // strides[1] + 1, filters)
 
     Raises:
         ValueError: If the kernel is larger than the images.
     """
-    s = strides
+    s, t = strides if isinstance(strides, tuple) else (strides, strides)
     height, width, channels = x.shape[1:]
     filters = kernel.shape[-1]
     rows = plan(height, kernel.shape[0], s)
-    columns = plan(width, kernel.shape[1], s)
+    columns = plan(width, kernel.shape[1], t)
     dtype = x.dtype
 
     # Rows first. x: (batch, height, width, channels) -> p x (columns, batch * inner)
-    inner = s * s * channels
-    x = _split_phases(ops.cast(x, "float32"), rows, columns, s)
+    inner = s * t * channels
+    x = _split_phases(ops.cast(x, "float32"), rows, columns, s, t)
     x = ops.unstack(_transform(rows.inputs, x, rows.tiles))
     # w: (k, k, channels, filters) -> p x (taps, inner * filters)
     taps = rows.kernel.shape[1], columns.kernel.shape[1]
-    w = _fit(ops.cast(kernel, "float32"), (0, 1), (s * taps[0], s * taps[1]))
-    w = ops.reshape(w, (taps[0], s, taps[1], s, -1))
+    w = _fit(ops.cast(kernel, "float32"), (0, 1), (s * taps[0], t * taps[1]))
+    w = ops.reshape(w, (taps[0], s, taps[1], t, -1))
     w = ops.reshape(ops.transpose(w, (0, 2, 1, 3, 4)), (*taps, -1))
     w = ops.unstack(_transform(rows.kernel, w))
 
     # Then the columns, a frequency of the rows at a time: that fits into the cache.
     y = []
     q = columns.kernel.shape[0]
-    for x_p, w_p in zip(x, w):
+    for point, x_p, w_p in zip(rows.kernel, x, w):
+        size = _phases(point, kernel.shape[0], s) * t * channels
+        if size < inner:
+            x_p = ops.reshape(x_p, (x_p.shape[0], -1, inner))[..., :size]
+            x_p = ops.reshape(x_p, (x_p.shape[0], -1))
+            w_p = w_p[:, : size * filters]
         x_pq = _transform(columns.inputs, x_p, columns.tiles)
         w_pq = _transform(columns.kernel, w_p)
         # (q, tiles * batch, inner) x (q, inner, filters)
         y_pq = ops.matmul(
-            ops.reshape(x_pq, (q, -1, inner)), ops.reshape(w_pq, (q, inner, filters))
+            ops.reshape(x_pq, (q, -1, size)), ops.reshape(w_pq, (q, size, filters))
         )
         y.append(_transform(columns.outputs, ops.reshape(y_pq, (q, -1))))
     # y: p x (n, tiles * batch * filters) -> (batch, height, width, filters)
     y = _join_tiles(_transform(rows.outputs, ops.stack(y)), rows, columns, filters)
-    sizes = (height, kernel.shape[0]), (width, kernel.shape[1])
-    y = _fit(y, (1, 2), [output_size(n, k, s) for n, k in sizes])
+    sizes = (height, kernel.shape[0], s), (width, kernel.shape[1], t)
+    y = _fit(y, (1, 2), [output_size(*size) for size in sizes])
     return ops.cast(y, dtype)
 
 
@@ -142,37 +148,46 @@ def output_size(size: int, kernel_size: int, strides: int) -> int:
     return (size - kernel_size) // strides + 1
 
 
+def same_padding(size: int, kernel_size: int, strides: int = 1) -> tuple[int, int]:
+    """Zeros before and after a dimension, for as many outputs as there are steps."""
+    total = max((-(-size // strides) - 1) * strides + kernel_size - size, 0)
+    return total // 2, total - total // 2
+
+
 def cost(
     size: tuple[int, int],
     kernel_size: tuple[int, int],
-    strides: int,
+    strides: tuple[int, int],
     channels: int,
     filters: int,
-) -> tuple[int, int]:
-    """Counts the multiplications an image, of `conv2d` and of the direct convolution.
-
-    The transform of the kernel is left out, since a batch shares it.
+) -> tuple[int, int, int]:
+    """Counts the multiplications of `conv2d` and of the direct convolution.
 
     Args:
         size: Height and width of the images, in pixels.
         kernel_size: Height and width of the kernel, in pixels.
-        strides: Step of the kernel, in pixels.
+        strides: Step of the kernel along height and width, in pixels.
         channels: Number of input channels.
         filters: Number of output channels.
 
     Returns:
-        Two counts, (`conv2d`, direct).
+        Three counts: of `conv2d` an image, of its transform of the kernel, which a
+        batch shares, and of the direct convolution an image.
     """
-    rows, columns = (plan(n, k, strides) for n, k in zip(size, kernel_size))
-    outputs = [output_size(n, k, strides) for n, k in zip(size, kernel_size)]
-    inner = strides * strides * channels
+    sizes = list(zip(size, kernel_size, strides))
+    rows, columns = (plan(*along) for along in sizes)
+    outputs = [output_size(*along) for along in sizes]
+    inner = math.prod(strides) * channels
     (p, height), (q, width) = rows.inputs.shape, columns.inputs.shape
     m, n = (t.tiles * t.outputs.shape[0] for t in (rows, columns))
     into = (p * height * width + p * q * width) * inner
-    products = p * q * inner * filters
+    phases = sum(_phases(x, kernel_size[0], strides[0]) for x in rows.kernel)
+    products = phases * q * strides[1] * channels * filters
     back = (m * rows.outputs.shape[1] * q + m * n * columns.outputs.shape[1]) * filters
+    taps = rows.kernel.shape[1], columns.kernel.shape[1]
+    kernel = (p * taps[0] * taps[1] + p * q * taps[1]) * inner * filters
     direct = math.prod(outputs) * math.prod(kernel_size) * channels * filters
-    return into + products + back, direct
+    return into + products + back, kernel, direct
 
 
 @functools.lru_cache(maxsize=64)
@@ -280,6 +295,14 @@ def _transform(matrix, x, tiles=1):
     return ops.reshape(x, (len(matrix) // tiles, *rest, -1))
 
 
+def _phases(point, kernel_size, strides) -> int:
+    """How many of the phases are not zero at a point of the kernel's transform.
+
+    Infinity sees the last tap alone, which not all phases may have.
+    """
+    return (not point[:-1].any() and kernel_size % strides) or strides
+
+
 def _fit(x, axes, sizes):
     """Cuts x, or pads it with zeros at the end, to the sizes along the axes."""
     size = dict(zip(axes, sizes))
@@ -288,11 +311,11 @@ def _fit(x, axes, sizes):
     return ops.pad(x, [(0, n) for n in missing]) if any(missing) else x
 
 
-def _split_phases(x, rows, columns, s):
-    """(batch, height, width, channels) -> (rows, columns, batch * s * s * channels)."""
+def _split_phases(x, rows, columns, s, t):
+    """(batch, height, width, channels) -> (rows, columns, batch * s * t * channels)."""
     height, width = rows.inputs.shape[1], columns.inputs.shape[1]
-    x = _fit(x, (1, 2), (s * height, s * width))
-    x = ops.reshape(x, (-1, height, s, width, s, x.shape[-1]))
+    x = _fit(x, (1, 2), (s * height, t * width))
+    x = ops.reshape(x, (-1, height, s, width, t, x.shape[-1]))
     x = ops.transpose(x, (1, 3, 0, 2, 4, 5))
     return ops.reshape(x, (height, width, -1))
 

@@ -131,6 +131,12 @@ def add_capsnet_flags(parser: Parser) -> None:
         help="print the class of each picture (PNG, JPEG, BMP, GIF, WebP, TIFF) and "
         "draw predictions.png; needs nothing but the model",
     )
+    group.add_argument(
+        "--explain",
+        action="store_true",
+        help="with --predict, also draw explained.png: which parts of each picture "
+        "voted for its class",
+    )
     modes.add_argument(
         "--export",
         default=None,

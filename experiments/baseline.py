@@ -24,6 +24,7 @@ from keras import layers
 import capsulenet
 from capsnet import command_line, datasets, flags, session, training
 from capsnet.batches import ShiftedBatches
+from capsnet.errors import UsageError
 from capsnet.flags import Parser
 from capsnet.options import Options
 from capsnet.task import Task, accuracy
@@ -112,6 +113,11 @@ def run(options: Options, own: argparse.Namespace) -> None:
     """Does what the command line says."""
     session.prepare_backend(options.training)
     data, options = session.load_data(options)
+    if data.multi_label:
+        raise UsageError(
+            f"{data.name}: expected one class an image, as the baseline ends in a "
+            "softmax, received images of several"
+        )
     x, y = data.test
     model = Baseline(x.shape[1:], y.shape[1])
     if options.weights is not None and options.begun is None:

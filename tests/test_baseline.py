@@ -90,3 +90,13 @@ def test_a_run_and_its_resumption(mnist, tmp_path, capsys):
     flags_of_test = ["-t", "--digit", "7", "--data_dir", str(digits)]
     assert capsulenet.main([*flags_of_test, *map(str, model)]) == 2
     assert "expected 4 layers with weights" in capsys.readouterr().err
+
+
+def test_several_classes_an_image_are_refused(tmp_path, capsys):
+    x = np.random.default_rng(0).random((8, 17, 17, 1), "float32")
+    y = np.tile([[1, 1, 0], [0, 1, 0]], (4, 1))
+    path = tmp_path / "several.npz"
+    np.savez(path, x_train=x, y_train=y, x_test=x, y_test=y)
+    assert main("--dataset", path, "--save_dir", tmp_path / "run") == 2
+    _, err = capsys.readouterr()
+    assert err.count("\n") == 1 and "expected one class an image" in err

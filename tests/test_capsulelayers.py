@@ -7,9 +7,10 @@ from conftest import evaluate, finite_differences, gradients
 from keras import ops
 
 import capsulelayers
-from capsnet import backend
+from capsnet import backend, fft_conv
 from capsulelayers import (
     CapsuleLayer,
+    ConvCapsuleLayer,
     FastConv2D,
     Length,
     Mask,
@@ -33,6 +34,10 @@ def squash_oracle(s):
 
 
 def routing_oracle(u, W, routings, bias=0.0):
+    return routing_and_couplings(u, W, routings, bias)[0]
+
+
+def routing_and_couplings(u, W, routings, bias=0.0):
     """Procedure 1: u_hat (batch, out, in, dim), b and c (batch, out, in).
 
     The bias (out, dim) is what the authors' code adds to s.
@@ -44,16 +49,32 @@ def routing_oracle(u, W, routings, bias=0.0):
         s = np.einsum("bji,bjie->bje", c, u_hat)
         v = squash_oracle(s + bias)
         b = b + np.einsum("bjie,bje->bji", u_hat, v)
-    return v
+    return v, c
 
 
 def primary_oracle(x, kernel, bias, strides, dim_capsule, scale=1.0):
     """A valid convolution; the channels of a position are its capsules in turn."""
-    k = kernel.shape[0]
-    windows = np.lib.stride_tricks.sliding_window_view(x, (k, k), axis=(1, 2))
-    windows = windows[:, ::strides, ::strides]  # (batch, row, column, channel, k, k)
-    outputs = scale * np.einsum("brcdij,ijdf->brcf", windows, kernel) + bias
-    return squash_oracle(outputs.reshape(len(x), -1, dim_capsule))
+    outputs = scale * np.einsum(
+        "brcdij,ijdf->brcf", windows_of(x, kernel.shape[:2], strides), kernel
+    )
+    return squash_oracle((outputs + bias).reshape(len(x), -1, dim_capsule))
+
+
+def windows_of(x, size, strides):
+    """(batch, height, width, channels) -> (batch, row, column, channel, *size)."""
+    windows = np.lib.stride_tricks.sliding_window_view(x, size, axis=(1, 2))
+    down, right = (strides, strides) if isinstance(strides, int) else strides
+    return windows[:, ::down, ::right]
+
+
+def conv_capsules_oracle(x, W, size, strides, routings):
+    """Procedure 1 in each window of a grid of capsules."""
+    batch, _, _, types, dim = x.shape
+    windows = windows_of(x.reshape(*x.shape[:3], -1), size, strides)
+    windows = np.moveaxis(windows, 3, -1)  # the capsules of a place are together
+    _, rows, columns, *_ = windows.shape
+    v = routing_oracle(windows.reshape(batch * rows * columns, -1, dim), W, routings)
+    return v.reshape(batch, rows, columns, *v.shape[1:])
 
 
 def normal(*shape, seed=0):
@@ -283,7 +304,7 @@ def test_primary_capsules_of_mnist_take_the_fast_method_on_a_cpu(monkeypatch, on
     monkeypatch.setattr(capsulelayers, "runs_on_cpu", lambda: on_cpu)
     layer = PrimaryCap(8, 32, kernel_size=9, strides=2)
     layer.build((None, 20, 20, 256))
-    assert layer.use_fft == on_cpu
+    assert (layer.least_batch is not None) == on_cpu
 
 
 def test_the_method_is_chosen_within_a_layer_of_ones_own():
@@ -298,7 +319,7 @@ def test_the_method_is_chosen_within_a_layer_of_ones_own():
 
     own = Own()
     own(keras.Input((20, 20, 16)))
-    assert own.primary.use_fft == backend.runs_on_cpu()
+    assert (own.primary.least_batch is not None) == backend.runs_on_cpu()
 
 
 @pytest.mark.parametrize("kernel_size", [1, 2])
@@ -306,7 +327,7 @@ def test_auto_stays_direct_where_that_is_cheaper(monkeypatch, kernel_size):
     monkeypatch.setattr(capsulelayers, "runs_on_cpu", lambda: True)
     layer = PrimaryCap(8, 4, kernel_size)
     layer.build((None, 20, 20, 16))
-    assert not layer.use_fft
+    assert layer.least_batch is None
 
 
 @pytest.mark.parametrize("method", ["fft", "direct"])
@@ -315,13 +336,114 @@ def test_caller_forces_a_method(monkeypatch, method):
         monkeypatch.setattr(capsulelayers, "runs_on_cpu", lambda on_cpu=on_cpu: on_cpu)
         layer = PrimaryCap(2, 2, 3, method=method)
         layer.build((None, 8, 8, 1))
-        assert layer.use_fft == (method == "fft")
+        assert layer.least_batch == (1 if method == "fft" else None)
 
 
 @pytest.mark.parametrize("method", ["auto", "fft", "direct"])
 def test_images_smaller_than_the_kernel_are_refused(method):
     with pytest.raises(ValueError, match=r"kernel, 9; received 8\."):
         PrimaryCap(8, 32, 9, method=method).build((None, 8, 8, 3))
+
+
+PADDED = [
+    ((9, 8), (3, 4), (2, 1), "valid"),
+    ((9, 8), (3, 4), (2, 3), "same"),
+    ((10, 13), (5, 4), (1, 1), "same"),
+    ((7, 7), (9, 2), (2, 2), "same"),  # a kernel higher than the image
+]
+
+
+@pytest.mark.parametrize("method", ["fft", "direct"])
+@pytest.mark.parametrize("shape", PADDED)
+def test_primary_capsules_are_a_convolution_of_keras_squashed(shape, method):
+    size, kernel_size, strides, padding = shape
+    options = {"padding": padding, "bias_initializer": "random_normal"}
+    conv = keras.layers.Conv2D(8, kernel_size, strides, **options)
+    layer = PrimaryCap(4, 2, kernel_size, strides, padding, method=method)
+    x = normal(2, *size, 3)
+    for one in (layer, conv):
+        one.build(x.shape)
+    layer.set_weights(conv.get_weights())
+    expected = evaluate(conv, x)
+    expected = squash_oracle(expected.reshape(2, -1, 4).astype("float64"))
+    np.testing.assert_allclose(evaluate(layer, x), expected, **FFT_TOLERANCE)
+
+
+def test_a_fully_convolutional_network_takes_images_of_any_size():
+    images = keras.Input((None, None, 3))
+    layer = PrimaryCap(4, 2, kernel_size=3, strides=2)
+    model = keras.Model(images, layer(images))
+    assert model.output_shape == (None, None, 4)
+    for size in ((9, 9), (7, 12)):
+        x = normal(2, *size, 3)
+        kernel, bias = (w.astype("float64") for w in layer.get_weights())
+        expected = primary_oracle(x, kernel, bias, 2, 4)
+        np.testing.assert_allclose(
+            model.predict(x, verbose=0), expected, **FFT_TOLERANCE
+        )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"kernel_size": (3, 3, 3)}, "one or two positive integers"),
+        ({"kernel_size": 0}, "one or two positive integers"),
+        ({"kernel_size": 3, "strides": 1.5}, "one or two positive integers"),
+        ({"kernel_size": 3, "padding": "full"}, "'valid' or 'same'"),
+    ],
+)
+def test_sizes_that_are_none_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        PrimaryCap(4, 2, **arguments)
+
+
+@pytest.mark.parametrize("shape", [(None, 20, 20), (None, 20, 20, None)])
+def test_primary_capsules_need_images_of_known_channels(shape):
+    with pytest.raises(ValueError, match="received .None, 20, 20"):
+        PrimaryCap(4, 2, 3).build(shape)
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() == "jax", reason="JAX transforms batches of any size"
+)
+@pytest.mark.parametrize("layer", ["primary", "convolution"])
+def test_a_few_images_are_convolved_directly(monkeypatch, layer):
+    # The transform of the kernel costs the same for one image as for a hundred.
+    monkeypatch.setattr(capsulelayers, "_least_batch", lambda *shape: 3)
+    transformed = []
+    conv2d = fft_conv.conv2d
+
+    def spy(x, *arguments):
+        transformed.append(x.shape[0])
+        return conv2d(x, *arguments)
+
+    monkeypatch.setattr(fft_conv, "conv2d", spy)
+    layer = PrimaryCap(4, 2, 3) if layer == "primary" else FastConv2D(8, 3)
+    x = normal(5, 6, 6, 2)
+    layer.build(x.shape)
+    few, many = evaluate(layer, x[:2]), evaluate(layer, x)
+    assert transformed == [5]
+    np.testing.assert_allclose(many[:2], few, **FFT_TOLERANCE)
+    # a graph for any number of images holds both, and chooses when it runs
+    images = keras.Input(x.shape[1:])
+    model = keras.Model(images, layer(images))
+    for n in (2, 5):
+        np.testing.assert_allclose(
+            model.predict(x[:n], verbose=0), many[:n], **FFT_TOLERANCE
+        )
+
+
+def test_a_few_images_are_those_that_the_transform_does_not_pay_for(monkeypatch):
+    monkeypatch.setattr(capsulelayers, "runs_on_cpu", lambda: True)
+    monkeypatch.setattr(capsulelayers, "direct_convolution_is_slow", lambda: False)
+    layer = PrimaryCap(8, 32, kernel_size=9, strides=2)
+    layer.build((None, 20, 20, 256))
+    assert 4 < layer.least_batch <= 8  # measured in benchmarks/train_step.py
+    # XLA's gradient of the direct one takes seconds
+    monkeypatch.setattr(capsulelayers, "direct_convolution_is_slow", lambda: True)
+    layer = PrimaryCap(8, 32, kernel_size=9, strides=2)
+    layer.build((None, 20, 20, 256))
+    assert layer.least_batch == 1
 
 
 # FastConv2D
@@ -345,7 +467,7 @@ def test_fast_convolution_is_that_of_keras(shape, fft):
     for one in (layer, keras_layer):
         one.build(x.shape)
     layer.set_weights(keras_layer.get_weights())
-    layer.use_fft = fft
+    layer.least_batch = 1 if fft else None
     expected = evaluate(keras_layer, x)
     assert layer.compute_output_shape(x.shape) == expected.shape
     np.testing.assert_allclose(evaluate(layer, x), expected, **FFT_TOLERANCE)
@@ -366,7 +488,7 @@ def test_fast_convolution_is_chosen_where_it_pays(monkeypatch):
     def uses_fft(side, channels, filters):
         layer = FastConv2D(filters, 5, padding="same")
         layer.build((None, side, side, channels))
-        return layer.use_fft
+        return layer.least_batch is not None
 
     assert uses_fft(28, 256, 256)
     assert not uses_fft(28, 1, 256)  # transforms would cost more than they spare
@@ -376,11 +498,11 @@ def test_fast_convolution_is_chosen_where_it_pays(monkeypatch):
 
 @pytest.mark.parametrize("options", [{"strides": 2}, {"dilation_rate": 2}])
 def test_other_convolutions_are_left_to_keras(monkeypatch, options):
-    monkeypatch.setattr(capsulelayers, "_fft_pays", lambda *shape: True)
+    monkeypatch.setattr(capsulelayers, "_least_batch", lambda *shape: 1)
     layer = FastConv2D(4, 3, **options)
     x = normal(2, 12, 12, 3)
     assert layer(x).shape == layer.compute_output_shape(x.shape)
-    assert not layer.use_fft
+    assert layer.least_batch is None
 
 
 # CapsuleLayer
@@ -540,23 +662,145 @@ def test_default_initialisation_learns_from_the_first_steps():
 
 # What holds for every layer: zeros, batches, configurations, files
 
+
+def couplings(u, layer):
+    with_couplings = CapsuleLayer.from_config(
+        {**layer.get_config(), "return_couplings": True}
+    )
+    with_couplings.build(u.shape)
+    with_couplings.set_weights(layer.get_weights())
+    v, c = with_couplings(u)
+    np.testing.assert_allclose(ops.convert_to_numpy(v), evaluate(layer, u), **TOLERANCE)
+    return ops.convert_to_numpy(c)
+
+
+@pytest.mark.parametrize("routings", [1, 2, 3])
+def test_couplings_are_those_of_the_last_round(routings):
+    u = normal(3, 6, 2)
+    layer = make_capsules((6, 2), routings)
+    W = layer.get_weights()[0].astype("float64")
+    _, expected = routing_and_couplings(u.astype("float64"), W, routings)
+    c = couplings(u, layer)
+    assert c.shape == (3, 4, 6)
+    np.testing.assert_allclose(c, expected, **TOLERANCE)
+    np.testing.assert_allclose(c.sum(axis=1), 1, **TOLERANCE)
+
+
+def test_couplings_within_a_model():
+    u = keras.Input((6, 2))
+    v, c = CapsuleLayer(4, 5, return_couplings=True)(u)
+    assert v.shape == (None, 4, 5)
+    assert c.shape == (None, 4, 6)
+
+
+@pytest.mark.parametrize("shape", [(None, 6, 6, 8), (None, None, 8), (None, 8)])
+def test_capsules_come_as_a_list_of_known_length(shape):
+    with pytest.raises(ValueError, match=r"Reshape\(\(-1, input_dim\)\)"):
+        CapsuleLayer(4, 5).build(shape)
+
+
+def test_transformation_matrices_are_regularized_and_constrained():
+    layer = CapsuleLayer(
+        4, 5, kernel_regularizer="l2", kernel_constraint=keras.constraints.MaxNorm(0.1)
+    )
+    u = keras.Input((6, 2))
+    model = keras.Model(u, layer(u))
+    expected = 0.01 * np.square(layer.get_weights()[0]).sum()
+    np.testing.assert_allclose(float(sum(model.losses)), expected, rtol=1e-5)
+    model.compile("sgd", "mse")
+    model.fit(normal(4, 6, 2), normal(4, 4, 5), verbose=0)
+    assert np.linalg.norm(layer.get_weights()[0], axis=0).max() <= 0.1 + 1e-6
+
+
+# ConvCapsuleLayer
+
+
+WINDOWS = [((5, 4), 3, 1), ((7, 6), 3, 2), ((5, 6), (2, 3), (1, 2)), ((3, 3), 1, 1)]
+
+
+@pytest.mark.parametrize("routings", [1, 3])
+@pytest.mark.parametrize(("grid", "size", "strides"), WINDOWS)
+def test_capsules_of_a_window_are_routed_alone(grid, size, strides, routings):
+    layer = ConvCapsuleLayer(3, 4, size, strides, routings=routings)
+    x = normal(2, *grid, 2, 3)
+    layer.build(x.shape)
+    layer.set_weights([normal(*layer.W.shape, seed=1)])
+    arrays = [x, *layer.get_weights()]
+    pair = (size, size) if isinstance(size, int) else size
+    steps = pair, strides, routings
+    expected = conv_capsules_oracle(*(a.astype("float64") for a in arrays), *steps)
+    np.testing.assert_allclose(evaluate(layer, x), expected, **TOLERANCE)
+
+    factor = normal(*expected.shape, seed=3)
+    result = gradients(weighted_sum(layer, factor), *arrays)
+    numeric = finite_differences(
+        lambda *a: np.sum(conv_capsules_oracle(*a, *steps) * factor), *arrays
+    )
+    for one, other in zip(result, numeric):
+        largest = np.abs(other).max()
+        np.testing.assert_allclose(one / largest, other / largest, **TOLERANCE)
+
+
+def test_couplings_of_windows():
+    x = keras.Input((7, 7, 2, 3))
+    v, c = ConvCapsuleLayer(4, 5, 3, 2, return_couplings=True)(x)
+    assert v.shape == (None, 3, 3, 4, 5)
+    assert c.shape == (None, 3, 3, 4, 3 * 3 * 2)
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((None, 6, 6, 8), "received .None, 6, 6, 8"),
+        ((None, None, 6, 2, 8), "only the batch unknown"),
+        ((None, 6, 2, 2, 8), "kernel, 3; received 2"),
+    ],
+)
+def test_windows_need_a_grid_of_capsules(shape, message):
+    with pytest.raises(ValueError, match=message):
+        ConvCapsuleLayer(4, 5, 3).build(shape)
+
+
+def test_capsules_of_capsules():
+    """A deeper network: primary capsules, a layer with windows, class capsules."""
+    images = keras.Input((14, 14, 1))
+    x = PrimaryCap(4, 3, kernel_size=5, strides=2)(images)  # (batch, 5 * 5 * 3, 4)
+    x = keras.layers.Reshape((5, 5, 3, 4))(x)
+    x = ConvCapsuleLayer(6, 8, kernel_size=3, strides=2)(x)  # (batch, 2, 2, 6, 8)
+    x = keras.layers.Reshape((-1, 8))(x)
+    model = keras.Model(images, Length()(CapsuleLayer(2, 16)(x)))
+    model.compile(keras.optimizers.Adam(0.01), "mse")
+    x = np.zeros((32, 14, 14, 1), "float32")
+    x[:16, :, 3:6], x[16:, 3:6] = 1, 1  # upright bars, and level ones
+    x += 0.1 * normal(*x.shape)
+    y = np.repeat(np.eye(2, dtype="float32"), 16, axis=0)
+    model.fit(x, y, epochs=30, verbose=0)
+    lengths = model.predict(x, verbose=0)
+    assert (lengths.argmax(axis=1) == y.argmax(axis=1)).all()
+
+
 LAYERS = {
     "length": (Length, {}, (4, 3)),
     "mask": (Mask, {}, (4, 3)),
     "mask of several": (Mask, {"threshold": 0.5}, (4, 3)),
     "primary": (
         PrimaryCap,
-        {"dim_capsule": 4, "n_channels": 2, "kernel_size": 3, "strides": 2},
+        {"dim_capsule": 4, "n_channels": 2, "kernel_size": (3, 3), "strides": (2, 1)},
         (7, 7, 3),
     ),
     "primary fft": (
         PrimaryCap,
-        {"dim_capsule": 4, "n_channels": 2, "kernel_size": 3, "method": "fft"},
+        {"dim_capsule": 4, "n_channels": 2, "kernel_size": (3, 3), "method": "fft"},
         (5, 5, 3),
     ),
     "primary scaled": (
         PrimaryCap,
-        {"dim_capsule": 4, "n_channels": 2, "kernel_size": 3, "scale": 0.5},
+        {"dim_capsule": 4, "n_channels": 2, "kernel_size": (3, 3), "scale": 0.5},
+        (5, 5, 3),
+    ),
+    "primary padded": (
+        PrimaryCap,
+        {"dim_capsule": 4, "n_channels": 2, "kernel_size": (3, 2), "padding": "same"},
         (5, 5, 3),
     ),
     "fast convolution": (
@@ -573,6 +817,11 @@ LAYERS = {
         CapsuleLayer,
         {"num_capsule": 4, "dim_capsule": 5, "routings": 2, "use_bias": True},
         (6, 2),
+    ),
+    "capsules in windows": (
+        ConvCapsuleLayer,
+        {"num_capsule": 4, "dim_capsule": 5, "kernel_size": (3, 3), "strides": (2, 2)},
+        (5, 5, 2, 3),
     ),
 }
 every_layer = pytest.mark.parametrize("name", LAYERS)

@@ -193,6 +193,45 @@ def test_other_images_and_classes(shape, n_class):
     assert np.isfinite(lengths).all() and np.isfinite(pictures).all()
 
 
+def test_another_network_by_keywords():
+    sizes = {"filters": 12, "kernel_size": 5, "primary_kernel_size": 3, "strides": 1}
+    capsules = {"primary_types": 3, "primary_dim": 4, "class_dim": 6}
+    model = CapsNet((10, 11, 1), 4, **sizes, **capsules, decoder=(7, 8, 9))[0]
+    assert model.get_layer("conv1").output.shape == (None, 6, 7, 12)
+    assert model.get_layer("primarycaps").output.shape == (None, 4 * 5 * 3, 4)
+    assert model.get_layer("digitcaps").output.shape == (None, 4, 6)
+    widths = [layer.units for layer in model.get_layer("decoder").layers[:-1]]
+    assert widths == [7, 8, 9, 10 * 11]
+
+
+def test_a_keyword_that_is_none():
+    with pytest.raises(TypeError, match="filter"):
+        CapsNet((28, 28, 1), 10, filter=64)
+
+
+def test_without_a_decoder():
+    train_model, eval_model, manipulate_model = CapsNet((17, 17, 1), 3, decoder=None)
+    assert train_model is eval_model and manipulate_model is None
+    lengths = run(train_model, images(2, (17, 17, 1)))
+    assert lengths.shape == (2, 3)
+
+
+def test_a_decoder_of_ones_own():
+    decoder = keras.Sequential(
+        [
+            keras.layers.Dense(9 * 9 * 4, activation="relu"),
+            keras.layers.Reshape((9, 9, 4)),
+            keras.layers.Conv2DTranspose(1, 2, 2, activation="sigmoid"),
+        ]
+    )
+    models = CapsNet((18, 18, 1), 3, decoder=decoder)
+    x, y = images(2, (18, 18, 1)), one_hot([0, 2], 3)
+    _, pictures = run(models[0], x, y)
+    assert pictures.shape == x.shape
+    noise = np.zeros((2, 3, 16), "float32")
+    np.testing.assert_allclose(run(models[2], x, y, noise), pictures, **TOLERANCE)
+
+
 @pytest.fixture(scope="module")
 def decode(models):
     """Decodes the class capsules of images, all but those in `keep` set to zero."""

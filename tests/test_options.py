@@ -70,7 +70,9 @@ def test_sizes_are_those_of_the_model():
         assert model.get_layer("digitcaps").output.shape[1:] == (5, sizes.class_dim)
         grows = [model.get_layer("digitcaps").W, model.get_layer("decoder").weights[-2]]
         assert sizes.least_weights(shape, 5) == sum(math.prod(w.shape) for w in grows)
-    with pytest.raises(UsageError, match="at least 9 x 9 pixels, for the two 5x5"):
+    with pytest.raises(
+        UsageError, match="at least 13 x 13 pixels, for convolutions of 5x5 and 9x9"
+    ):
         capsulenet.CapsNet((8, 28, 1), 5, architecture=other)
 
 

@@ -32,9 +32,10 @@ def test_it_says_what_digits_are(mnist, tmp_path, capsys):
     for i, image in enumerate(np.rint(255 * images[..., 0]).astype("uint8")):
         Image.fromarray(image).save(tmp_path / f"{i}.png")
     names = [f"{i}.png" for i in range(10)]
-    assert capsulenet.main(["--predict", *names, "-w", str(MODEL)]) == 0
+    assert capsulenet.main(["--predict", *names, "--explain", "-w", str(MODEL)]) == 0
     out, _ = capsys.readouterr()
     said = re.findall(r"^(\d)\.png: (\d), length", out, re.MULTILINE)
     digits = labels.argmax(axis=1)
     assert said == [(str(i), str(digit)) for i, digit in enumerate(digits)]
-    assert_picture(tmp_path / "result" / "predictions.png")
+    for name in ("predictions.png", "explained.png"):
+        assert_picture(tmp_path / "result" / name)

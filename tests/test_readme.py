@@ -381,3 +381,14 @@ def test_new_poses():
             expected.append(["", 55000 * int(epoch["epoch"]), *values, ""])
         expected[-3][0], expected[-1][-1] = text, paper
     check_table(find_table("network", "images seen"), expected)
+
+
+# Code in Python.
+
+
+@pytest.mark.parametrize(
+    "path", [p for p, t in TEXTS.items() if "```python" in t], ids=lambda p: p.name
+)
+def test_code_of_a_page_runs_from_top_to_bottom(path):
+    blocks = re.findall(r"^```python\n(.*?)^```", TEXTS[path], re.MULTILINE | re.DOTALL)
+    exec("\n".join(blocks), {})

@@ -1,0 +1,63 @@
+"""explain.py: which parts of an image voted for a class."""
+
+import keras
+import numpy as np
+import pytest
+from test_capsulelayers import routing_and_couplings, squash_oracle
+
+import capsulenet
+from capsnet.explain import spread, votes
+from capsnet.options import ONE_DEVICE
+
+
+@pytest.fixture(scope="module", params=[{}, {"routing_bias": True, "bias": 0.1}])
+def model(request):
+    keras.utils.set_random_seed(0)
+    sizes = {"filters": 8, "primary_types": 3, "primary_dim": 4, "decoder": None}
+    shape = (21, 25, 1)
+    return capsulenet.CapsNet(shape, 3, class_dim=5, **sizes, **request.param)[1]
+
+
+@pytest.fixture
+def images(model):
+    return np.random.default_rng(0).random((2, *model.input_shape[1:]), "float32")
+
+
+def test_votes_and_bias_sum_to_the_length_before_the_squash(model, images):
+    found = votes(model, images, 2, ONE_DEVICE)
+    assert found.shape == (2, 3, 3, 5)
+    primary, routing = (model.get_layer(n) for n in ("primarycaps", "digitcaps"))
+    u = keras.Model(model.input, primary.output).predict(images, verbose=0)
+    u, W = u.astype("float64"), routing.get_weights()[0].astype("float64")
+    bias = routing.get_weights()[1][:, 0] if routing.use_bias else np.zeros((3, 5))
+    _, c = routing_and_couplings(u, W, 3, bias)
+    s = np.einsum("nji,jied,nid->nje", c, W, u) + bias
+    v = squash_oracle(s)
+    direction = v / np.linalg.norm(v, axis=-1, keepdims=True)
+    of_bias = np.sum(direction * bias, axis=-1)
+    np.testing.assert_allclose(
+        found.sum(axis=(2, 3)) + of_bias, np.linalg.norm(s, axis=-1), rtol=1e-4
+    )
+
+
+def test_a_vote_is_that_of_the_capsules_at_its_position(model, images):
+    # Only the last column of positions sees the last pixels of a row.
+    changed = images.copy()
+    changed[:, :, -1] = 1 - changed[:, :, -1]
+    primary = keras.Model(model.input, model.get_layer("primarycaps").output)
+    u, other = (primary.predict(x, verbose=0) for x in (images, changed))
+    moved = np.abs(u - other).max(axis=(0, 2)).reshape(3, 5, 3).max(axis=(0, 2)) > 1e-6
+    assert moved.tolist() == [False] * 4 + [True]
+
+
+def test_votes_lie_where_their_capsules_look(model):
+    values = np.zeros((3, 5))
+    values[1, 3] = 2.0
+    spread_out = spread(values, model)
+    assert spread_out.shape == (21, 25)
+    np.testing.assert_allclose(spread_out.sum(), 2, rtol=1e-6)
+    # steps of 2 pixels; 17 x 17 pixels are seen, the middle one is the ninth
+    middle = 2 * 1 + 8, 2 * 3 + 8
+    assert np.unravel_index(spread_out.argmax(), (21, 25)) == middle
+    near = spread_out[middle[0] - 4 : middle[0] + 5, middle[1] - 4 : middle[1] + 5]
+    assert near.sum() > 0.85 * spread_out.sum()
