@@ -33,8 +33,15 @@ from capsnet.classify import classify, save_features
 from capsnet.errors import UsageError, one_line
 from capsnet.explain import explain
 from capsnet.export import check_export, export_model
+from capsnet.explore import (
+    build_page,
+    check_page_folder,
+    load_test_images,
+    write_page,
+)
 from capsnet.flags import Parser
 from capsnet.options import Options
+from capsnet.page_server import serve
 from capsnet.pictures import read_image
 from capsnet.predict import predict
 from capsnet.run_folder import replace_file
@@ -51,7 +58,7 @@ MNIST_INFO = {
     "digit_box": 20,
 }
 RESULTS = (*report.FILES, "manipulate-*.png")  # that follow a training
-PRETRAINED = os.path.join("result", "pretrained", "mnist_v4.h5")
+PRETRAINED = flags.PRETRAINED
 
 
 def CapsNet(
@@ -450,7 +457,9 @@ def train_or_test(options: Options, digit: str | None, features: str | None) -> 
 
 
 def use_model(options: Options, own: argparse.Namespace) -> None:
-    """Predicts the classes of pictures, or exports; needs the model file alone."""
+    """Predicts the classes of pictures, exports or explores, by the model file."""
+    if own.export_page:
+        check_page_folder(own.export_page)
     info = {**MNIST_INFO, **options.info}
     shape, names = tuple(info["input_shape"]), info["class_names"]
     pictures = [read_image(path, shape[2]) for path in own.predict or ()]
@@ -479,11 +488,34 @@ def use_model(options: Options, own: argparse.Namespace) -> None:
         export_model(eval_model, own.export, own.half)
         print("Wrote", own.export)
         return
+    if own.explore or own.export_page:
+        explore_model(eval_model, info, options, own.export_page)
+        return
     os.makedirs(options.folder.path, exist_ok=True)
     print(session.describe_device(options.devices))
     images = classify(eval_model, own.predict, pictures, info, own.invert, options)
     if own.explain:
         explain(eval_model, own.predict, images, info, options)
+
+
+def explore_model(
+    model: keras.Model, info: dict, options: Options, folder: str | None
+) -> None:
+    """Serves the page to draw on, or writes it.
+
+    Args:
+        model: The eval model of `CapsNet`.
+        info: What the model file says about itself, with nothing left out.
+        options: Of the use of a model.
+        folder: Where to write; None to serve.
+    """
+    title = one_line(os.path.basename(options.weights))
+    page = build_page(model, info, title, load_test_images(info))
+    if folder is None:
+        serve(page)
+    else:
+        write_page(page, folder)
+        print("Wrote", folder)
 
 
 def main(argv: list[str] | None = None) -> int:

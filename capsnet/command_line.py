@@ -13,7 +13,7 @@ from collections.abc import Callable
 from capsnet import backend, datasets
 from capsnet.callbacks import DivergedError
 from capsnet.errors import DataError, UsageError, one_line, shorten
-from capsnet.flags import Parser
+from capsnet.flags import PRETRAINED, Parser
 from capsnet.interrupts import Interrupted, interruptible
 from capsnet.options import Data, Options, Text, Training
 from capsnet.recipes import RECIPES
@@ -24,6 +24,7 @@ MAY_CHANGE = {"epochs", "stop_at", "data_dir"}  # when a run goes on
 OURS = {"published", "pretrained"}  # folders in ./result that no run takes unasked
 # What ends the script with one line and exit status 2.
 USER_ERRORS = (UsageError, DataError, ModelFileError, OSError)
+USES = ("predict", "export", "explore", "export_page")  # of a model without training
 PIPE = 13  # SIGPIPE, which Windows does not have
 OF_TRAINING, OF_DATA = (
     {field.name for field in dataclasses.fields(group)} for group in (Training, Data)
@@ -63,8 +64,11 @@ def read_options(
         options = _resume(parser, given)
     else:
         mode = "test" if given.get("testing") else parser.mode
-        if any(getattr(own, name, None) for name in ("predict", "export")):
+        used = {name for name in USES if getattr(own, name, None)}
+        if used:
             mode = "use"
+        if used & {"explore", "export_page"}:
+            given.setdefault("weights", PRETRAINED)
         options = _begin(parser, given, mode)
     options.folder.check_is_writable()
     return options, own
@@ -220,8 +224,8 @@ def _begin(parser: Parser, given: dict, mode: str) -> Options:
     if mode == "use":
         for name in sorted(_part(given, OF_DATA)):
             raise UsageError(
-                f"--{name} has no effect with --predict or --export, as the model "
-                "file says what is needed"
+                f"--{name} has no effect with --predict, --export or --explore, as "
+                "the model file says what is needed"
             )
     else:
         data = _settle_data(given, info, weights, mode == "test", training.seed)

@@ -1,10 +1,14 @@
 """The flags of the scripts, in groups."""
 
 import argparse
+import os
 
 from capsnet import datasets, pictures
 from capsnet.errors import UsageError
 from capsnet.options import Checked, Choice, Data, Sizes, Switch, Training
+
+# A model that comes with the code.
+PRETRAINED = os.path.join("result", "pretrained", "mnist_v4.h5")
 
 
 class Parser(argparse.ArgumentParser):
@@ -141,6 +145,19 @@ def add_capsnet_flags(parser: Parser) -> None:
         help="write the model for other programs: NAME.onnx (`pip install onnx`), "
         "NAME.tflite or, as any other NAME, a folder with a TensorFlow SavedModel; "
         "nothing is replaced",
+    )
+    modes.add_argument(
+        "--explore",
+        action="store_true",
+        default=False,
+        help="open a page in the browser to draw digits on and to watch their capsules "
+        f"(-w: {PRETRAINED} if none is given)",
+    )
+    modes.add_argument(
+        "--export_page",
+        default=None,
+        metavar="DIR",
+        help="write that page into a folder, as files that any web host serves",
     )
     add_weights_flag(group)
     group.add_argument(

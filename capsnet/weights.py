@@ -301,6 +301,7 @@ _INFO_CHECKS = {
         and all(isinstance(name, str) and is_class_name(name) for name in v)
     ),
     "multi_label": lambda v: type(v) is bool,
+    "objects": Integer(1, 2).accepts,
     "routings": Training.kind_of("routings").accepts,
     "recipe": Training.kind_of("recipe").accepts,
     "dataset": Data.kind_of("dataset").accepts,

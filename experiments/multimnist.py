@@ -367,7 +367,7 @@ def run(options: Options, own: argparse.Namespace) -> None:
         load_weights(model, options.weights)
     with session.begin(f"{title}, two digits", model, data, options):
         if options.mode == "train":
-            info = capsulenet.model_info(model, data, options)
+            info = {**capsulenet.model_info(model, data, options), "objects": 2}
             training.train(model, data, task, info, options)
         lengths = test(model, task, data, own.pairs, options)
         if options.training.network == "capsnet":

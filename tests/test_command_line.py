@@ -521,6 +521,9 @@ FLAGS = {
     "--invert": "auto",
     "--export": None,
     "--half": False,
+    "--explain": False,
+    "--explore": False,
+    "--export_page": None,
     "--testing": "train",
     "--resume": "train",
     "--overwrite": "train",
@@ -528,7 +531,7 @@ FLAGS = {
 
 
 SWITCHES = ("--testing", "--resume", "--overwrite", "--predict", "--export", "--debug")
-SWITCHES += ("--grayscale", "--half")
+SWITCHES += ("--grayscale", "--half", "--explain", "--explore", "--export_page")
 
 
 def test_defaults():

@@ -47,6 +47,8 @@ def test_every_file_of_the_house_is_in_the_drawing():
     inside = re.findall(r"^    (\w+\.py) ", drawing(), re.MULTILINE)
     rooms = {path.name for path in (ROOT / "capsnet").glob("*.py")} - {"__init__.py"}
     assert set(inside) == rooms and len(inside) == len(rooms)
+    page = re.findall(r"^    (\w+\.(?:html|css|svg|js)) ", drawing(), re.MULTILINE)
+    assert sorted(page) == sorted(path.name for path in (ROOT / "explore").iterdir())
 
 
 def test_imports_point_one_way():

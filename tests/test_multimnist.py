@@ -1,6 +1,7 @@
 """experiments/multimnist.py: pairs of digits, what they are measured by, and a run."""
 
 import contextlib
+import json
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from keras import ops
 from PIL import Image
 
 import capsulenet
-from capsnet import command_line, datasets, training
+from capsnet import command_line, datasets, explore, training
 from capsnet.options import Training
 from experiments import digits, multimnist
 from experiments.multimnist import BaselinePairs, Pairs, both_right, one_right
@@ -317,7 +318,7 @@ def test_a_sheet_is_red_and_green_where_they_overlap_yellow(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_its_resumption_and_its_test(mnist, tmp_path, capsys):
+def test_a_run_its_resumption_and_its_test(mnist, tmp_path, capsys, monkeypatch):
     folder = write_digits(tmp_path / "digits", mnist, n_train=40, n_test=30)
     sizes = ("--batch_size", 20, "--data_dir", folder)
     assert main(*sizes, "--epochs", 1, "--save_dir", tmp_path / "parts") == 0
@@ -340,6 +341,13 @@ def test_a_run_its_resumption_and_its_test(mnist, tmp_path, capsys):
     assert f"Test error: {error:.2f} % of 30 pairs" in capsys.readouterr().out
     assert main("-t", *model, *flags, "--pairs", 2) == 0
     assert " % of 60 pairs" in capsys.readouterr().out
+
+    monkeypatch.setattr(explore, "LOOKED_AT", 20)
+    page = tmp_path / "page"
+    assert capsulenet.main(["--export_page", str(page), *map(str, model)]) == 0
+    manifest = json.loads((page / "model.json").read_text())
+    assert manifest["objects"] == 2 and manifest["input_shape"] == [36, 36, 1]
+    assert manifest["test_images"]  # of MNIST, with a margin
 
 
 @pytest.mark.slow

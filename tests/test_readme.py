@@ -98,7 +98,7 @@ def test_ci_runs_the_test_command_as_it_is_written(tmp_path):
     shutil.copy(ROOT / "README.md", tmp_path)
     called, programs = tmp_path / "called.txt", tmp_path / "programs"
     programs.mkdir()
-    for name in ("python3", "python", "pip", "ruff"):
+    for name in ("python3", "python", "pip", "ruff", "apt-get"):
         (programs / name).write_text(
             f"#!/bin/sh\necho \"${{0#'{programs}'/}} $*\" >> '{called}'\n"
             f"mkdir -p .venv/bin && cp '{programs}'/* .venv/bin\n"

@@ -30,6 +30,7 @@ NOT_RUN = {
     "-m pytest": "this is a part of it; .ci/run does it",
     "--save_dir result/all_gpus": "needs GPUs",
     "--save_dir result/two_gpus": "needs two GPUs",
+    "--explore": "serves until Ctrl-C; test_page_server.py starts and ends it",
     "--num_hosts 2": "needs two machines; test_multi_gpu.py starts two processes",
 }
 
@@ -39,6 +40,7 @@ FEW = "--data_dir DIGITS --batch_size 10"
 SHORTER = {
     "capsulenet.py -h": "",
     "--predict": "",
+    "--export_page": "",
     "capsulenet.py -t --dataset my_pictures": "",
     "--dataset my_pictures": "--epochs 2",
     "capsulenet.py -t": "--data_dir DIGITS",

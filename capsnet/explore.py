@@ -1,0 +1,197 @@
+"""The page to draw on: its files, with the weights of a model in them."""
+
+import json
+import os
+import tempfile
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from capsnet.batches import Pair
+from capsnet.datasets import NAMED, load_dataset
+from capsnet.errors import DataError, UsageError
+from capsnet.predict import predict
+
+# What a browser is told that a file is; there are no others.
+TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+    ".json": "application/json",
+    ".bin": "application/octet-stream",
+}
+SOURCES = Path(__file__).resolve().parents[1] / "explore"
+LOOKED_AT = 2000  # test images, to find wrong ones among
+SHOWN = 20  # test images of each kind, right and wrong
+LARGEST_HALF = 65504.0
+
+
+def build_page(
+    model: keras.Model, info: dict, title: str, images: Pair | None
+) -> dict[str, bytes]:
+    """Makes all files of the page.
+
+    Args:
+        model: The eval model of `capsulenet.CapsNet`.
+        info: What the model file says about itself, with nothing left out.
+        title: What the page calls the model.
+        images: Test images and their labels, some of which are shown; None for none.
+
+    Returns:
+        The content of each file, by its name.
+
+    Raises:
+        UsageError: If the page's own files are not there.
+    """
+    if not SOURCES.is_dir():
+        raise UsageError(
+            f"expected the page's files in {SOURCES}, which a clone of the repository "
+            "has and an installation has not"
+        )
+    files = {path.name: path.read_bytes() for path in sorted(SOURCES.iterdir())}
+    weights, listed = pack_weights(model)
+    conv1, primary = model.get_layer("conv1"), model.get_layer("primarycaps")
+    manifest = {
+        "title": title,
+        "dataset": info["dataset"],
+        "class_names": info["class_names"],
+        "input_shape": info["input_shape"],
+        "multi_label": info.get("multi_label", False),
+        "objects": info.get("objects", 1),
+        "routings": model.get_layer("digitcaps").routings,
+        "normalization": info.get("normalization"),
+        "digit_box": info["digit_box"],
+        "border_brightness": info["border_brightness"],
+        "capsule_size": model.get_layer("digitcaps").dim_capsule,
+        "primary": {
+            "strides": primary.strides[0],
+            "scale": primary.scale,
+            # pixels that a place sees of the image, in both directions
+            "field": conv1.kernel_size[0] + primary.kernel_size[0] - 1,
+        },
+        "decoder": [layer.name for layer in dense_layers(model)],
+        "weights": listed,
+        "test_images": [],
+    }
+    files["weights.bin"] = weights
+    if images is not None:
+        pixels, described = choose_test_images(model, images, info["class_names"])
+        files["test_images.bin"], manifest["test_images"] = pixels, described
+    files["model.json"] = json.dumps(manifest).encode()
+    return files
+
+
+def dense_layers(model: keras.Model) -> list[keras.layers.Layer]:
+    """The layers of the decoder that have weights."""
+    return [layer for layer in model.get_layer("decoder").layers if layer.weights]
+
+
+def pack_weights(model: keras.Model) -> tuple[bytes, list[dict]]:
+    """All weights as float16, one after the other, and a list of them.
+
+    Returns:
+        The numbers; and of each array its name, its shape and where it starts.
+    """
+    layers = [model.get_layer(name) for name in ("conv1", "primarycaps", "digitcaps")]
+    parts, listed, offset = [], [], 0
+    for layer in (*layers, *dense_layers(model)):
+        for weight in layer.weights:
+            array = keras.ops.convert_to_numpy(weight)
+            if weight.name == "W":  # read by input capsule, in the page
+                array = array.transpose(1, 0, 2, 3)
+            name = f"{layer.name}/{weight.name}"
+            listed.append({"name": name, "shape": array.shape, "offset": offset})
+            parts.append(array.clip(-LARGEST_HALF, LARGEST_HALF).astype("<f2").ravel())
+            offset += array.size
+    return np.concatenate(parts).tobytes(), listed
+
+
+def load_test_images(info: dict) -> Pair | None:
+    """Some test images of the data set that a model was trained on, if there are any.
+
+    Those of a folder of one's own are not taken: nobody asked to publish them.
+
+    Args:
+        info: What the model file says about itself, with nothing left out.
+
+    Returns:
+        Images, with a margin of zeros where the model's are larger, and labels.
+    """
+    if info["dataset"] not in NAMED:
+        return None
+    try:
+        data = load_dataset(
+            info["dataset"], None, info.get("image_size"), info.get("grayscale", False)
+        )
+    except DataError:
+        return None
+    x, y = (part[:LOOKED_AT] for part in data.test)
+    height, width, _ = info["input_shape"]
+    margins = [max(0, n - side) // 2 for n, side in zip((height, width), x.shape[1:])]
+    x = np.pad(x, [(0, 0), *((margin, margin) for margin in margins), (0, 0)])
+    fits = list(x.shape[1:]) == list(info["input_shape"])
+    return (x, y) if fits and data.class_names == info["class_names"] else None
+
+
+def choose_test_images(
+    model: keras.Model, images: Pair, class_names: list[str]
+) -> tuple[bytes, list[dict]]:
+    """Some of the images that the model names right, of each class in turn, and others.
+
+    Args:
+        model: The eval model.
+        images: Of `load_test_images`.
+        class_names: A name for each class.
+
+    Returns:
+        Pixels from 0 to 255, and what is known of each image.
+    """
+    x, y = images
+    labels, named = y.argmax(axis=1), predict(model, [x])[0].argmax(axis=1)
+    right, wrong = (np.flatnonzero(part) for part in (labels == named, labels != named))
+    earlier = [np.sum(labels[right[:i]] == labels[n]) for i, n in enumerate(right)]
+    right = right[np.lexsort((labels[right], earlier))]
+    chosen = [*right[:SHOWN], *wrong[:SHOWN]]
+    described = [
+        {"class": class_names[labels[i]], "named": class_names[named[i]]}
+        for i in chosen
+    ]
+    return np.rint(x[chosen] * 255).astype("uint8").tobytes(), described
+
+
+def check_page_folder(folder: str) -> None:
+    """Finds what would keep the page from being written to a folder.
+
+    Raises:
+        UsageError: If something does.
+    """
+    if os.path.lexists(folder) and not (
+        os.path.isdir(folder) and not os.listdir(folder)
+    ):
+        raise UsageError(
+            f"--export_page: expected a new or empty folder, received {folder}"
+        )
+
+
+def write_page(files: dict[str, bytes], folder: str) -> None:
+    """Writes the files of the page, all of them or none.
+
+    Args:
+        files: Of `build_page`.
+        folder: Name of the folder; it must not exist, or be empty.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    folder = os.path.realpath(folder)
+    os.makedirs(os.path.dirname(folder), exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=os.path.dirname(folder)) as temporary:
+        path = Path(temporary, "page")
+        path.mkdir()
+        for name, content in files.items():
+            (path / name).write_bytes(content)
+        if os.path.isdir(folder):  # Windows renames to names that are free
+            os.rmdir(folder)
+        os.replace(path, folder)
