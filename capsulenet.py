@@ -32,13 +32,13 @@ from capsnet.batches import ShiftedBatches
 from capsnet.classify import classify, save_features
 from capsnet.errors import UsageError, one_line
 from capsnet.explain import explain
-from capsnet.export import check_export, export_model
 from capsnet.explore import (
     build_page,
     check_page_folder,
     load_test_images,
     write_page,
 )
+from capsnet.export import check_export, export_model
 from capsnet.flags import Parser
 from capsnet.options import Options
 from capsnet.page_server import serve
