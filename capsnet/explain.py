@@ -19,11 +19,10 @@ def votes(
 ) -> np.ndarray:
     """The votes of the primary capsules for each class, by their position.
 
-    A class capsule's direction is that of `s_j`, the sum of its predictions weighted by
-    their couplings (equation 2 of the paper). What a primary capsule adds to the length
-    of `s_j` is its vote, `c_ij u_hat_ij . v_j / ||v_j||`: coupling times agreement, of
-    the last round of the routing. The votes of all, and of the routing's bias if there
-    is one, sum to `||s_j||`.
+    A vote is coupling times agreement of the last round, `c_ij u_hat_ij . v_j`. Since
+    `s_j` is the sum of the `c_ij u_hat_ij` (equation 2 of the paper) and `v_j` has its
+    direction, the votes of all, and of the routing's bias if there is one, sum to
+    `||s_j|| ||v_j||`.
 
     Args:
         model: The eval model of `capsulenet.CapsNet`.
@@ -47,8 +46,7 @@ def votes(
     W = routing.get_weights()[0]  # (n_class, capsules, dim, input_dim)
     found = []
     for u_n, v_n, c_n in zip(u, v, c):
-        direction = v_n / np.linalg.norm(v_n, axis=-1, keepdims=True)
-        agreement = np.einsum("je,jied,id->ji", direction, W, u_n, optimize=True)
+        agreement = np.einsum("je,jied,id->ji", v_n, W, u_n, optimize=True)
         # (n_class, capsules) -> (n_class, rows, columns), as they follow each other
         found.append((c_n * agreement).reshape(len(v_n), *grid, -1).sum(axis=-1))
     return np.stack(found)
