@@ -205,7 +205,7 @@ class PrimaryCap(keras.layers.Layer):
             self.least_batch = least[self.method]
 
     def call(self, inputs):
-        outputs = _convolve(self._direct, self._fast, inputs, self.least_batch)
+        outputs = _by_batch(self._direct, self._fast, inputs, self.least_batch)
         if self.scale != 1:
             outputs = self.scale * outputs
         outputs = outputs + ops.cast(self.bias, outputs.dtype)
@@ -284,7 +284,7 @@ class FastConv2D(keras.layers.Conv2D):
         def direct(inputs):
             return super(FastConv2D, self).convolution_op(inputs, kernel)
 
-        return _convolve(direct, fast, inputs, self.least_batch)
+        return _by_batch(direct, fast, inputs, self.least_batch)
 
 
 def _pair(name: str, value) -> tuple[int, int]:
@@ -312,16 +312,19 @@ def _least_batch(size, kernel_size, strides, channels, filters) -> int | None:
     return math.ceil(3 * kernel / (direct - 2 * fft))
 
 
-def _convolve(direct, fast, images, least_batch: int | None):
-    """`fast(images)` for at least so many images, `direct(images)` for fewer."""
+def _by_batch(few, many, inputs, least_batch: int | None):
+    """`many(inputs)` for at least so many samples, `few(inputs)` for fewer."""
     if least_batch is None:
-        return direct(images)
+        return few(inputs)
     if least_batch == 1:
-        return fast(images)
-    if images.shape[0] is None:  # a graph for batches of any size
-        enough = ops.shape(images)[0] >= least_batch
-        return ops.cond(enough, lambda: fast(images), lambda: direct(images))
-    return fast(images) if images.shape[0] >= least_batch else direct(images)
+        return many(inputs)
+    batch = inputs.shape[0]
+    if batch is None:  # a graph for batches of any size
+        enough = ops.shape(inputs)[0] >= least_batch
+        return ops.cond(enough, lambda: many(inputs), lambda: few(inputs))
+    # JAX finds out shapes with a size that is no number.
+    is_few = isinstance(batch, int) and batch < least_batch
+    return few(inputs) if is_few else many(inputs)
 
 
 def dynamic_routing(u, W, routings: int, bias=0.0):
@@ -445,6 +448,7 @@ class CapsuleLayer(keras.layers.Layer):
             regularizer=self.kernel_regularizer,
             constraint=self.kernel_constraint,
         )
+        self.least_batch = 4
         if self.use_bias:
             self.bias = self.add_weight(
                 name="bias",
@@ -453,6 +457,17 @@ class CapsuleLayer(keras.layers.Layer):
             )
 
     def call(self, inputs):
+        if self.return_couplings:
+            return self._route(inputs)
+        # Of a few samples, the predictions are less than the copies of W below.
+        return _by_batch(self._route_few, self._route, inputs, self.least_batch)
+
+    def _route_few(self, inputs):
+        W = ops.cast(self.W, inputs.dtype)
+        bias = ops.cast(self.bias[:, 0], inputs.dtype) if self.use_bias else 0.0
+        return dynamic_routing(inputs, W, self.routings, bias)
+
+    def _route(self, inputs):
         # bias: (num_capsule, 1, dim_capsule), to be added to s of (num_capsule, batch,
         # dim_capsule); W: (num_capsule, input_capsules * input_dim, dim_capsule)
         num_capsule, _, dim_capsule, _ = self.W.shape

@@ -98,6 +98,7 @@ def make_capsules(input_shape, routings=3, num_capsule=4, dim_capsule=5):
     layer = CapsuleLayer(num_capsule, dim_capsule, routings)
     layer.build((None, *input_shape))
     layer.W.assign(normal(*layer.W.shape, seed=1))
+    layer.least_batch = 1  # the fast form, for a few samples too
     return layer
 
 
@@ -403,9 +404,6 @@ def test_primary_capsules_need_images_of_known_channels(shape):
         PrimaryCap(4, 2, 3).build(shape)
 
 
-@pytest.mark.skipif(
-    keras.backend.backend() == "jax", reason="JAX transforms batches of any size"
-)
 @pytest.mark.parametrize("layer", ["primary", "convolution"])
 def test_a_few_images_are_convolved_directly(monkeypatch, layer):
     # The transform of the kernel costs the same for one image as for a hundred.
@@ -661,6 +659,30 @@ def test_default_initialisation_learns_from_the_first_steps():
 
 
 # What holds for every layer: zeros, batches, configurations, files
+
+
+@pytest.mark.parametrize("use_bias", [False, True])
+def test_a_few_samples_are_routed_as_the_paper_writes_it(monkeypatch, use_bias):
+    calls = []
+
+    def spy(*arguments):
+        calls.append(arguments[0].shape[0])
+        return dynamic_routing(*arguments)
+
+    monkeypatch.setattr(capsulelayers, "dynamic_routing", spy)
+    layer = CapsuleLayer(4, 5, use_bias=use_bias)
+    u = normal(6, 7, 2)
+    layer.build(u.shape)
+    layer.set_weights([normal(*w.shape, seed=1) for w in layer.weights])
+    few, many = evaluate(layer, u[:3]), evaluate(layer, u)
+    assert calls == [3]
+    np.testing.assert_allclose(many[:3], few, **TOLERANCE)
+    inputs = keras.Input(u.shape[1:])
+    model = keras.Model(inputs, layer(inputs))
+    for n in (3, 6):
+        np.testing.assert_allclose(
+            model.predict(u[:n], verbose=0), many[:n], **TOLERANCE
+        )
 
 
 def couplings(u, layer):
