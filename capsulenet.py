@@ -389,7 +389,6 @@ def build_parser(doc: str = __doc__) -> Parser:
 
 def run(options: Options, own: argparse.Namespace) -> None:
     """Does what the command line says, under the distribution that is current."""
-    check_export(own.export, own.half)
     session.prepare_backend(options.training)
     if options.mode == "use":
         use_model(options, own)
@@ -458,6 +457,8 @@ def train_or_test(options: Options, digit: str | None, features: str | None) -> 
 
 def use_model(options: Options, own: argparse.Namespace) -> None:
     """Predicts the classes of pictures, exports or explores, by the model file."""
+    if own.export:
+        check_export(own.export, own.half)
     if own.export_page:
         check_page_folder(own.export_page)
     info = {**MNIST_INFO, **options.info}

@@ -55,6 +55,8 @@ def read_options(
     own = parser.parse_args(argv)
     if getattr(own, "explain", False) and not own.predict:
         raise UsageError("--explain: expected pictures to explain, --predict IMG ...")
+    if getattr(own, "half", False) and not own.export:
+        raise UsageError("--half: expected --export FILE.onnx, received no --export")
     given = {name: vars(own).pop(name) for name in SHARED if name in own}
     if "image_size" in given:
         given["image_size"] = tuple(given["image_size"])

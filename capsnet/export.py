@@ -16,23 +16,19 @@ OPSET, IR_VERSION = 17, 8  # of ONNX; ONNX Runtime reads them since 2022
 LARGEST = 2**31 - 2**20  # bytes of weights that ONNX and TensorFlow Lite hold in a file
 
 
-def check_export(path: str | None, half: bool = False) -> None:
+def check_export(path: str, half: bool = False) -> None:
     """Finds what would keep a model from being exported.
 
     Args:
-        path: As of `export_model`; None for no export.
+        path: As of `export_model`.
         half: As of `export_model`.
 
     Raises:
         UsageError: If something does.
     """
-    suffix = _suffix(path or "")
+    suffix = _suffix(path)
     if half and suffix != ".onnx":
-        raise UsageError(
-            f"--half: expected --export FILE.onnx, received {path or 'no --export'}"
-        )
-    if path is None:
-        return
+        raise UsageError(f"--half: expected --export FILE.onnx, received {path}")
     if suffix == ".onnx":
         if importlib.util.find_spec("onnx") is None:
             raise UsageError(f"--export {path} needs ONNX: pip install onnx")
