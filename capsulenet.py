@@ -18,7 +18,6 @@ if __name__ == "__main__":
 import argparse
 import dataclasses
 import os
-import random
 import sys
 
 import keras
@@ -145,14 +144,6 @@ def CapsNet(
         name="primarycaps",
         **start(),
     )(features)
-    if sizes.capsule_dropout:
-        primary = layers.Dropout(
-            sizes.capsule_dropout,
-            noise_shape=(None, primary.shape[1], 1),  # whole capsules
-            # Without one of its own, PyTorch draws from a state that no file keeps.
-            seed=random.randint(1, 10**9),
-            name="capsule_dropout",
-        )(primary)
     # class capsules: (batch, n_class, 16)
     transformations = keras.initializers.RandomNormal(
         stddev=sizes.transformation_stddev

@@ -17,7 +17,6 @@ class Architecture:
         strides: Of the primary capsules' convolution.
         primary_types: Types of primary capsules, one of each at every place.
         primary_dim: Elements of a primary capsule.
-        capsule_dropout: Share of the primary capsules that a training step leaves out.
         class_dim: Elements of a class capsule.
         decoder: Widths of the decoder's hidden layers; or None for no decoder; or a
             layer or model of one's own, from (batch, n_class * class_dim) to images.
@@ -37,7 +36,6 @@ class Architecture:
     strides: int = 2
     primary_types: int = 32
     primary_dim: int = 8
-    capsule_dropout: float = 0.0
     class_dim: int = 16
     decoder: tuple[int, ...] | keras.layers.Layer | None = (512, 1024)
     transformation_stddev: float = 0.1

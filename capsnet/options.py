@@ -13,7 +13,7 @@ from capsnet.run_folder import RunFolder
 LONGEST_TEXT = 4096
 LARGEST = 1e300  # an integer of JSON may be too large for a float
 PRECISIONS = ("float32", "mixed_bfloat16")
-RECIPE_NAMES = ("seed", "modern", "paper", "pictures", "few_pictures")
+RECIPE_NAMES = ("seed", "modern", "paper", "pictures")
 NETWORKS = ("capsnet", "baseline", "cnn")
 
 

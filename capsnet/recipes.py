@@ -1,6 +1,5 @@
 """How to train: the numbers of each recipe, and the learning rates that they give."""
 
-import dataclasses
 import math
 
 import keras
@@ -9,18 +8,6 @@ from keras import ops
 from capsnet.architecture import Architecture
 from capsnet.options import Training
 
-PICTURES = Training(
-    recipe="pictures",
-    lr=0.002,
-    lr_decay=None,
-    warmup=100,
-    ema=0.99,
-    shift_fraction=0.07,
-    rotation=10.0,
-    zoom=0.1,
-    shear=0.1,
-    normalize=True,
-)
 RECIPES = {
     # The older Keras scripts, with the loss of the paper's text.
     "seed": Training(),
@@ -37,12 +24,17 @@ RECIPES = {
         shear=0.1,
     ),
     # Data other than MNIST; see also `pictures_batch` and `pictures_epochs`.
-    "pictures": PICTURES,
-    # Less than `FEW` images of it: the paper's network would learn them by heart.
-    "few_pictures": dataclasses.replace(
-        PICTURES,
-        recipe="few_pictures",
-        architecture=Architecture(filters=128, primary_types=16, capsule_dropout=0.5),
+    "pictures": Training(
+        recipe="pictures",
+        lr=0.002,
+        lr_decay=None,
+        warmup=100,
+        ema=0.99,
+        shift_fraction=0.07,
+        rotation=10.0,
+        zoom=0.1,
+        shear=0.1,
+        normalize=True,
     ),
     # The code that the authors released. It halves the margin loss and divides it by 10
     # classes, but not the reconstruction loss.
@@ -58,11 +50,9 @@ RECIPES = {
         ),
     ),
 }
-FEW = 2000
-# What both do with n images: small batches where there are few, since a network needs
-# some thousand steps whatever it learns.
-PICTURES_STEPS = {"pictures": 2000, "few_pictures": 4000}
-PICTURES_EPOCHS = {"pictures": (10, 100), "few_pictures": (10, 200)}
+# What `pictures` does with n images: small batches where there are few, since a network
+# needs some thousand steps whatever it learns.
+PICTURES_STEPS, PICTURES_EPOCHS = 2000, (10, 100)
 
 
 def pictures_batch(n: int) -> int:
@@ -70,11 +60,10 @@ def pictures_batch(n: int) -> int:
     return 16 if n < 500 else 32 if n < 20_000 else 100
 
 
-def pictures_epochs(recipe: str, n: int, batch_size: int) -> int:
+def pictures_epochs(n: int, batch_size: int) -> int:
     """Passes over n training images."""
-    least, most = PICTURES_EPOCHS[recipe]
-    epochs = round(PICTURES_STEPS[recipe] / math.ceil(n / batch_size))
-    return min(max(least, epochs), most)
+    least, most = PICTURES_EPOCHS
+    return min(max(least, round(PICTURES_STEPS / math.ceil(n / batch_size))), most)
 
 
 LEAST_RATE = 1e-6  # of a learning rate that falls exponentially

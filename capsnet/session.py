@@ -13,13 +13,7 @@ from capsnet.errors import UsageError, one_line, shorten
 from capsnet.hdf5 import parts_of
 from capsnet.memory import check_memory
 from capsnet.options import ONE_DEVICE, Devices, Options, Training
-from capsnet.recipes import (
-    FEW,
-    PICTURES_STEPS,
-    RECIPES,
-    pictures_batch,
-    pictures_epochs,
-)
+from capsnet.recipes import pictures_batch, pictures_epochs
 from capsnet.startup import quiet_start
 from capsnet.weights import load_fitting
 
@@ -55,24 +49,17 @@ def adapt(options: Options, data: datasets.Dataset) -> Options:
         data: What is trained on.
     """
     training, count = options.training, options.devices.count
-    if training.recipe not in PICTURES_STEPS:
+    if training.recipe != "pictures":
         return options
     (x, _), _ = datasets.split(
         *data.train, training.train_size, training.validation_size
     )
     n_images = len(x)
-    # A network from a file is as it is.
-    open_choice = "recipe" not in options.given and options.weights is None
-    if open_choice and n_images < FEW:
-        few = RECIPES["few_pictures"]
-        training = dataclasses.replace(
-            training, recipe=few.recipe, architecture=few.architecture
-        )
     if "batch_size" not in options.given:
         each = min(pictures_batch(n_images), max(1, n_images // count))
         training = dataclasses.replace(training, batch_size=each * count)
     if "epochs" not in options.given:
-        epochs = pictures_epochs(training.recipe, n_images, training.batch_size)
+        epochs = pictures_epochs(n_images, training.batch_size)
         training = dataclasses.replace(training, epochs=epochs)
     return dataclasses.replace(options, training=training)
 

@@ -204,16 +204,6 @@ def test_another_network_by_keywords():
     assert widths == [7, 8, 9, 10 * 11]
 
 
-def test_whole_capsules_are_left_out_in_training_alone():
-    model = CapsNet((17, 17, 1), 3, capsule_dropout=0.5, decoder=None)[0]
-    layer = model.get_layer("capsule_dropout")
-    u = np.ones((2, *layer.input.shape[1:]), "float32")
-    np.testing.assert_array_equal(ops.convert_to_numpy(layer(u, training=False)), u)
-    left = ops.convert_to_numpy(layer(u, training=True))
-    assert set(np.unique(left)) == {0, 2}
-    assert (left == left[..., :1]).all() and 0 < left[..., 0].mean() < 2
-
-
 def test_a_keyword_that_is_none():
     with pytest.raises(TypeError, match="filter"):
         CapsNet((28, 28, 1), 10, filter=64)

@@ -92,54 +92,33 @@ def test_the_network_follows_the_data(trained):
 
 def test_own_data_has_a_recipe_of_its_own(trained, shapes):
     folder, output = trained
-    # as was said; there are few of them
-    assert "How: recipe few_pictures, 1 epoch of batches of 8, " in output
+    assert "How: recipe pictures, 1 epoch of batches of 8, " in output  # as was said
     assert "100 steps of warm-up, then a cosine to zero" in output
     assert "images normalized" in output
     x = load_dataset(str(shapes), seed=3).train[0]
     info = read_info(folder / "trained_model.h5")
-    assert info["recipe"] == "few_pictures"
+    assert info["recipe"] == "pictures"
     assert info["normalization"] == normalization_of(x)
 
 
-def of_size(n):
-    x = np.broadcast_to(np.float32(0), (n, 17, 17, 1))
-    return Dataset((x, x), (x, x), ["a", "b"], "mine")
-
-
-def settle(n, *given, weights=None, recipe="pictures", **training):
-    training = dataclasses.replace(RECIPES[recipe], **training)
-    options = Options(
-        RunFolder("run"), training=training, weights=weights, given=frozenset(given)
-    )
-    return session.adapt(options, of_size(n)).training
-
-
-def test_few_images_get_a_smaller_network():
-    for n, given, weights, expected in (
-        (1999, (), None, "few_pictures"),
-        (2000, (), None, "pictures"),
-        (1999, ("recipe",), None, "pictures"),
-        (1999, (), "from.h5", "pictures"),  # whose network is as it is
-    ):
-        found = settle(n, *given, weights=weights)
-        assert found.recipe == expected
-        assert found.architecture == RECIPES[expected].architecture
-
-
 def test_the_number_of_images_settles_batches_and_epochs():
-    def settled(*arguments, **training):
-        found = settle(*arguments, **training)
+    def of_size(n):
+        x = np.broadcast_to(np.float32(0), (n, 17, 17, 1))
+        return Dataset((x, x), (x, x), ["a", "b"], "mine")
+
+    def settle(n, *given, **training):
+        training = dataclasses.replace(RECIPES["pictures"], **training)
+        options = Options(RunFolder("run"), training=training, given=frozenset(given))
+        found = session.adapt(options, of_size(n)).training
         return found.batch_size, found.epochs
 
-    assert settled(24) == (16, 200)
-    assert settled(640) == (32, 200)
-    assert settled(640, "recipe") == (32, 100)
-    assert settled(5000) == (32, 13)
-    assert settled(60_000, validation_size=59_976) == (16, 200)
-    assert settled(60_000) == (100, 10)
-    assert settled(5000, "epochs", "batch_size", epochs=7, batch_size=9) == (9, 7)
-    assert settled(24, recipe="modern") == (100, 20)
+    assert settle(24) == (16, 100)
+    assert settle(640) == (32, 100)
+    assert settle(5000) == (32, 13)
+    assert settle(60_000, validation_size=59_976) == (16, 100)
+    assert settle(60_000) == (100, 10)
+    assert settle(5000, "epochs", "batch_size", epochs=7, batch_size=9) == (9, 7)
+    assert settle(24, recipe="modern") == (100, 50)
     eight = dataclasses.replace(
         Options(RunFolder("run"), training=RECIPES["pictures"]), devices=Devices(8)
     )
