@@ -307,8 +307,8 @@ class Training(Checked):
         "float32",
         Choice(PRECISIONS),
         "mixed_bfloat16 computes products in bfloat16, and norms, softmax and losses "
-        "in float32: it helps on GPUs with bfloat16 units, not on a CPU (default: "
-        "float32)",
+        "in float32: for GPUs with bfloat16 units; a CPU gains nothing, as the "
+        "transformed convolution needs float32 (default: float32)",
     )
 
     def __post_init__(self):
