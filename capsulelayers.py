@@ -11,7 +11,8 @@ import keras
 from keras import ops
 
 from capsnet import fft_conv
-from capsnet.backend import compiled, direct_convolution_is_slow, runs_on_cpu
+from capsnet.backend import compiled
+from capsnet.convolution import FastConv2D, by_batch
 
 PACKAGE = "capsnet"
 
@@ -113,7 +114,7 @@ class Mask(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
-class PrimaryCap(keras.layers.Layer):
+class PrimaryCap(FastConv2D):
     """The first capsules: a convolution whose channels are grouped into vectors.
 
     Args:
@@ -124,11 +125,8 @@ class PrimaryCap(keras.layers.Layer):
         padding: "valid", or "same" for zeros around the images, so that there is a
             position for each step.
         scale: Factor of the convolution, before the bias is added.
-        kernel_initializer: Initializer of the kernel.
-        bias_initializer: Initializer of the bias.
-        method: How the convolution is computed. "direct" is the backend's own, "fft"
-            is `fft_conv.conv2d`, the same in a frequency domain. "auto" takes "fft" on
-            a CPU where it pays: for many large kernels and more than a few images.
+        kwargs: Those of `FastConv2D` and Keras's `Conv2D`: initializers, regularizers,
+            and the method to compute with.
 
     Input shape:
         (batch, height, width, channels), whatever Keras's image data format is. The
@@ -152,31 +150,14 @@ class PrimaryCap(keras.layers.Layer):
         strides: int | tuple[int, int] = 1,
         padding: str = "valid",
         scale: float = 1.0,
-        kernel_initializer="glorot_uniform",
-        bias_initializer="zeros",
-        method: str = "auto",
         **kwargs,
     ):
-        super().__init__(**kwargs)
-        if method not in ("auto", "fft", "direct"):
-            raise ValueError(
-                "Expected method to be 'auto', 'fft' or 'direct'; "
-                f"received method={method!r}."
-            )
-        if padding not in ("valid", "same"):
-            raise ValueError(
-                "Expected padding to be 'valid' or 'same'; "
-                f"received padding={padding!r}."
-            )
+        filters = dim_capsule * n_channels
+        kwargs["data_format"] = "channels_last"
+        super().__init__(filters, kernel_size, strides, padding, **kwargs)
         self.dim_capsule = dim_capsule
         self.n_channels = n_channels
-        self.kernel_size = _pair("kernel_size", kernel_size)
-        self.strides = _pair("strides", strides)
-        self.padding = padding
         self.scale = scale
-        self.kernel_initializer = keras.initializers.get(kernel_initializer)
-        self.bias_initializer = keras.initializers.get(bias_initializer)
-        self.method = method
 
     def build(self, input_shape):
         if len(input_shape) != 4 or input_shape[3] is None:
@@ -184,172 +165,64 @@ class PrimaryCap(keras.layers.Layer):
                 "Expected images of shape (batch, height, width, channels) with a "
                 f"known number of channels; received {input_shape}."
             )
-        *size, channels = input_shape[1:]
-        filters = self.dim_capsule * self.n_channels
-        self.kernel = self.add_weight(
-            name="kernel",
-            shape=(*self.kernel_size, channels, filters),
-            initializer=self.kernel_initializer,
-        )
-        self.bias = self.add_weight(
-            name="bias", shape=(filters,), initializer=self.bias_initializer
-        )
-        self.least_batch = None
-        if None not in size:
-            if self.padding == "same":
-                along = zip(size, self.kernel_size, self.strides)
-                self.margins = [fft_conv.same_padding(*sizes) for sizes in along]
-                size = [n + sum(margin) for n, margin in zip(size, self.margins)]
-            shape = (size, self.kernel_size, self.strides, channels, filters)
-            least = {"auto": _least_batch(*shape), "fft": 1, "direct": None}
-            self.least_batch = least[self.method]
+        super().build(input_shape)
+
+    def convolution_op(self, inputs, kernel):
+        outputs = super().convolution_op(inputs, kernel)
+        return outputs if self.scale == 1 else self.scale * outputs
 
     def call(self, inputs):
-        outputs = _by_batch(self._direct, self._fast, inputs, self.least_batch)
-        if self.scale != 1:
-            outputs = self.scale * outputs
-        outputs = outputs + ops.cast(self.bias, outputs.dtype)
+        outputs = self.convolution_op(inputs, self.kernel)
+        if self.use_bias:
+            outputs = outputs + ops.cast(self.bias, outputs.dtype)
+        outputs = self.activation(outputs)
         # (batch, rows, columns, filters) -> (batch, capsules, dim_capsule)
-        _, rows, columns, _ = outputs.shape
-        if None in (rows, columns):
-            batch, capsules = ops.shape(outputs)[0], -1
+        _, capsules, dim_capsule = self.compute_output_shape(inputs.shape)
+        if capsules is None:
+            shape = (ops.shape(outputs)[0], -1, dim_capsule)
         else:
-            batch, capsules = -1, rows * columns * self.n_channels
-        return squash(ops.reshape(outputs, (batch, capsules, self.dim_capsule)))
+            shape = (-1, capsules, dim_capsule)
+        return squash(ops.reshape(outputs, shape))
 
-    def _direct(self, inputs):
-        return ops.conv(
-            inputs,
-            self.kernel,
-            self.strides,
-            padding=self.padding,
-            data_format="channels_last",
-        )
-
-    def _fast(self, inputs):
-        if self.padding == "same":
-            inputs = ops.pad(inputs, [(0, 0), *self.margins, (0, 0)])
-        return fft_conv.conv2d(inputs, self.kernel, self.strides)
+    def compute_output_shape(self, input_shape):
+        batch, rows, columns, _ = super().compute_output_shape(input_shape)
+        known = None not in (rows, columns)
+        capsules = rows * columns * self.n_channels if known else None
+        return batch, capsules, self.dim_capsule
 
     def get_config(self):
+        config = super().get_config()
+        del config["filters"], config["data_format"]
         return {
-            **super().get_config(),
+            **config,
             "dim_capsule": self.dim_capsule,
             "n_channels": self.n_channels,
-            "kernel_size": self.kernel_size,
-            "strides": self.strides,
-            "padding": self.padding,
             "scale": self.scale,
-            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
-            "bias_initializer": keras.initializers.serialize(self.bias_initializer),
-            "method": self.method,
         }
 
 
-@keras.saving.register_keras_serializable(PACKAGE)
-class FastConv2D(keras.layers.Conv2D):
-    """Keras's `Conv2D`, computed by `fft_conv.conv2d` on a CPU where that pays.
-
-    It may pay for stride 1, without dilation and groups, with the channels last, and
-    for images of known height and width, of which there are more than a few.
-
-    Args: those of `Conv2D`.
-
-    Input shape:
-        (batch, height, width, channels)
-
-    Output shape:
-        (batch, rows, columns, filters)
-    """
-
-    def build(self, input_shape):
-        super().build(input_shape)
-        plain = self.strides == self.dilation_rate == (1, 1) and self.groups == 1
-        self.least_batch = None
-        known = None not in input_shape[1:]
-        if plain and known and self.data_format == "channels_last":
-            *size, channels = input_shape[1:]
-            if self.padding == "same":
-                size = [n + k - 1 for n, k in zip(size, self.kernel_size)]
-            shape = (size, self.kernel_size, self.strides, channels, self.filters)
-            self.least_batch = _least_batch(*shape)
-
-    def convolution_op(self, inputs, kernel):
-        def fast(inputs):
-            if self.padding == "same":
-                margins = [fft_conv.same_padding(k, k) for k in self.kernel_size]
-                inputs = ops.pad(inputs, [(0, 0), *margins, (0, 0)])
-            return fft_conv.conv2d(inputs, kernel)
-
-        def direct(inputs):
-            return super(FastConv2D, self).convolution_op(inputs, kernel)
-
-        return _by_batch(direct, fast, inputs, self.least_batch)
-
-
-def _pair(name: str, value) -> tuple[int, int]:
-    """One or two sizes as two."""
-    pair = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
-    if len(pair) != 2 or any(not isinstance(n, int) or n < 1 for n in pair):
-        raise ValueError(
-            f"Expected {name} to be one or two positive integers; "
-            f"received {name}={value!r}."
-        )
-    return pair
-
-
-def _least_batch(size, kernel_size, strides, channels, filters) -> int | None:
-    """The least number of images for which `fft_conv.conv2d` is faster; None if never.
-
-    See `fft_conv.cost` for the arguments. The transform of the kernel is bound by the
-    memory: one of its multiplications takes as long as about three others.
-    """
-    fft, kernel, direct = fft_conv.cost(size, kernel_size, strides, channels, filters)
-    if not runs_on_cpu() or 2 * fft >= direct:
-        return None
-    if direct_convolution_is_slow():
-        return 1
-    return math.ceil(3 * kernel / (direct - 2 * fft))
-
-
-def _by_batch(few, many, inputs, least_batch: int | None):
-    """`many(inputs)` for at least so many samples, `few(inputs)` for fewer."""
-    if least_batch is None:
-        return few(inputs)
-    if least_batch == 1:
-        return many(inputs)
-    batch = inputs.shape[0]
-    if batch is None:  # a graph for batches of any size
-        enough = ops.shape(inputs)[0] >= least_batch
-        return ops.cond(enough, lambda: many(inputs), lambda: few(inputs))
-    # JAX finds out shapes with a size that is no number.
-    is_few = isinstance(batch, int) and batch < least_batch
-    return few(inputs) if is_few else many(inputs)
-
-
-def dynamic_routing(u, W, routings: int, bias=0.0):
+def dynamic_routing(u_hat, routings: int, bias=0.0):
     """Routing as the paper writes it (Procedure 1), to read and to compare with.
 
     `CapsuleLayer` computes the same, faster. For input capsules `i` and output
     capsules `j`, with logits `b_ij` that start at zero, each round is
 
         v_j  = ||s_j||^2 / (1 + ||s_j||^2) * s_j / ||s_j||               (equation 1)
-        s_j  = sum_i c_ij u_hat_ij,  u_hat_ij = W_ij u_i                 (equation 2)
+        s_j  = sum_i c_ij u_hat_ij                                       (equation 2)
         c_ij = exp(b_ij) / sum_k exp(b_ik)                               (equation 3)
 
     after which `b_ij` grows by the agreement `u_hat_ij . v_j`.
 
     Args:
-        u: Input capsules, (batch, input_capsules, input_dim).
-        W: Transformation matrices, (num_capsule, input_capsules, dim_capsule,
-            input_dim).
+        u_hat: Each input capsule's prediction of each output capsule, `W_ij u_i`,
+            (batch, num_capsule, input_capsules, dim_capsule):
+            `ops.einsum("bid,jied->bjie", u, W)`.
         routings: Number of rounds, at least 1.
         bias: Added to `s` in each round, (num_capsule, dim_capsule).
 
     Returns:
         Output capsules, (batch, num_capsule, dim_capsule).
     """
-    u_hat = ops.einsum("bid,jied->bjie", u, W)  # all predictions
     b = ops.zeros_like(u_hat[..., 0])  # (batch, num_capsule, input_capsules)
     for i in range(routings):
         c = ops.softmax(b, axis=1)  # each input capsule shares itself out
@@ -460,12 +333,12 @@ class CapsuleLayer(keras.layers.Layer):
         if self.return_couplings:
             return self._route(inputs)
         # Of a few samples, the predictions are less than the copies of W below.
-        return _by_batch(self._route_few, self._route, inputs, self.least_batch)
+        return by_batch(self._route_few, self._route, inputs, self.least_batch)
 
     def _route_few(self, inputs):
-        W = ops.cast(self.W, inputs.dtype)
         bias = ops.cast(self.bias[:, 0], inputs.dtype) if self.use_bias else 0.0
-        return dynamic_routing(inputs, W, self.routings, bias)
+        u_hat = _predict(inputs, ops.cast(self.W, inputs.dtype)[None])
+        return dynamic_routing(u_hat, self.routings, bias)
 
     def _route(self, inputs):
         # bias: (num_capsule, 1, dim_capsule), to be added to s of (num_capsule, batch,
@@ -589,6 +462,28 @@ class ConvCapsuleLayer(CapsuleLayer):
             "kernel_size": self.kernel_size,
             "strides": self.strides,
         }
+
+
+def _pair(name: str, value) -> tuple[int, int]:
+    """One or two sizes as two."""
+    pair = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
+    if len(pair) != 2 or any(not isinstance(n, int) or n < 1 for n in pair):
+        raise ValueError(
+            f"Expected {name} to be one or two positive integers; "
+            f"received {name}={value!r}."
+        )
+    return pair
+
+
+@compiled
+def _predict(u, W):
+    """All predictions `W_ij u_i`: no matrix product, which would copy W to multiply it.
+
+    Shapes: u (batch, input_capsules, input_dim), W (1, num_capsule, input_capsules,
+    dim_capsule, input_dim), predictions (batch, num_capsule, input_capsules,
+    dim_capsule).
+    """
+    return ops.sum(W * u[:, None, :, None, :], axis=-1)
 
 
 @compiled

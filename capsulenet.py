@@ -25,39 +25,20 @@ import numpy as np
 from keras import layers, ops
 
 import utils
-from capsnet import command_line, datasets, flags, photos, report, session, training
+from capsnet import command_line, datasets, flags, report, session, training, uses
 from capsnet.architecture import PAPER, Architecture
 from capsnet.batches import ShiftedBatches
-from capsnet.classify import classify, save_features
-from capsnet.errors import UsageError, one_line
-from capsnet.explain import explain
-from capsnet.explore import (
-    build_page,
-    check_page_folder,
-    load_test_images,
-    write_page,
-)
-from capsnet.export import check_export, export_model
+from capsnet.classify import save_features
+from capsnet.errors import UsageError
 from capsnet.flags import Parser
 from capsnet.options import Options
-from capsnet.page_server import serve
-from capsnet.pictures import read_image
 from capsnet.predict import predict
 from capsnet.run_folder import replace_file
 from capsnet.task import THRESHOLD, Task, accuracy, exact_match
-from capsnet.weights import ModelFileError, load_weights
+from capsnet.weights import load_weights
 from capsulelayers import PACKAGE, CapsuleLayer, Length, Mask, PrimaryCap
 
-# What is known of a weights file that says nothing about itself.
-MNIST_INFO = {
-    "input_shape": [28, 28, 1],
-    "class_names": datasets.NAMED["mnist"],
-    "dataset": "mnist",
-    "border_brightness": 0.0,
-    "digit_box": 20,
-}
 RESULTS = (*report.FILES, "manipulate-*.png")  # that follow a training
-PRETRAINED = flags.PRETRAINED
 
 
 def CapsNet(
@@ -272,35 +253,8 @@ def train(model: keras.Model, data: datasets.Dataset, options: Options) -> keras
     """
     weight = options.training.reconstruction_weight(data.train[0].shape[1:])
     aim = task(weight, multi_label=data.multi_label)
-    training.train(model, data, aim, model_info(model, data, options), options)
+    training.train(model, data, aim, session.model_info(model, data, options), options)
     return model
-
-
-def model_info(model: keras.Model, data: datasets.Dataset, options: Options) -> dict:
-    """What a model file says about itself."""
-    x, _ = data.train
-    normalization = None
-    for layer in model.layers:
-        if isinstance(layer, layers.Normalization):
-            normalization = {"mean": layer.input_mean, "variance": layer.input_variance}
-    size = options.data.image_size
-    return {
-        "input_shape": list(x.shape[1:]),
-        "class_names": data.class_names,
-        "multi_label": data.multi_label,
-        "routings": options.training.routings,
-        "recipe": options.training.recipe,
-        "scaling": "0 is black, 1 is white",
-        "dataset": data.name,
-        "split": data.split,
-        "image_size": size and list(size),
-        "grayscale": options.data.grayscale,
-        "normalization": normalization,
-        "frozen": session.frozen(model),
-        "border_brightness": round(photos.border_brightness(x), 4),
-        "digit_box": photos.digit_box(x),
-        "seed": options.training.seed,
-    }
 
 
 def test(model: keras.Model, data: datasets.Dataset, options: Options) -> float:
@@ -382,7 +336,7 @@ def run(options: Options, own: argparse.Namespace) -> None:
     """Does what the command line says, under the distribution that is current."""
     session.prepare_backend(options.training)
     if options.mode == "use":
-        use_model(options, own)
+        uses.use_model(CapsNet, options, own)
     else:
         train_or_test(options, own.digit, own.features)
 
@@ -444,70 +398,6 @@ def train_or_test(options: Options, digit: str | None, features: str | None) -> 
         if features:
             save_features(eval_model, data, features, options)
         manipulate_latent(manipulate_model, data, label, options)
-
-
-def use_model(options: Options, own: argparse.Namespace) -> None:
-    """Predicts the classes of pictures, exports or explores, by the model file."""
-    if own.export:
-        check_export(own.export, own.half)
-    if own.export_page:
-        check_page_folder(own.export_page)
-    info = {**MNIST_INFO, **options.info}
-    shape, names = tuple(info["input_shape"]), info["class_names"]
-    pictures = [read_image(path, shape[2]) for path in own.predict or ()]
-    # Without this look, a small file that says to be of large images would make a large
-    # network. Weights may be of 16 bits.
-    training = options.training
-    least = 2 * training.architecture.least_weights(shape, len(names))
-    if least > os.path.getsize(options.weights):
-        raise ModelFileError(
-            f"{options.weights}: expected the weights for images of "
-            f"{' x '.join(map(str, shape))} and {len(names)} classes, found a smaller "
-            "file."
-        )
-    train_model, eval_model, _ = CapsNet(
-        shape,
-        len(names),
-        training.routings,
-        multi_label=info.get("multi_label", False),
-        architecture=training.architecture,
-        normalization=info.get("normalization"),
-    )
-    load_weights(train_model, options.weights)
-    source = one_line(info["dataset"])  # whatever the file says
-    print(f"Model: {options.weights}, trained on {source}")
-    if own.export:
-        export_model(eval_model, own.export, own.half)
-        print("Wrote", own.export)
-        return
-    if own.explore or own.export_page:
-        explore_model(eval_model, info, options, own.export_page)
-        return
-    os.makedirs(options.folder.path, exist_ok=True)
-    print(session.describe_device(options.devices))
-    images = classify(eval_model, own.predict, pictures, info, own.invert, options)
-    if own.explain:
-        explain(eval_model, own.predict, images, info, options)
-
-
-def explore_model(
-    model: keras.Model, info: dict, options: Options, folder: str | None
-) -> None:
-    """Serves the page to draw on, or writes it.
-
-    Args:
-        model: The eval model of `CapsNet`.
-        info: What the model file says about itself, with nothing left out.
-        options: Of the use of a model.
-        folder: Where to write; None to serve.
-    """
-    title = one_line(os.path.basename(options.weights))
-    page = build_page(model, info, title, load_test_images(info))
-    if folder is None:
-        serve(page)
-    else:
-        write_page(page, folder)
-        print("Wrote", folder)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -32,7 +32,8 @@ class EinsumCapsuleLayer(CapsuleLayer):
     """Dynamic routing with predictions from one einsum."""
 
     def call(self, inputs):
-        return dynamic_routing(inputs, self.W, self.routings)
+        u_hat = ops.einsum("bid,jied->bjie", inputs, self.W)
+        return dynamic_routing(u_hat, self.routings)
 
 
 def rebuild(

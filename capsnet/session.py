@@ -211,6 +211,33 @@ def freeze(model: keras.Model, names: list[str]) -> None:
             part.trainable = part.name not in names
 
 
+def model_info(model: keras.Model, data: datasets.Dataset, options: Options) -> dict:
+    """What a model file says about itself."""
+    x, _ = data.train
+    normalization = None
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.Normalization):
+            normalization = {"mean": layer.input_mean, "variance": layer.input_variance}
+    size = options.data.image_size
+    return {
+        "input_shape": list(x.shape[1:]),
+        "class_names": data.class_names,
+        "multi_label": data.multi_label,
+        "routings": options.training.routings,
+        "recipe": options.training.recipe,
+        "scaling": "0 is black, 1 is white",
+        "dataset": data.name,
+        "split": data.split,
+        "image_size": size and list(size),
+        "grayscale": options.data.grayscale,
+        "normalization": normalization,
+        "frozen": frozen(model),
+        "border_brightness": round(photos.border_brightness(x), 4),
+        "digit_box": photos.digit_box(x),
+        "seed": options.training.seed,
+    }
+
+
 @contextlib.contextmanager
 def begin(name: str, model: keras.Model, data: datasets.Dataset, options: Options):
     """Makes the folder and prints the header; a training locks the folder.

@@ -18,14 +18,13 @@ import keras
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 
-import capsulenet
 import utils
-from capsnet import datasets, run_folder
+from capsnet import datasets, flags, run_folder
 from capsnet.weights import load_weights
 from capsulenet import CapsNet
 
 FOLDER = os.path.dirname(os.path.abspath(__file__))
-WEIGHTS = os.path.join(FOLDER, os.pardir, capsulenet.PRETRAINED)
+WEIGHTS = os.path.join(FOLDER, os.pardir, flags.PRETRAINED)
 DIGIT = 8  # of the test images; a 5 whose lower end runs out
 INK, MUTED, FIRST, SECOND = "#222222", "#777777", "#4c78a8", "#e4873b"
 

@@ -409,7 +409,7 @@ def run(options: Options, own: argparse.Namespace) -> None:
 
 def build_parser() -> Parser:
     """The command line."""
-    parser = flags.build_study_parser(__doc__, FOLDER, capsulenet.PRETRAINED)
+    parser = flags.build_study_parser(__doc__, FOLDER, flags.PRETRAINED)
     parser.add_argument(
         "--attack",
         choices=tuple(FLAGS),

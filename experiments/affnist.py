@@ -35,12 +35,12 @@ import capsulenet
 import utils
 from capsnet import array_files, command_line, datasets, run_folder, session
 from capsnet.batches import Pair, shift
+from capsnet.convolution import FastConv2D
 from capsnet.flags import Parser
 from capsnet.memory import check_memory
 from capsnet.options import Integer, Options, Training
 from capsnet.predict import predict
 from capsnet.weights import load_weights
-from capsulelayers import FastConv2D
 from experiments import baseline, digits
 
 MARGIN = 6  # pixels around a digit, and the largest shift

@@ -21,15 +21,14 @@ import sys
 import keras
 from keras import layers
 
-import capsulenet
 from capsnet import command_line, datasets, flags, session, training
 from capsnet.batches import ShiftedBatches
+from capsnet.convolution import FastConv2D
 from capsnet.errors import UsageError
 from capsnet.flags import Parser
 from capsnet.options import Options
 from capsnet.task import Task, accuracy
 from capsnet.weights import load_weights
-from capsulelayers import FastConv2D
 
 
 def Baseline(  # noqa: N802, as CapsNet
@@ -94,7 +93,7 @@ TASK = Task(
 
 def train(model: keras.Model, data: datasets.Dataset, options: Options) -> None:
     """Trains a model of class probabilities as `capsulenet.train` trains a CapsNet."""
-    info = capsulenet.model_info(model, data, options)
+    info = session.model_info(model, data, options)
     training.train(model, data, TASK, info, options)
 
 

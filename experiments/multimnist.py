@@ -32,12 +32,12 @@ import capsulenet
 import utils
 from capsnet import command_line, datasets, run_folder, session, training
 from capsnet.batches import ShiftedBatches, shift
+from capsnet.convolution import FastConv2D
 from capsnet.flags import Parser
 from capsnet.options import Integer, Options, Training
 from capsnet.predict import predict
 from capsnet.task import Task
 from capsnet.weights import load_weights
-from capsulelayers import FastConv2D
 from experiments import digits
 
 MARGIN = 4  # pixels around a digit, and the largest shift
@@ -367,7 +367,7 @@ def run(options: Options, own: argparse.Namespace) -> None:
         load_weights(model, options.weights)
     with session.begin(f"{title}, two digits", model, data, options):
         if options.mode == "train":
-            info = {**capsulenet.model_info(model, data, options), "objects": 2}
+            info = {**session.model_info(model, data, options), "objects": 2}
             training.train(model, data, task, info, options)
         lengths = test(model, task, data, own.pairs, options)
         if options.training.network == "capsnet":

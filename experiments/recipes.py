@@ -169,7 +169,7 @@ def train_variant(name: str, options: Options) -> None:
     )
     with session.begin(f"CapsNet, {name}", model, data, options):
         task = capsulenet.task(training.reconstruction_weight(shape), kind)
-        info = capsulenet.model_info(model, data, options)
+        info = session.model_info(model, data, options)
         train(model, data, task, info, options)
 
 

@@ -35,7 +35,9 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     """The same environment for each run of the tests, whatever the user has set."""
-    config.user_caches = {k: os.environ[k] for k in CACHES if k in os.environ}
+    user_caches = {k: os.environ[k] for k in CACHES if k in os.environ}
+    # What one of several processes that share the tests out starts with is no user's.
+    config.user_caches = getattr(config, "workerinput", {}).get("caches", user_caches)
     for name in list(os.environ):
         if name.startswith(SETTINGS) and name not in INSTALLATION:
             del os.environ[name]
@@ -50,6 +52,12 @@ def pytest_configure(config):
         "LC_ALL": "C.UTF-8",
         "COLUMNS": "80",  # else those of the terminal, for `--help`
     }
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node):
+    """Tells each of the processes where the user's caches are."""
+    node.workerinput["caches"] = node.config.user_caches
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import keras
+import pytest
 from conftest import ROOT, environment
 
 INNER = """
@@ -24,7 +25,7 @@ def _session(_elsewhere):
 
 
 @pytest.mark.parametrize("time", [1, 2])
-def test_inner(tmp_path, time):
+def test_inner(tmp_path, time, pytestconfig):
     assert Path.cwd() == tmp_path != STARTED
     assert list(Path.cwd().iterdir()) == []
     Path("result").mkdir()  # the other one does not see it
@@ -34,12 +35,15 @@ def test_inner(tmp_path, time):
     assert os.environ["PYTHONPATH"] == "packages"
     for name in ("KERAS_HOME", "CAPSNET_CACHE"):
         assert not os.path.exists(os.environ[name])
+    caches = pytestconfig.user_caches
+    assert [os.path.basename(caches[name]) for name in caches] == ["cache", ".keras"]
     assert os.environ["COLUMNS"] == "80"
     assert not {"LANG", "MPLBACKEND"} & os.environ.keys()
 """
 
 
-def test_nothing_that_the_user_has_set_is_seen(tmp_path):
+@pytest.mark.parametrize("processes", [0, 2])
+def test_nothing_that_the_user_has_set_is_seen(tmp_path, processes):
     shutil.copy(ROOT / "tests" / "conftest.py", tmp_path)
     (tmp_path / "test_inner.py").write_text(INNER)
     (tmp_path / "result").mkdir()
@@ -61,8 +65,9 @@ def test_nothing_that_the_user_has_set_is_seen(tmp_path):
         "PYTHONPATH": "packages",
         "PYTHONUNBUFFERED": "1",
     }
+    arguments = ["-p", "no:cacheprovider", "--backend", "jax", "-n", str(processes)]
     process = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--backend", "jax"],
+        [sys.executable, "-m", "pytest", *arguments],
         cwd=tmp_path,
         env=environment() | hostile,
         capture_output=True,

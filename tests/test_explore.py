@@ -14,17 +14,18 @@ from conftest import ROOT
 from PIL import Image, ImageDraw
 
 import capsulenet
-from capsnet import explore
+from capsnet import explore, uses
 from capsnet.architecture import PAPER
 from capsnet.datasets import Dataset
 from capsnet.errors import DataError, UsageError
+from capsnet.flags import PRETRAINED
 from capsnet.photos import prepare_picture
 from capsnet.predict import predict
 from capsnet.recipes import RECIPES
 from capsnet.weights import load_weights
 from capsulelayers import dynamic_routing
 
-INFO = capsulenet.MNIST_INFO
+INFO = uses.MNIST_INFO
 NORMALIZATION = {"mean": [0.3, 0.5, 0.6], "variance": [0.05, 0.05, 0.05]}
 
 
@@ -40,7 +41,7 @@ def run_node(*arguments):
 @pytest.fixture(scope="module")
 def published():
     train_model, eval_model, _ = capsulenet.CapsNet((28, 28, 1), 10)
-    load_weights(train_model, str(ROOT / capsulenet.PRETRAINED))
+    load_weights(train_model, str(ROOT / PRETRAINED))
     return eval_model
 
 
@@ -109,10 +110,11 @@ def test_votes_are_couplings_times_agreements(published, tmp_path, mnist):
     u = predict(primary, [images])[0].astype("float64")
     W = keras.ops.convert_to_numpy(published.get_layer("digitcaps").W)
     u_hat = np.einsum("bid,jied->bjie", u, W.astype("float64"))
+    routed = u_hat.astype("float32")
     logits = np.zeros(u_hat.shape[:3])
     for i in range(3):
         c = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-        v = keras.ops.convert_to_numpy(dynamic_routing(u, W, i + 1))
+        v = keras.ops.convert_to_numpy(dynamic_routing(routed, i + 1))
         agreement = np.einsum("bje,bjie->bji", v, u_hat)
         by_place = (c * agreement).reshape(3, 10, 36, 32).sum(axis=3)
         assert np.abs(votes[:, i] - by_place).max() < 2e-2 * np.abs(by_place).max()
@@ -254,7 +256,7 @@ def main(*arguments):
 
 def test_export_page(tmp_path, monkeypatch, capsys, mnist):
     monkeypatch.setattr(explore, "LOOKED_AT", 20)
-    model = ROOT / capsulenet.PRETRAINED
+    model = ROOT / PRETRAINED
     assert main("--export_page", tmp_path / "page", "-w", model) == 0
     assert capsys.readouterr().out.splitlines()[-1] == f"Wrote {tmp_path / 'page'}"
     manifest = json.loads((tmp_path / "page" / "model.json").read_text())
@@ -268,9 +270,7 @@ def test_export_page(tmp_path, monkeypatch, capsys, mnist):
 @pytest.mark.parametrize("flags", [("--explore",), ("--export_page", "page")])
 def test_the_published_model_is_the_default(flags, capsys):
     assert main(*flags) == 2  # in a folder without it
-    assert error_line(capsys) == (
-        f"{capsulenet.PRETRAINED}: No such file or directory."
-    )
+    assert error_line(capsys) == f"{PRETRAINED}: No such file or directory."
 
 
 def error_line(capsys):
@@ -288,5 +288,5 @@ def error_line(capsys):
     ],
 )
 def test_bad_arguments(flags, message, capsys):
-    assert main(*flags, "-w", ROOT / capsulenet.PRETRAINED) == 2
+    assert main(*flags, "-w", ROOT / PRETRAINED) == 2
     assert message in error_line(capsys)

@@ -21,6 +21,7 @@ import capsulenet
 from capsnet import callbacks, memory, session
 from capsnet.callbacks import all_alike
 from capsnet.datasets import Dataset, load_dataset
+from capsnet.flags import PRETRAINED
 from capsnet.options import Devices, Options
 from capsnet.photos import normalization_of
 from capsnet.predict import predict
@@ -149,7 +150,7 @@ def test_weights_say_whether_images_are_normalized(trained, shapes, tmp_path, ca
     flags = ("--dataset", shapes, "--save_dir", tmp_path)
     message = refuse(capsys, *weights, *flags, "--no-normalize")
     assert "expected --normalize, as " in message
-    message = refuse(capsys, "-w", ROOT / capsulenet.PRETRAINED, *flags, "--normalize")
+    message = refuse(capsys, "-w", ROOT / PRETRAINED, *flags, "--normalize")
     assert "expected --no-normalize, as " in message
     message = refuse(capsys, *weights, *flags, "--grayscale")
     assert "expected images of 3 channels, as the weights were trained with" in message

@@ -12,7 +12,7 @@ from conftest import ROOT
 from PIL import Image
 
 import capsulenet
-from capsnet import explore
+from capsnet import explore, flags, uses
 from capsnet.page_server import PageServer
 from capsnet.weights import load_weights
 
@@ -27,7 +27,7 @@ MARGIN = 4  # pixels of the model of two digits around one
 @pytest.fixture(scope="module")
 def published():
     models = capsulenet.CapsNet((28, 28, 1), 10)
-    load_weights(models[0], str(ROOT / capsulenet.PRETRAINED))
+    load_weights(models[0], str(ROOT / flags.PRETRAINED))
     return models[1]
 
 
@@ -173,7 +173,7 @@ def open_page(browser):
 @pytest.fixture(scope="module")
 def digits_page(published, mnist):
     images = tuple(part[:200] for part in mnist.test)
-    return explore.build_page(published, capsulenet.MNIST_INFO, "mnist_v4.h5", images)
+    return explore.build_page(published, uses.MNIST_INFO, "mnist_v4.h5", images)
 
 
 def test_a_drawn_seven_is_a_seven(open_page, digits_page):
@@ -323,7 +323,7 @@ def test_no_width_needs_scrolling_sideways(open_page, digits_page, width):
 def test_pictures_take_the_place_of_drawing_for_other_models(open_page, tmp_path):
     keras.utils.set_random_seed(0)
     _, model, _ = capsulenet.CapsNet((20, 22, 3), 3, 2)
-    info = {**capsulenet.MNIST_INFO, "input_shape": [20, 22, 3], "digit_box": None}
+    info = {**uses.MNIST_INFO, "input_shape": [20, 22, 3], "digit_box": None}
     names = ["<b>apple</b>", "banana", "cherry"]
     info |= {"class_names": names, "dataset": "fruit"}
     page = open_page(explore.build_page(model, info, "fruit.h5", None))
@@ -347,7 +347,7 @@ def test_pictures_take_the_place_of_drawing_for_other_models(open_page, tmp_path
 
 
 def test_two_layers_give_two_digits(open_page, two_digits, mnist):
-    info = {**capsulenet.MNIST_INFO, "input_shape": [36, 36, 1], "objects": 2}
+    info = {**uses.MNIST_INFO, "input_shape": [36, 36, 1], "objects": 2}
     x, y = (part[:100] for part in mnist.test)
     x = np.pad(x, ((0, 0), (MARGIN, MARGIN), (MARGIN, MARGIN), (0, 0)))
     page = open_page(explore.build_page(two_digits, info, "pairs.h5", (x, y)))

@@ -13,8 +13,7 @@ import urllib.request
 import pytest
 from conftest import ROOT, environment
 
-import capsulenet
-from capsnet import page_server
+from capsnet import flags, page_server
 from capsnet.page_server import PageServer, open_server
 
 FILES = {"index.html": b"<p>page</p>", "main.js": b"1", "model.json": b"{}"}
@@ -142,7 +141,7 @@ def test_a_busy_port_leads_to_the_next_one(monkeypatch):
 def test_explore_serves_until_ctrl_c(mnist, tmp_path):
     command = [sys.executable, "-u", ROOT / "capsulenet.py", "--explore"]
     process = subprocess.Popen(
-        [*command, "-w", ROOT / capsulenet.PRETRAINED],
+        [*command, "-w", ROOT / flags.PRETRAINED],
         cwd=tmp_path,
         env=environment() | {"BROWSER": "true"},  # a program that opens nothing
         stdout=subprocess.PIPE,

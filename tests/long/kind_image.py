@@ -242,10 +242,10 @@ def no_picture(rng):
 
 
 def read(options, own) -> None:
-    """Reads pictures as `capsulenet.use_model` does, or a folder of them."""
+    """Reads pictures as `uses.use_model` does, or a folder of them."""
     from capsnet.photos import prepare_picture
     from capsnet.pictures import image_shape, read_image
-    from capsulenet import MNIST_INFO
+    from capsnet.uses import MNIST_INFO
 
     if options.mode != "use":
         load_dataset(options, own)

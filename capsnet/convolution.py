@@ -1,0 +1,110 @@
+"""A convolution that is computed by `fft_conv` where that is faster."""
+
+import math
+
+import keras
+from keras import ops
+
+from capsnet import fft_conv
+from capsnet.backend import direct_convolution_is_slow, runs_on_cpu
+
+
+@keras.saving.register_keras_serializable("capsnet")
+class FastConv2D(keras.layers.Conv2D):
+    """Keras's `Conv2D`, computed by `fft_conv.conv2d` on a CPU where that pays.
+
+    It may pay for many large kernels without dilation and groups, with the channels
+    last, and for images of known height and width, of which there are more than a few.
+
+    Args:
+        filters, kernel_size, strides, padding: As of `Conv2D`.
+        method: How to compute. "direct" is the backend's own way, "fft" is
+            `fft_conv.conv2d` for any number of images that it can be used for. "auto"
+            takes "fft" where it pays.
+        kwargs: Those of `Conv2D`.
+
+    Input shape:
+        (batch, height, width, channels)
+
+    Output shape:
+        (batch, rows, columns, filters)
+
+    Raises:
+        ValueError: If the method is none of those above.
+    """
+
+    def __init__(
+        self,
+        filters: int,
+        kernel_size: int | tuple[int, int],
+        strides: int | tuple[int, int] = 1,
+        padding: str = "valid",
+        method: str = "auto",
+        **kwargs,
+    ):
+        super().__init__(filters, kernel_size, strides, padding, **kwargs)
+        if method not in ("auto", "fft", "direct"):
+            raise ValueError(
+                "Expected method to be 'auto', 'fft' or 'direct'; "
+                f"received method={method!r}."
+            )
+        self.method = method
+
+    def build(self, input_shape):
+        super().build(input_shape)
+        self.least_batch = None
+        plain = self.dilation_rate == (1, 1) and self.groups == 1
+        if not plain or self.data_format != "channels_last" or None in input_shape[1:]:
+            return
+        *size, channels = input_shape[1:]
+        self.margins = [(0, 0), (0, 0)]
+        if self.padding == "same":
+            along = zip(size, self.kernel_size, self.strides)
+            self.margins = [fft_conv.same_padding(*sizes) for sizes in along]
+        size = [n + sum(margin) for n, margin in zip(size, self.margins)]
+        shape = (size, self.kernel_size, self.strides, channels, self.filters)
+        least = {"auto": least_batch(*shape), "fft": 1, "direct": None}
+        self.least_batch = least[self.method]
+
+    def convolution_op(self, inputs, kernel):
+        def fast(inputs):
+            if self.padding == "same":
+                inputs = ops.pad(inputs, [(0, 0), *self.margins, (0, 0)])
+            return fft_conv.conv2d(inputs, kernel, self.strides)
+
+        def direct(inputs):
+            return super(FastConv2D, self).convolution_op(inputs, kernel)
+
+        return by_batch(direct, fast, inputs, self.least_batch)
+
+    def get_config(self):
+        return {**super().get_config(), "method": self.method}
+
+
+def least_batch(size, kernel_size, strides, channels, filters) -> int | None:
+    """The least number of images for which `fft_conv.conv2d` is faster; None if never.
+
+    See `fft_conv.cost` for the arguments. The transform of the kernel is bound by the
+    memory: one of its multiplications takes as long as about three others.
+    """
+    fft, kernel, direct = fft_conv.cost(size, kernel_size, strides, channels, filters)
+    if not runs_on_cpu() or 2 * fft >= direct:
+        return None
+    if direct_convolution_is_slow():
+        return 1
+    return math.ceil(3 * kernel / (direct - 2 * fft))
+
+
+def by_batch(few, many, inputs, least_batch: int | None):
+    """`many(inputs)` for at least so many samples, `few(inputs)` for fewer."""
+    if least_batch is None:
+        return few(inputs)
+    if least_batch == 1:
+        return many(inputs)
+    batch = inputs.shape[0]
+    if batch is None:  # a graph for batches of any size
+        enough = ops.shape(inputs)[0] >= least_batch
+        return ops.cond(enough, lambda: many(inputs), lambda: few(inputs))
+    # JAX finds out shapes with a size that is no number.
+    is_few = isinstance(batch, int) and batch < least_batch
+    return few(inputs) if is_few else many(inputs)
