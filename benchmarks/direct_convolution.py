@@ -14,7 +14,6 @@ if __name__ == "__main__":
     startup.begin()
 
 import argparse
-import csv
 import os
 import sys
 
@@ -23,17 +22,11 @@ from benchmarks import report
 from benchmarks.plain import rebuild
 from capsnet import command_line, session
 from capsnet.options import Options, Training
-from capsnet.run_folder import RunFolder
+from capsnet.run_folder import RunFolder, read_test_errors
 
 PUBLISHED = os.path.join(
     report.ROOT, "result", "published", "mnist_table", "seed", "v4", "0"
 )
-
-
-def read_test_errors(folder: str) -> list[float]:
-    """Test error of each epoch in per cent."""
-    with open(os.path.join(folder, "log.csv"), newline="") as file:
-        return [100 * (1 - float(row["test_accuracy"])) for row in csv.DictReader(file)]
 
 
 def train(folder: str) -> None:

@@ -92,32 +92,43 @@ class Progress(keras.callbacks.ProgbarLogger):
             super().on_epoch_end(epoch, logs)
 
 
-class Evaluate(keras.callbacks.Callback):
+class Job(keras.callbacks.Callback):
+    """A part of what a run does around its steps.
+
+    Args:
+        record: What the run has found so far.
+        options: Of the run.
+    """
+
+    def __init__(self, record: Record, options: Options):
+        super().__init__()
+        self.record = record
+        self.options = options
+
+
+class Evaluate(Job):
     """Makes the log's row of an epoch: its time, its losses, those of other sets.
 
     Args:
-        record: Gets the row.
+        record, options: As of `Job`.
         batches: The training data.
         held_out: For each set to evaluate, by the prefix of its columns in the log:
             the model's inputs, and what to compare its outputs with.
         task: What the model is trained for.
-        options: Of the run.
     """
 
     def __init__(
         self,
         record: Record,
+        options: Options,
         batches: ShiftedBatches,
         held_out: dict[str, tuple[list, list]],
         task: Task,
-        options: Options,
     ):
-        super().__init__()
-        self.record = record
+        super().__init__(record, options)
         self.batches = batches
         self.held_out = held_out
         self.task = task
-        self.options = options
 
     def on_epoch_begin(self, epoch, logs=None):
         self.started = time.perf_counter()
@@ -143,8 +154,8 @@ class Evaluate(keras.callbacks.Callback):
             row.update({f"{name}_{column}": value for column, value in found.items()})
         for name, value in row.items():
             if not math.isfinite(value):
-                where = f"after epoch {epoch + 1}"
-                raise diverged(where, name, value, self.record, self.options)
+                fault = f"{name} is {value} after epoch {epoch + 1}"
+                raise diverged(fault, self.record, self.options)
         # Seven digits are what float32 holds.
         row = {k: float(f"{v:.7g}") if k != "epoch" else v for k, v in row.items()}
         self.record.rows.append(row)
@@ -152,16 +163,8 @@ class Evaluate(keras.callbacks.Callback):
         self.record.stuck = several and all_alike(outputs)
 
 
-class KeepBest(keras.callbacks.Callback):
-    """Keeps the weights of the epoch with the best accuracy of "val", if it is there.
-
-    Args:
-        record: Gets them.
-    """
-
-    def __init__(self, record: Record):
-        super().__init__()
-        self.record = record
+class KeepBest(Job):
+    """Keeps the weights of the epoch that does best on "val", if that is there."""
 
     def on_epoch_end(self, epoch, logs=None):
         *earlier, row = self.record.rows
@@ -173,22 +176,19 @@ class KeepBest(keras.callbacks.Callback):
             self.record.best_epoch = epoch + 1
 
 
-class SaveState(keras.callbacks.Callback):
+class SaveState(Job):
     """Replaces the run state, from which a run can go on: this finishes an epoch.
 
     Args:
-        record: What it holds beside the weights.
+        record, options: As of `Job`.
         info: What the model file says about itself.
         digest: Of the data, so that a run goes on with what it was begun with.
-        options: Of the run.
     """
 
-    def __init__(self, record: Record, info: dict, digest: str, options: Options):
-        super().__init__()
-        self.record = record
+    def __init__(self, record: Record, options: Options, info: dict, digest: str):
+        super().__init__(record, options)
         self.info = info
         self.digest = digest
-        self.options = options
 
     def on_epoch_end(self, epoch, logs=None):
         record, folder = self.record, self.options.folder
@@ -211,21 +211,11 @@ class SaveState(keras.callbacks.Callback):
             folder.remove_earlier_run()
 
 
-class WriteLog(keras.callbacks.Callback):
-    """Writes log.csv and log.png, and prints a line.
-
-    Args:
-        record: Whose rows are the log.
-        folder: Where to write.
-    """
-
-    def __init__(self, record: Record, folder: RunFolder):
-        super().__init__()
-        self.record = record
-        self.folder = folder
+class WriteLog(Job):
+    """Writes log.csv and log.png, and prints a line."""
 
     def on_epoch_end(self, epoch, logs=None):
-        write_log(self.record.rows, self.folder)
+        write_log(self.record.rows, self.options.folder)
         row = self.record.rows[-1]
         name = "test" if "test_accuracy" in row else "val"
         error = 100 * (1 - row[f"{name}_accuracy"])
@@ -239,64 +229,38 @@ def write_log(rows: list[dict], folder: RunFolder) -> None:
         utils.plot_log(rows, temporary)
 
 
-class StopAtGoal(keras.callbacks.Callback):
-    """Ends the training where the accuracy of "val" is enough, or gets no better.
-
-    Args:
-        record: Whose rows are looked at.
-        stop_at, patience: As of `Record.reached`; None for all epochs.
-    """
-
-    def __init__(self, record: Record, stop_at: float | None, patience: int | None):
-        super().__init__()
-        self.record = record
-        self.stop_at = stop_at
-        self.patience = patience
+class StopAtGoal(Job):
+    """Ends the training where the accuracy of "val" is enough, or gets no better."""
 
     def on_epoch_end(self, epoch, logs=None):
-        if self.record.reached(self.stop_at, self.patience):
+        training = self.options.training
+        if self.record.reached(training.stop_at, training.patience):
             self.model.stop_training = True
 
 
-class StopWhenStuck(keras.callbacks.Callback):
-    """Ends a run whose network says the same of all images, when it had time to learn.
-
-    Args:
-        record: Whose last epoch is looked at.
-        options: Of the run.
-    """
-
-    def __init__(self, record: Record, options: Options):
-        super().__init__()
-        self.record = record
-        self.options = options
+class StopWhenStuck(Job):
+    """Ends a run whose network says the same of all images, once it could learn."""
 
     def on_epoch_end(self, epoch, logs=None):
         steps = int(ops.convert_to_numpy(self.model.optimizer.iterations))
         had_time = steps >= self.options.training.warmup + STEPS_TO_LEARN
         if self.record.stuck and epoch > 0 and had_time:
-            raise DivergedError(
+            fault = (
                 f"all images get the same outputs after epoch {epoch + 1}: no capsule "
-                "has any length, or all are saturated; try a lower learning rate, "
-                f"{lower_rate(self.options)}; {kept(self.record, self.options)}"
+                "has any length, or all are saturated"
             )
+            raise diverged(fault, self.record, self.options)
 
 
-class StopOnNaN(keras.callbacks.Callback):
+class StopOnNaN(Job):
     """Ends a run whose loss is not finite any more.
 
     The losses may be looked at in other threads and late (`async_safe`); what they say
     is acted on in the next step.
-
-    Args:
-        record: What is finished, for the message.
-        options: Of the run.
     """
 
     def __init__(self, record: Record, options: Options):
-        super().__init__()
-        self.record = record
-        self.options = options
+        super().__init__(record, options)
         self.found = {}
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -316,8 +280,8 @@ class StopOnNaN(keras.callbacks.Callback):
         if self.found:
             batch = min(self.found)
             where = f"in epoch {self.epoch + 1}, step {batch + 1}"
-            value = self.found[batch]
-            raise diverged(where, "the loss", value, self.record, self.options)
+            fault = f"the loss is {self.found[batch]} {where}"
+            raise diverged(fault, self.record, self.options)
 
 
 class StopOnSignal(keras.callbacks.Callback):
@@ -355,24 +319,11 @@ def all_alike(outputs: np.ndarray) -> bool:
     return bool(outputs.max() < 0.1 or outputs.std(axis=0).max() < 0.01)
 
 
-def lower_rate(options: Options) -> str:
-    """What to try in place of a learning rate that was too high."""
-    return f"--lr {0.3 * options.training.lr:.1g}"
-
-
-def diverged(
-    where: str, name: str, value: float, record: Record, options: Options
-) -> DivergedError:
-    """What is said of a loss that is not finite."""
-    return DivergedError(
-        f"{name} is {value} {where}; try a lower learning rate, {lower_rate(options)}; "
-        f"{kept(record, options)}"
-    )
-
-
-def kept(record: Record, options: Options) -> str:
-    """Where the weights of the last epoch are."""
-    if not record.rows:
-        return "no epoch was finished"
-    path = options.folder.file(run_folder.STATE)
-    return f"the weights of epoch {len(record.rows)} are in {path}"
+def diverged(fault: str, record: Record, options: Options) -> DivergedError:
+    """What is said of a training that cannot succeed: what to try, what is kept."""
+    rest = "no epoch was finished"
+    if record.rows:
+        path = options.folder.file(run_folder.STATE)
+        rest = f"the weights of epoch {len(record.rows)} are in {path}"
+    lower = f"--lr {0.3 * options.training.lr:.1g}"
+    return DivergedError(f"{fault}; try a lower learning rate, {lower}; {rest}")

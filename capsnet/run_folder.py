@@ -7,7 +7,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from capsnet.errors import UsageError
+from capsnet.errors import DataError, UsageError
 
 STATE, LOG, MODEL = "run_state.h5", "log.csv", "trained_model.h5"
 
@@ -162,3 +162,28 @@ def write_csv(path: str, rows: list[dict]) -> None:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows(rows)
+
+
+def read_log(folder: str, *columns: str) -> list[dict[str, float]]:
+    """Some columns of the log of a run, a row an epoch; none if there is no log.
+
+    Raises:
+        DataError: If it has no numbers there.
+    """
+    path = os.path.join(folder, LOG)
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        return [{name: float(row[name]) for name in columns} for row in rows]
+    except FileNotFoundError:
+        return []
+    except (KeyError, TypeError, ValueError):
+        message = f"{path}: expected a number in {' and '.join(columns)} of each row"
+        raise DataError(message) from None
+
+
+def read_test_errors(folder: str) -> list[float]:
+    """The test error in % after each epoch of a run, by its log."""
+    return [
+        100 * (1 - row["test_accuracy"]) for row in read_log(folder, "test_accuracy")
+    ]

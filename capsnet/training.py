@@ -180,16 +180,16 @@ def make_callbacks(
     model, batches, held_out, task, info, digest, record, options
 ) -> list[keras.callbacks.Callback]:
     """What `fit` does around its steps, in this order; its arguments, and a record."""
-    training, folder = options.training, options.folder
+    training = options.training
     made = [
         keras.callbacks.LambdaCallback(on_epoch_begin=batches.set_epoch),
         callbacks.Progress(),  # before the evaluation, so that its time is training
         callbacks.StopOnNaN(record, options),
-        callbacks.Evaluate(record, batches, held_out, task, options),
-        callbacks.KeepBest(record),
-        callbacks.SaveState(record, info, digest, options),
-        callbacks.WriteLog(record, folder),
-        callbacks.StopAtGoal(record, training.stop_at, training.patience),
+        callbacks.Evaluate(record, options, batches, held_out, task),
+        callbacks.KeepBest(record, options),
+        callbacks.SaveState(record, options, info, digest),
+        callbacks.WriteLog(record, options),
+        callbacks.StopAtGoal(record, options),
         callbacks.StopWhenStuck(record, options),
     ]
     for callback in made:
@@ -203,7 +203,9 @@ def make_callbacks(
         )
         made.insert(0, rates)
     if options.debug:
-        made.append(keras.callbacks.TensorBoard(folder.file("tensorboard-logs")))
+        made.append(
+            keras.callbacks.TensorBoard(options.folder.file("tensorboard-logs"))
+        )
     return made
 
 

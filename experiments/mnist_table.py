@@ -22,7 +22,6 @@ if __name__ == "__main__":
     startup.begin()
 
 import argparse
-import csv
 import dataclasses
 import logging
 import os
@@ -40,7 +39,7 @@ from capsnet.flags import Parser
 from capsnet.interrupts import Interrupted
 from capsnet.options import Data, Integer, Number, Options, Training
 from capsnet.recipes import RECIPES
-from capsnet.run_folder import RunFolder
+from capsnet.run_folder import RunFolder, read_test_errors
 from experiments import baseline
 
 RECIPE_NAMES = ("seed", "modern", "paper")  # those for MNIST
@@ -81,7 +80,7 @@ def run_trial(cell: str, trial: int, own: argparse.Namespace) -> None:
     results = () if cell == "baseline" else capsulenet.RESULTS
     folder = RunFolder(path, results)
     begun = os.path.exists(folder.file(run_folder.STATE))
-    model, found = folder.file(run_folder.MODEL), len(read_errors(path))
+    model, found = folder.file(run_folder.MODEL), len(read_test_errors(path))
     if found >= epochs and (os.path.exists(model) or not begun):
         print(f"{name}, trial {trial}: {epochs} epochs are in {path}")
         return
@@ -141,20 +140,6 @@ def cell_of(row: str) -> str:
     return row.partition("-")[0]
 
 
-def read_errors(folder: str) -> list[float]:
-    """Test error in % after each epoch of a run; empty if there is none."""
-    path = os.path.join(folder, "log.csv")
-    try:
-        with open(path, newline="") as file:
-            rows = list(csv.DictReader(file))
-        return [100 * (1 - float(row["test_accuracy"])) for row in rows]
-    except FileNotFoundError:
-        return []
-    except (KeyError, TypeError, ValueError):
-        message = f"{path}: expected a number in test_accuracy of each row"
-        raise DataError(message) from None
-
-
 def read_runs(save_dir: str, recipe: str) -> dict[str, list[list[float]]]:
     """Test errors of all trials, by row of the table."""
     folder = os.path.join(save_dir, recipe)
@@ -166,7 +151,7 @@ def read_runs(save_dir: str, recipe: str) -> dict[str, list[list[float]]]:
         path = os.path.join(folder, name)
         trials = os.listdir(path) if os.path.isdir(path) else []
         trials = sorted((t for t in trials if t.isdecimal()), key=int)
-        runs[name] = [read_errors(os.path.join(path, trial)) for trial in trials]
+        runs[name] = [read_test_errors(os.path.join(path, trial)) for trial in trials]
     return runs
 
 

@@ -18,7 +18,6 @@ if __name__ == "__main__":
     startup.begin()
 
 import argparse
-import csv
 import dataclasses
 import logging
 import os
@@ -35,14 +34,14 @@ from capsnet import command_line, datasets, run_folder, session
 from capsnet.architecture import PAPER, Architecture
 from capsnet.augmentation import Affine
 from capsnet.batches import ShiftedBatches
-from capsnet.errors import DataError
 from capsnet.flags import Parser
 from capsnet.options import Integer, Options
 from capsnet.recipes import RECIPES
-from capsnet.run_folder import STATE, RunFolder
+from capsnet.run_folder import STATE, RunFolder, read_log
 from capsnet.training import train
 
 HELD_OUT = 5000
+COMPARED = ("val_accuracy", "val_margin_loss")  # columns of the logs
 FOLDER = os.path.join("result", "recipes")
 
 
@@ -135,7 +134,7 @@ def run_variant(name: str, seed: int, save_dir: str, epochs: int) -> None:
     """Trains a variant, or goes on with it."""
     variant = VARIANTS[name]
     folder = RunFolder(os.path.join(save_dir, name, str(seed)))
-    if len(read_log(folder.path)) >= epochs:
+    if len(read_log(folder.path, *COMPARED)) >= epochs:
         print(f"{name}, seed {seed}: {epochs} epochs are in {folder.path}")
         return
     numbers = {"epochs": epochs, "seed": seed, "validation_size": HELD_OUT}
@@ -173,30 +172,15 @@ def train_variant(name: str, options: Options) -> None:
         train(model, data, task, info, options)
 
 
-def read_log(folder: str) -> list[dict]:
-    """The rows of a run's log; empty if there is none.
-
-    Raises:
-        DataError: If it is no log of this study.
-    """
-    path = os.path.join(folder, "log.csv")
-    try:
-        with open(path, newline="") as file:
-            rows = list(csv.DictReader(file))
-        return [{key: float(value) for key, value in row.items()} for row in rows]
-    except FileNotFoundError:
-        return []
-    except (TypeError, ValueError):
-        raise DataError(f"{path}: expected numbers in each row") from None
-
-
 def make_rows(save_dir: str, epochs: int) -> list[dict]:
     """What came out of each variant after so many epochs."""
     rows = []
     for name, variant in VARIANTS.items():
         folder = os.path.join(save_dir, name)
         seeds = os.listdir(folder) if os.path.isdir(folder) else []
-        logs = [read_log(os.path.join(folder, seed)) for seed in sorted(seeds)]
+        logs = [
+            read_log(os.path.join(folder, seed), *COMPARED) for seed in sorted(seeds)
+        ]
         last = [log[-1] for log in logs if len(log) == epochs]
         errors = [100 * (1 - row["val_accuracy"]) for row in last]
         losses = [1000 * row["val_margin_loss"] for row in last]

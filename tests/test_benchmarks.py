@@ -1,5 +1,6 @@
 """benchmarks/: what is timed in which order, what rows say, where they are written."""
 
+import dataclasses
 import importlib
 import os
 import shutil
@@ -11,11 +12,21 @@ import numpy as np
 import pytest
 from conftest import ROOT, environment, read_rows
 
-from benchmarks import direct_convolution, multi_gpu, report, timing, train_step
+from benchmarks import (
+    direct_convolution,
+    multi_gpu,
+    report,
+    time_to_accuracy,
+    timing,
+    train_step,
+)
+from capsnet.batches import ShiftedBatches
+from capsnet.recipes import RECIPES
 
 BACKEND = keras.backend.backend()
 MACHINE = ["device", "hardware", "backend", "keras", "commit"]
-NAMES = ["direct_convolution", "multi_gpu", "profile_step", "train_step"]
+NAMES = ["direct_convolution", "multi_gpu", "profile_step", "time_to_accuracy"]
+NAMES += ["train_step", "half_precision"]
 
 needs_tensorflow = pytest.mark.skipif(
     BACKEND != "tensorflow", reason="looks at TensorFlow's graphs"
@@ -274,6 +285,70 @@ def test_a_training_step_is_timed_at_all_batch_sizes(monkeypatch, tmp_path):
     assert {1, 4, 8, 16, 100} <= sizes
     for row in (*table, *rows):
         assert list(row)[-len(MACHINE) :] == MACHINE
+
+
+def write_test_errors(folder, *errors):
+    """The log of a run with these errors, in %."""
+    folder.mkdir()
+    rows = [f"{i},{1 - error / 100}" for i, error in enumerate(errors, start=1)]
+    (folder / "log.csv").write_text("\n".join(["epoch,test_accuracy", *rows]))
+    return folder
+
+
+def test_an_epoch_takes_as_long_as_its_steps(monkeypatch, tmp_path, capsys):
+    seed = write_test_errors(tmp_path / "seed", 1.5, 0.9, 0.5)
+    long = write_test_errors(tmp_path / "long", 1.1, 0.8, 0.6, 0.4)
+    short = write_test_errors(tmp_path / "short", 1.0, 0.6)
+    seconds = {"older": 1.0, "seed": 0.25, "modern": 0.3}
+    monkeypatch.setattr(time_to_accuracy, "SEED_RUN", seed)
+    monkeypatch.setattr(time_to_accuracy, "measure_steps", lambda *sizes: seconds)
+    flags = ["--modern", str(long), str(short), "--save_dir", str(tmp_path / "out")]
+    time_to_accuracy.main(flags)
+    end = f"{BACKEND}_{report.find_device()}"
+    rows = read_rows(tmp_path / "out" / f"time_to_accuracy_{end}.csv")
+    columns = ("curve", "epochs", "minutes", "test_error")
+    # 600 steps an epoch; of a rate that ends at zero, the end of each run alone
+    assert [tuple(row[c] for c in columns) for row in rows] == [
+        ("older", "1", "10.0", "1.5"),
+        ("older", "2", "20.0", "0.9"),
+        ("older", "3", "30.0", "0.5"),
+        ("seed", "1", "2.5", "1.5"),
+        ("seed", "2", "5.0", "0.9"),
+        ("seed", "3", "7.5", "0.5"),
+        ("modern", "2", "6.0", "0.6"),
+        ("modern", "4", "12.0", "0.4"),
+    ]
+    assert list(rows[0])[-len(MACHINE) :] == MACHINE
+    found = capsys.readouterr().out.splitlines()[-3:]
+    assert [line.split(": ")[-1] for line in found] == [
+        "30 minutes",
+        "8 minutes",
+        "12 minutes",
+    ]
+
+
+@pytest.mark.parametrize("name", time_to_accuracy.CURVES)
+def test_a_step_of_a_curve_makes_a_batch_and_trains_on_it(monkeypatch, mnist, name):
+    _, recipe, is_plain = time_to_accuracy.CURVES[name]
+    training = dataclasses.replace(RECIPES[recipe], batch_size=2)
+    batches = []
+    take = ShiftedBatches.__getitem__
+
+    def spy(self, i):
+        batches.append((i, self.affine is not None))
+        return take(self, i)
+
+    monkeypatch.setattr(ShiftedBatches, "__getitem__", spy)
+    step = time_to_accuracy.make_step(training, is_plain, mnist)
+    step()
+    step()
+    assert batches == [(0, name == "modern"), (1, name == "modern")]
+
+
+def test_without_a_log_nothing_is_timed(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        time_to_accuracy.main(["--modern", str(tmp_path)])
+    assert f"the folder of a run, received {tmp_path}" in capsys.readouterr().err
 
 
 def test_devices_are_timed_in_turn_and_without_a_strategy(monkeypatch, tmp_path):

@@ -237,10 +237,10 @@ def scripted_record(monkeypatch, save_dir, **accuracies):
     batches = SimpleNamespace(num_samples=1)
     held_out = {name: ([], [np.eye(2), name]) for name in accuracies}
     after_an_epoch = [
-        callbacks.Evaluate(record, batches, held_out, capsulenet.task(0.392), options),
-        callbacks.KeepBest(record),
-        callbacks.SaveState(record, {}, "", options),
-        callbacks.WriteLog(record, options.folder),
+        callbacks.Evaluate(record, options, batches, held_out, capsulenet.task(0.392)),
+        callbacks.KeepBest(record, options),
+        callbacks.SaveState(record, options, {}, ""),
+        callbacks.WriteLog(record, options),
     ]
     keys = ("loss", "capsnet_loss", "decoder_loss", "capsnet_accuracy")
     logs = dict.fromkeys(keys, 0.5)
