@@ -52,7 +52,7 @@ class FastConv2D(keras.layers.Conv2D):
 
     def build(self, input_shape):
         super().build(input_shape)
-        self.least_batch = None
+        self.least_batch, self.has_few_windows = None, False
         plain = self.dilation_rate == (1, 1) and self.groups == 1
         if not plain or self.data_format != "channels_last" or None in input_shape[1:]:
             return
@@ -65,17 +65,28 @@ class FastConv2D(keras.layers.Conv2D):
         shape = (size, self.kernel_size, self.strides, channels, self.filters)
         least = {"auto": least_batch(*shape), "fft": 1, "direct": None}
         self.least_batch = least[self.method]
+        outputs = math.prod(map(fft_conv.output_size, size, *shape[1:3]))
+        self.has_few_windows = self.method == "auto" and outputs < self.filters
 
     def convolution_op(self, inputs, kernel):
+        def padded(inputs):
+            if self.padding == "valid":
+                return inputs
+            return ops.pad(inputs, [(0, 0), *self.margins, (0, 0)])
+
         def fast(inputs):
-            if self.padding == "same":
-                inputs = ops.pad(inputs, [(0, 0), *self.margins, (0, 0)])
-            return fft_conv.conv2d(inputs, kernel, self.strides)
+            return fft_conv.conv2d(padded(inputs), kernel, self.strides)
 
         def direct(inputs):
             return super(FastConv2D, self).convolution_op(inputs, kernel)
 
-        return by_batch(direct, fast, inputs, self.least_batch)
+        def few(inputs):
+            return by_batch(one, direct, inputs, 2 if self.has_few_windows else 1)
+
+        def one(inputs):
+            return product(padded(inputs), kernel, self.strides)
+
+        return by_batch(few, fast, inputs, self.least_batch)
 
     def get_config(self):
         return {**super().get_config(), "method": self.method}
@@ -93,6 +104,34 @@ def least_batch(size, kernel_size, strides, channels, filters) -> int | None:
     if direct_convolution_is_slow():
         return 1
     return math.ceil(3 * kernel / (direct - 2 * fft))
+
+
+def product(x, kernel, strides: tuple[int, int]):
+    """A valid convolution as one matrix product: all windows, times the kernel.
+
+    For one image with few windows, most of the work is reading the kernel. This reads
+    it once; the backend's convolution brings it into another order first.
+
+    Args:
+        x: (batch, height, width, channels), the sizes known.
+        kernel: (kernel_height, kernel_width, channels, filters).
+        strides: Step of the kernel along height and width, in pixels.
+
+    Returns:
+        (batch, rows, columns, filters)
+    """
+    height, width, channels = x.shape[1:]
+    (k, m), (s, t) = kernel.shape[:2], strides
+    rows = fft_conv.output_size(height, k, s)
+    columns = fft_conv.output_size(width, m, t)
+    # -> (batch, columns, height, m * channels) -> (batch, rows, columns, k, ...)
+    x = ops.reshape(x, (-1, height, width * channels))
+    starts = [t * channels * i for i in range(columns)]
+    x = ops.stack([x[:, :, i : i + m * channels] for i in starts], axis=1)
+    x = ops.stack([x[:, :, s * i : s * i + k] for i in range(rows)], axis=1)
+    kernel = ops.reshape(kernel, (k * m * channels, -1))
+    y = ops.matmul(ops.reshape(x, (-1, k * m * channels)), kernel)
+    return ops.reshape(y, (-1, rows, columns, y.shape[-1]))
 
 
 def by_batch(few, many, inputs, least_batch: int | None):

@@ -431,6 +431,45 @@ def test_a_few_images_are_convolved_directly(monkeypatch, layer):
         )
 
 
+@pytest.mark.parametrize("padding", ["valid", "same"])
+def test_one_image_with_few_windows_is_one_product(monkeypatch, padding):
+    monkeypatch.setattr(convolution, "least_batch", lambda *shape: 3)
+    calls = []
+    product = convolution.product
+
+    def spy(x, *arguments):
+        calls.append(x.shape)
+        return product(x, *arguments)
+
+    monkeypatch.setattr(convolution, "product", spy)
+    x = normal(2, 7, 6, 2)
+    layer = FastConv2D(20, (3, 2), (2, 3), padding)
+    direct = FastConv2D(20, (3, 2), (2, 3), padding, method="direct")
+    for one in (layer, direct):
+        one.build(x.shape)
+    direct.set_weights(layer.get_weights())
+    expected = evaluate(direct, x)
+    np.testing.assert_allclose(evaluate(layer, x), expected, **TOLERANCE)
+    assert not calls
+    np.testing.assert_allclose(evaluate(layer, x[:1]), expected[:1], **TOLERANCE)
+    assert len(calls) == 1
+
+    factor = normal(1, *expected.shape[1:], seed=3)
+    ours, theirs = (
+        gradients(weighted_sum(one, factor), x[:1], *one.get_weights())
+        for one in (layer, direct)
+    )
+    for one, other in zip(ours, theirs):
+        np.testing.assert_allclose(one, other, **TOLERANCE)
+
+
+def test_an_image_with_many_windows_is_no_product(monkeypatch):
+    monkeypatch.setattr(convolution, "least_batch", lambda *shape: 3)
+    layer = FastConv2D(8, 3)
+    layer.build((None, 6, 6, 2))  # 16 windows, as many numbers as two such kernels
+    assert not layer.has_few_windows
+
+
 def test_a_few_images_are_those_that_the_transform_does_not_pay_for(monkeypatch):
     monkeypatch.setattr(convolution, "runs_on_cpu", lambda: True)
     monkeypatch.setattr(convolution, "direct_convolution_is_slow", lambda: False)
