@@ -167,12 +167,10 @@ class PrimaryCap(FastConv2D):
             )
         super().build(input_shape)
 
-    def convolution_op(self, inputs, kernel):
-        outputs = super().convolution_op(inputs, kernel)
-        return outputs if self.scale == 1 else self.scale * outputs
-
-    def call(self, inputs):
-        outputs = self.convolution_op(inputs, self.kernel)
+    def call(self, inputs, training=False):
+        outputs = self.convolve(inputs, self.kernel, training)
+        if self.scale != 1:
+            outputs = self.scale * outputs
         if self.use_bias:
             outputs = outputs + ops.cast(self.bias, outputs.dtype)
         outputs = self.activation(outputs)

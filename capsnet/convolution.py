@@ -15,6 +15,8 @@ class FastConv2D(keras.layers.Conv2D):
 
     It may pay for many large kernels without dilation and groups, with the channels
     last, and for images of known height and width, of which there are more than a few.
+    Those are then convolved by `product`, if they have few windows: one image, and more
+    where no gradient will be asked for.
 
     Args:
         filters, kernel_size, strides, padding: As of `Conv2D`.
@@ -65,10 +67,22 @@ class FastConv2D(keras.layers.Conv2D):
         shape = (size, self.kernel_size, self.strides, channels, self.filters)
         least = {"auto": least_batch(*shape), "fft": 1, "direct": None}
         self.least_batch = least[self.method]
-        outputs = math.prod(map(fft_conv.output_size, size, *shape[1:3]))
-        self.has_few_windows = self.method == "auto" and outputs < self.filters
+        windows = math.prod(map(fft_conv.output_size, size, *shape[1:3]))
+        faster = self.method == "auto" and self.least_batch is not None
+        self.has_few_windows = faster and windows < self.filters
 
     def convolution_op(self, inputs, kernel):
+        return self.convolve(inputs, kernel)
+
+    def convolve(self, inputs, kernel, training: bool = True):
+        """The convolution alone, in the way that suits the number of images.
+
+        Args:
+            inputs: As of the layer.
+            kernel: Its weights.
+            training: Whether a gradient may be asked for.
+        """
+
         def padded(inputs):
             if self.padding == "valid":
                 return inputs
@@ -78,13 +92,16 @@ class FastConv2D(keras.layers.Conv2D):
             return fft_conv.conv2d(padded(inputs), kernel, self.strides)
 
         def direct(inputs):
-            return super(FastConv2D, self).convolution_op(inputs, kernel)
+            return keras.layers.Conv2D.convolution_op(self, inputs, kernel)
+
+        def as_product(inputs):
+            return product(padded(inputs), kernel, self.strides)
 
         def few(inputs):
-            return by_batch(one, direct, inputs, 2 if self.has_few_windows else 1)
-
-        def one(inputs):
-            return product(padded(inputs), kernel, self.strides)
+            if not self.has_few_windows:
+                return direct(inputs)
+            # Of more than one image, its gradient is slower than the direct one's.
+            return by_batch(as_product, direct, inputs, 2 if training else None)
 
         return by_batch(few, fast, inputs, self.least_batch)
 
@@ -109,7 +126,7 @@ def least_batch(size, kernel_size, strides, channels, filters) -> int | None:
 def product(x, kernel, strides: tuple[int, int]):
     """A valid convolution as one matrix product: all windows, times the kernel.
 
-    For one image with few windows, most of the work is reading the kernel. This reads
+    For a few images of few windows, most of the work is reading the kernel. This reads
     it once; the backend's convolution brings it into another order first.
 
     Args:

@@ -15,6 +15,7 @@ from conftest import ROOT, environment, read_rows
 from benchmarks import (
     direct_convolution,
     multi_gpu,
+    one_image,
     report,
     time_to_accuracy,
     timing,
@@ -26,7 +27,7 @@ from capsnet.recipes import RECIPES
 BACKEND = keras.backend.backend()
 MACHINE = ["device", "hardware", "backend", "keras", "commit"]
 NAMES = ["direct_convolution", "multi_gpu", "profile_step", "time_to_accuracy"]
-NAMES += ["train_step", "half_precision"]
+NAMES += ["train_step", "half_precision", "one_image"]
 
 needs_tensorflow = pytest.mark.skipif(
     BACKEND != "tensorflow", reason="looks at TensorFlow's graphs"
@@ -349,6 +350,20 @@ def test_without_a_log_nothing_is_timed(tmp_path, capsys):
     with pytest.raises(SystemExit):
         time_to_accuracy.main(["--modern", str(tmp_path)])
     assert f"the folder of a run, received {tmp_path}" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@needs_tensorflow
+def test_one_image_is_timed_in_all_forms(tmp_path):
+    flags = ["--rounds", "1", "--repeats", "2", "--save_dir", str(tmp_path)]
+    one_image.main(flags)
+    rows = read_rows(tmp_path / "one_image_tensorflow_cpu.csv")
+    forms = ["Keras, a model that does nothing", "Keras", *one_image.FORMS]
+    assert [row["form"] for row in rows] == forms
+    assert all(float(row["ms"]) > 0 for row in rows)
+    sizes = [float(row["file_mb"] or 0) for row in rows]
+    assert sizes[:2] == [0, 0] and 1.9 < sizes[2] / sizes[3] < 2.1
+    assert list(rows[0])[-len(MACHINE) :] == MACHINE
 
 
 def test_devices_are_timed_in_turn_and_without_a_strategy(monkeypatch, tmp_path):

@@ -452,7 +452,7 @@ def test_one_image_with_few_windows_is_one_product(monkeypatch, padding):
     np.testing.assert_allclose(evaluate(layer, x), expected, **TOLERANCE)
     assert not calls
     np.testing.assert_allclose(evaluate(layer, x[:1]), expected[:1], **TOLERANCE)
-    assert len(calls) == 1
+    assert [shape[0] for shape in calls] == [1]
 
     factor = normal(1, *expected.shape[1:], seed=3)
     ours, theirs = (
@@ -463,11 +463,42 @@ def test_one_image_with_few_windows_is_one_product(monkeypatch, padding):
         np.testing.assert_allclose(one, other, **TOLERANCE)
 
 
+def test_without_a_gradient_a_few_images_are_one_product(monkeypatch):
+    monkeypatch.setattr(convolution, "least_batch", lambda *shape: 3)
+    calls = []
+    product = convolution.product
+
+    def spy(x, *arguments):
+        calls.append(x.shape[0])
+        return product(x, *arguments)
+
+    monkeypatch.setattr(convolution, "product", spy)
+    layer = PrimaryCap(4, 5, (3, 2), (2, 3))
+    x = normal(3, 7, 6, 2)
+    layer.build(x.shape)
+    results = [
+        evaluate(lambda x, training=training: layer(x, training=training), x[:n])
+        for training in (True, False)
+        for n in (1, 2, 3)
+    ]
+    assert calls == [1, 1, 2]
+    for result in results:
+        np.testing.assert_allclose(result, results[2][: len(result)], **FFT_TOLERANCE)
+
+
 def test_an_image_with_many_windows_is_no_product(monkeypatch):
     monkeypatch.setattr(convolution, "least_batch", lambda *shape: 3)
-    layer = FastConv2D(8, 3)
-    layer.build((None, 6, 6, 2))  # 16 windows, as many numbers as two such kernels
-    assert not layer.has_few_windows
+    for filters in (16, 17):  # 16 windows are as many numbers as 16 filters
+        layer = FastConv2D(filters, 3)
+        layer.build((None, 6, 6, 2))
+        assert layer.has_few_windows == (filters == 17)
+
+
+def test_what_is_to_run_anywhere_has_no_product():
+    with backend.portable():
+        layer = PrimaryCap(8, 32, kernel_size=9, strides=2)
+        layer.build((None, 20, 20, 256))
+    assert layer.least_batch is None and not layer.has_few_windows
 
 
 def test_a_few_images_are_those_that_the_transform_does_not_pay_for(monkeypatch):

@@ -240,6 +240,15 @@ def test_speed():
     check_table(find_table("formulation", "train, ms"), expected)
 
 
+def test_one_image():
+    expected = []
+    for row in read_rows(BENCHMARKS / "one_image_tensorflow_cpu.csv"):
+        size = float(row["file_mb"]) if row["file_mb"] else ""
+        times = float(row["ms"]), float(row["ms_above_keras"])
+        expected.append([row["form"], *times, size])
+    check_table(find_table("form", "ms"), expected)
+
+
 def test_the_parts_of_a_step():
     rows = read_rows(BENCHMARKS / "profile_tensorflow_cpu.csv")
     rows = {row["part"]: row for row in rows}
