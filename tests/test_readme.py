@@ -240,6 +240,18 @@ def test_speed():
     check_table(find_table("formulation", "train, ms"), expected)
 
 
+def test_half_precision_learns_as_well():
+    logs = {
+        "float32": PUBLISHED / "mnist_table" / "seed" / "v4" / "0",
+        "mixed_bfloat16": PUBLISHED / "mixed_bfloat16",
+    }
+    expected = []
+    for name, folder in logs.items():
+        first, second, *_ = read_log(folder)
+        expected.append([name, error(first), error(second)])
+    check_table(find_table("test error, %", "1 epoch"), expected)
+
+
 def test_one_image():
     expected = []
     for row in read_rows(BENCHMARKS / "one_image_tensorflow_cpu.csv"):
