@@ -12,7 +12,7 @@ from capsnet import command_line
 from capsnet.interrupts import Interrupted
 from capsnet.options import Options, Training
 from capsnet.recipes import RECIPES
-from capsnet.run_folder import RunFolder
+from capsnet.run_folder import RunFolder, read_test_errors
 from experiments import baseline, mnist_table
 
 PUBLISHED = ROOT / "result" / "published" / "mnist_table"
@@ -249,7 +249,7 @@ def test_a_real_run(mnist, tmp_path, capsys):
     flags += ["--data_dir", str(digits), "--save_dir", str(tmp_path)]
     assert mnist_table.main(flags) == 0
     assert f"Wrote {tmp_path / 'table_1_epochs.md'}" in capsys.readouterr().out
-    errors = mnist_table.read_errors(str(tmp_path / "seed" / "v2" / "0"))
+    errors = read_test_errors(str(tmp_path / "seed" / "v2" / "0"))
     assert len(errors) == 1
     assert read_table(tmp_path, 1)["seed", "v2"]["mean"] == f"{errors[0]:.4f}".rstrip(
         "0"
@@ -258,4 +258,4 @@ def test_a_real_run(mnist, tmp_path, capsys):
     assert "Epoch 1/1" not in capsys.readouterr().out
     assert mnist_table.main(["--epochs", "2", *flags[2:]]) == 0  # it goes on
     assert "Epoch 2/2" in capsys.readouterr().out
-    assert len(mnist_table.read_errors(str(tmp_path / "seed" / "v2" / "0"))) == 2
+    assert len(read_test_errors(str(tmp_path / "seed" / "v2" / "0"))) == 2

@@ -57,7 +57,6 @@ def test_the_cells_run_and_the_networks_learn(mnist, tmp_path):
     assert "The loaded model says the same: True" in done.stdout
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("folder", [".", "examples"])
 def test_the_first_cell_finds_the_code_of_a_clone(folder, tmp_path):
     # Like Jupyter, `-c` looks for modules in the current folder.
