@@ -26,7 +26,7 @@ from keras import layers, ops
 
 import utils
 from capsnet import command_line, datasets, flags, report, session, training, uses
-from capsnet.architecture import PAPER, Architecture
+from capsnet.architecture import ARCHITECTURES, PAPER, Architecture
 from capsnet.batches import ShiftedBatches
 from capsnet.classify import save_features
 from capsnet.errors import UsageError
@@ -55,7 +55,7 @@ def CapsNet(
     """Builds the capsule network of the paper's figures 1 and 2.
 
     The three models share their layers, so that training one trains all. Another
-    network is a keyword away, `CapsNet((32, 32, 3), 10, filters=64, decoder=(512,))`.
+    network is a keyword away: `CapsNet((32, 32, 3), 10, primary_types=8)`.
 
     Args:
         input_shape: Height, width and channels of the images.
@@ -81,16 +81,14 @@ def CapsNet(
         one is None.
 
     Raises:
-        UsageError: If the images are too small for the two convolutions.
+        UsageError: If the images are too small for the convolutions.
     """
     sizes = dataclasses.replace(architecture, **sizes)
     if min(input_shape[:2]) < sizes.least_side:
-        k, primary_k = sizes.kernel_size, sizes.primary_kernel_size
         raise UsageError(
             f"expected images of at least {sizes.least_side} x {sizes.least_side} "
-            f"pixels, for convolutions of {k}x{k} and {primary_k}x{primary_k}, "
-            f"received {input_shape[0]} x {input_shape[1]}; --image_size 32 32 would "
-            "enlarge them"
+            f"pixels, for the network's kernels, received {input_shape[0]} x "
+            f"{input_shape[1]}; --image_size 32 32 would enlarge them"
         )
     x = keras.Input(input_shape, name="image")
     names = ["label"] if objects == 1 else [f"label_{i + 1}" for i in range(objects)]
@@ -108,14 +106,16 @@ def CapsNet(
     if normalization is not None:
         seen = layers.Normalization(**normalization, name="normalization")(x)
     # conv1: 256 feature maps; primary capsules: 32 types of 8-D capsules
-    features = layers.Conv2D(
-        sizes.filters,
-        sizes.kernel_size,
-        activation="relu",
-        data_format="channels_last",
-        name="conv1",
-        **start(0.05),
-    )(seen)
+    features = seen
+    for i, convolution in enumerate(sizes.convolutions, start=1):
+        features = layers.Conv2D(
+            *convolution,
+            sizes.padding,
+            activation="relu",
+            data_format="channels_last",
+            name=f"conv{i}",
+            **start(0.05),
+        )(features)
     primary = PrimaryCap(
         sizes.primary_dim,
         sizes.primary_types,
@@ -355,7 +355,7 @@ def load_models(
         y.shape[1],
         training.routings,
         multi_label=data.multi_label,
-        architecture=training.architecture,
+        architecture=ARCHITECTURES[training.architecture],
         normalization=session.normalization(data, options),
     )
     if options.begun is not None:

@@ -29,7 +29,6 @@ PIPE = 13  # SIGPIPE, which Windows does not have
 OF_TRAINING, OF_DATA = (
     {field.name for field in dataclasses.fields(group)} for group in (Training, Data)
 )
-OF_TRAINING -= {"architecture"}  # the recipe's
 SHARED = {*OF_TRAINING, *OF_DATA, "weights", "save_dir", "debug", "show_batch"}
 SHARED |= {"testing", "resume", "overwrite"}
 
@@ -175,8 +174,7 @@ def options_from_json(values: dict, folder: RunFolder, path: str) -> Options:
     try:
         if weights is not None and not Text().accepts(weights):
             raise UsageError(f"--weights: expected {Text.expected}")
-        recipe = Training(**values["training"]).recipe
-        training = dataclasses.replace(RECIPES[recipe], **values["training"])
+        training = Training(**values["training"])
         return Options(folder, "train", training, Data(**data), weights=weights)
     except UsageError as error:
         raise ModelFileError(f"{path}: damaged run state: {error}") from error
@@ -203,15 +201,12 @@ def _begin(parser: Parser, given: dict, mode: str) -> Options:
     if mode == "train":
         folder.check_is_free()
     known = "seed" if dataset in (None, "mnist") else "pictures"
-    of_file = info.get("recipe", known)
-    # A training on other images is another one, but the network is the file's.
-    other_images = mode == "train" and dataset != info.get("dataset", "mnist")
-    same_network = RECIPES[of_file].architecture == RECIPES[known].architecture
-    if not (other_images and same_network):
-        known = of_file
+    if mode != "train" or dataset == info.get("dataset", "mnist"):
+        known = info.get("recipe", known)
     recipe = RECIPES[given.get("recipe", known)]
     numbers = {"routings": info.get("routings", 3), **parser.training}
     if weights is not None:
+        numbers["architecture"] = _architecture(info)
         numbers["normalize"] = bool(info.get("normalization"))
         if given.get("normalize", numbers["normalize"]) != numbers["normalize"]:
             no = "" if numbers["normalize"] else "no-"
@@ -242,6 +237,12 @@ def _begin(parser: Parser, given: dict, mode: str) -> Options:
         show_batch=given.get("show_batch", False),
         given=frozenset(given),
     )
+
+
+def _architecture(info: dict) -> str:
+    """The network that a model file is of; those of earlier versions do not say it."""
+    of_earlier = "released" if info.get("recipe") == "paper" else "paper"
+    return info.get("architecture", of_earlier)
 
 
 def _part(given: dict, names: set[str]) -> dict:

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 
 import utils
-from capsnet import fft_conv
+from capsnet.architecture import fields
 from capsnet.classify import MAX_ROWS
 from capsnet.options import Devices, Options
 from capsnet.predict import predict
@@ -41,8 +41,7 @@ def votes(
     parts = keras.Model(model.inputs, [primary.output, v, couplings])
     u, v, c = predict(parts, [images], batch_size, devices)
 
-    along = zip(primary.input.shape[1:3], primary.kernel_size, primary.strides)
-    grid = [fft_conv.output_size(*sizes) for sizes in along]
+    grid = [field.places for field in fields(model)]
     W = routing.get_weights()[0]  # (n_class, capsules, dim, input_dim)
     found = []
     for u_n, v_n, c_n in zip(u, v, c):
@@ -65,13 +64,11 @@ def spread(values: np.ndarray, model: keras.Model) -> np.ndarray:
     Returns:
         (..., height, width), with the same sum, but for what falls off the edge.
     """
-    primary, conv = model.get_layer("primarycaps"), model.get_layer("conv1")
     sides = model.input_shape[1:3]
-    for axis, side in zip((-2, -1), sides):
-        seen = conv.kernel_size[axis] + primary.kernel_size[axis] - 1
+    for axis, side, field in zip((-2, -1), sides, fields(model)):
         steps = np.arange(values.shape[axis])
-        middles = steps * primary.strides[axis] + (seen - 1) / 2
-        distances = (np.arange(side)[:, None] - middles) / (seen / 8)
+        middles = field.start + steps * field.strides + (field.size - 1) / 2
+        distances = (np.arange(side)[:, None] - middles) / (field.size / 8)
         weights = np.exp(-np.square(distances) / 2)
         weights /= weights.sum(axis=0)
         values = np.moveaxis(np.tensordot(values, weights, (axis, 1)), -1, axis)

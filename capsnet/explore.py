@@ -1,5 +1,6 @@
 """The page to draw on: its files, with the weights of a model in them."""
 
+import dataclasses
 import json
 import os
 import tempfile
@@ -8,6 +9,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from capsnet.architecture import convolutions, fields, margins
 from capsnet.batches import Pair
 from capsnet.datasets import NAMED, load_dataset
 from capsnet.errors import DataError, UsageError
@@ -52,7 +54,6 @@ def build_page(
         )
     files = {path.name: path.read_bytes() for path in sorted(SOURCES.iterdir())}
     weights, listed = pack_weights(model)
-    conv1, primary = model.get_layer("conv1"), model.get_layer("primarycaps")
     manifest = {
         "title": title,
         "dataset": info["dataset"],
@@ -65,12 +66,16 @@ def build_page(
         "digit_box": info["digit_box"],
         "border_brightness": info["border_brightness"],
         "capsule_size": model.get_layer("digitcaps").dim_capsule,
-        "primary": {
-            "strides": primary.strides[0],
-            "scale": primary.scale,
-            # pixels that a place sees of the image, in both directions
-            "field": conv1.kernel_size[0] + primary.kernel_size[0] - 1,
-        },
+        "convolutions": [
+            {
+                "name": layer.name,
+                "strides": layer.strides[0],
+                "margins": margins(layer),
+                "scale": getattr(layer, "scale", 1),
+            }
+            for layer in convolutions(model)
+        ],
+        "fields": [dataclasses.asdict(field) for field in fields(model)],
         "decoder": [layer.name for layer in dense_layers(model)],
         "weights": listed,
         "test_images": [],
@@ -94,9 +99,9 @@ def pack_weights(model: keras.Model) -> tuple[bytes, list[dict]]:
     Returns:
         The numbers; and of each array its name, its shape and where it starts.
     """
-    layers = [model.get_layer(name) for name in ("conv1", "primarycaps", "digitcaps")]
+    layers = [*convolutions(model), model.get_layer("digitcaps"), *dense_layers(model)]
     parts, listed, offset = [], [], 0
-    for layer in (*layers, *dense_layers(model)):
+    for layer in layers:
         for weight in layer.weights:
             array = keras.ops.convert_to_numpy(weight)
             if weight.name == "W":  # read by input capsule, in the page

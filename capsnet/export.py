@@ -7,6 +7,7 @@ import tempfile
 import keras
 import numpy as np
 
+from capsnet.architecture import convolutions, margins
 from capsnet.backend import portable
 from capsnet.errors import UsageError
 from capsnet.run_folder import replace_file
@@ -145,7 +146,7 @@ def _to_onnx(model, half) -> bytes:
 
     graph = _Graph(half)
     layers = {layer.name: layer for layer in model.layers}
-    u = _add_primary_capsules(graph, layers)
+    u = _add_primary_capsules(graph, model, layers)
     v = _add_routing(graph, layers["digitcaps"], u)
     _add_outputs(graph, layers, v)
 
@@ -163,22 +164,25 @@ def _to_onnx(model, half) -> bytes:
     return made.SerializeToString()
 
 
-def _add_primary_capsules(graph, layers) -> str:
+def _add_primary_capsules(graph, model, layers) -> str:
     """From `images` to (batch, capsules, dim)."""
     add, weight = graph.add, graph.weight
-    conv1, primary = layers["conv1"], layers["primarycaps"]
+    *features, primary = convolutions(model)
     x = "images"
     if "normalization" in layers:
         layer = layers["normalization"]
         x = add("Sub", x, _array(layer.mean))
         deviation = np.sqrt(_array(layer.variance))
         x = add("Div", x, np.maximum(deviation, keras.config.epsilon()))
-    # (batch, channels, height, width), as ONNX has it, until both convolutions are done
+    # (batch, channels, height, width), as ONNX has it, until the convolutions are done
     x = add("Transpose", x, perm=[0, 3, 1, 2])
-    kernel = weight(conv1.kernel, order=(3, 2, 0, 1))
-    x = add("Conv", x, kernel, weight(conv1.bias), strides=[*conv1.strides])
+    for layer in features:
+        (top, bottom), (left, right) = margins(layer)
+        sizes = {"strides": [*layer.strides], "pads": [top, left, bottom, right]}
+        kernel = weight(layer.kernel, order=(3, 2, 0, 1))
+        x = add("Relu", add("Conv", x, kernel, weight(layer.bias), **sizes))
     kernel = weight(primary.kernel, order=(3, 2, 0, 1))
-    x = add("Conv", add("Relu", x), kernel, strides=[*primary.strides])
+    x = add("Conv", x, kernel, strides=[*primary.strides])
     x = add("Transpose", add("Mul", x, primary.scale), perm=[0, 2, 3, 1])
     _, capsules, dim = primary.output.shape
     x = add("Reshape", add("Add", x, weight(primary.bias)), [-1, capsules, dim])

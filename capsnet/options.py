@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from capsnet.architecture import PAPER, Architecture
+from capsnet.architecture import ARCHITECTURES
 from capsnet.errors import UsageError
 from capsnet.run_folder import RunFolder
 
@@ -156,7 +156,7 @@ class Training(Checked):
 
     Attributes:
         network: What is trained.
-        architecture: Of a CapsNet.
+        architecture: Of a CapsNet, one of `architecture.ARCHITECTURES`.
         drop_remainder: Whether images left over at the end of an epoch are not used.
         decay_steps: Steps in which the rate falls by `lr_decay`, continuously; None for
             an epoch, in steps.
@@ -179,7 +179,7 @@ class Training(Checked):
         "file's, else seed for MNIST, pictures for others)",
     )
     network: str = option("capsnet", Choice(NETWORKS))
-    architecture: Architecture = PAPER
+    architecture: str = option("paper", Choice(tuple(ARCHITECTURES)))
     routings: int = option(
         3,
         Integer(1, 100),
@@ -399,10 +399,8 @@ class Options:
 
     def to_json(self) -> dict:
         """What makes up a run, to be compared when it goes on."""
-        training = dataclasses.asdict(self.training)
-        del training["architecture"]  # the recipe's
         return {
-            "training": training,
+            "training": dataclasses.asdict(self.training),
             "data": dataclasses.asdict(self.data),
             "weights": self.weights,
         }

@@ -5,7 +5,6 @@ import math
 import keras
 from keras import ops
 
-from capsnet.architecture import Architecture
 from capsnet.options import Training
 
 RECIPES = {
@@ -35,6 +34,7 @@ RECIPES = {
         zoom=0.1,
         shear=0.1,
         normalize=True,
+        architecture="pictures",
     ),
     # The code that the authors released. It halves the margin loss and divides it by 10
     # classes, but not the reconstruction loss.
@@ -45,9 +45,7 @@ RECIPES = {
         lr_decay=0.96,
         decay_steps=2000,
         pixel_weight=0.01,
-        architecture=Architecture(
-            truncated_normal=True, bias=0.1, routing_bias=True, primary_scale=1 / 32
-        ),
+        architecture="released",
     ),
 }
 # What `pictures` does with n images: small batches where there are few, since a network

@@ -8,6 +8,7 @@ import os
 import keras
 
 from capsnet import backend, datasets, photos
+from capsnet.architecture import ARCHITECTURES
 from capsnet.backend import runs_on_cpu
 from capsnet.errors import UsageError, one_line, shorten
 from capsnet.hdf5 import parts_of
@@ -143,7 +144,7 @@ def check_training_set(data: datasets.Dataset, options: Options) -> None:
             f"images, received {batch_size}"
         )
     if runs_on_cpu():
-        needed = training.architecture.least_memory(
+        needed = ARCHITECTURES[training.architecture].least_memory(
             x.shape[1:], y.shape[1], training.routings, batch_size
         )
         check_memory(needed, f"training with batches of {batch_size}")
@@ -225,6 +226,7 @@ def model_info(model: keras.Model, data: datasets.Dataset, options: Options) -> 
         "multi_label": data.multi_label,
         "routings": options.training.routings,
         "recipe": options.training.recipe,
+        "architecture": options.training.architecture,
         "scaling": "0 is black, 1 is white",
         "dataset": data.name,
         "split": data.split,

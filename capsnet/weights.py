@@ -304,6 +304,7 @@ _INFO_CHECKS = {
     "objects": Integer(1, 2).accepts,
     "routings": Training.kind_of("routings").accepts,
     "recipe": Training.kind_of("recipe").accepts,
+    "architecture": Training.kind_of("architecture").accepts,
     "dataset": Data.kind_of("dataset").accepts,
     "image_size": lambda v: v is None or _is_sizes(v, 2),
     "grayscale": Data.kind_of("grayscale").accepts,

@@ -34,6 +34,7 @@ from PIL import Image
 import capsulenet
 import utils
 from capsnet import array_files, command_line, datasets, run_folder, session
+from capsnet.architecture import ARCHITECTURES
 from capsnet.batches import Pair, shift
 from capsnet.convolution import FastConv2D
 from capsnet.flags import Parser
@@ -459,7 +460,10 @@ def run(options: Options, own: argparse.Namespace) -> None:
     else:
         title, train = f"CapsNet, routings {settings.routings}", capsulenet.train
         model, whole, _ = capsulenet.CapsNet(
-            shape, n_class, settings.routings, architecture=settings.architecture
+            shape,
+            n_class,
+            settings.routings,
+            architecture=ARCHITECTURES[settings.architecture],
         )
         network = keras.Model(whole.input, whole.outputs[0])  # no decoder
     if options.weights is not None and options.begun is None:

@@ -23,15 +23,16 @@ export class Network {
     this.weights = weights;
     [this.height, this.width, this.channels] = manifest.input_shape;
     this.routings = manifest.routings;
-    this.conv1 = convolution(
-      [this.height, this.width], 1, 1, weights["conv1/kernel"], weights["conv1/bias"]);
-    this.primary = convolution(
-      [this.conv1.rows, this.conv1.columns],
-      manifest.primary.strides,
-      manifest.primary.scale,
-      weights["primarycaps/kernel"],
-      weights["primarycaps/bias"],
-    );
+    let size = [this.height, this.width];
+    const convolutions = manifest.convolutions.map((sizes) => {
+      const { name } = sizes;
+      const made = convolution(
+        size, sizes, weights[`${name}/kernel`], weights[`${name}/bias`]);
+      size = [made.rows, made.columns];
+      return made;
+    });
+    this.primary = convolutions.pop();
+    this.convolutions = convolutions; // those before the primary capsules
     // transformations: (input capsules, classes, elements of a class capsule, inputs)
     [this.inputs, this.classes, this.dim, this.inputDim] =
       weights["digitcaps/W"].shape;
@@ -46,9 +47,12 @@ export class Network {
    *     coupling with each class of the capsules that agree with it.
    */
   see(picture) {
-    const features = convolve(this.conv1, this.normalized(picture));
-    for (let i = 0; i < features.length; i++) {
-      if (features[i] < 0) features[i] = 0;
+    let features = this.normalized(picture);
+    for (const convolution of this.convolutions) {
+      features = convolve(convolution, features);
+      for (let i = 0; i < features.length; i++) {
+        if (features[i] < 0) features[i] = 0;
+      }
     }
     const primary = convolve(this.primary, features);
     for (let i = 0; i < primary.length; i += this.inputDim) {
@@ -185,21 +189,32 @@ export class Network {
 }
 
 /** What `convolve` needs; the kernel is (height, width, channels, filters). */
-function convolution([height, width], strides, scale, kernel, bias) {
-  const [kernelHeight, kernelWidth] = kernel.shape;
-  return {
-    rows: Math.floor((height - kernelHeight) / strides) + 1,
-    columns: Math.floor((width - kernelWidth) / strides) + 1,
-    width,
-    strides,
-    scale,
-    kernel,
-    bias,
-  };
+function convolution(size, { strides, margins, scale }, kernel, bias) {
+  const padded = size.map((side, i) => side + margins[i][0] + margins[i][1]);
+  const [rows, columns] = padded.map(
+    (side, i) => Math.floor((side - kernel.shape[i]) / strides) + 1);
+  return { size, padded, margins, rows, columns, strides, scale, kernel, bias };
 }
 
-/** A convolution without margins, (rows, columns, filters). */
-function convolve({ rows, columns, width, strides, scale, kernel, bias }, input) {
+/** The input with zeros around it. */
+function pad({ size, padded, margins }, input) {
+  const [[top, bottom], [left, right]] = margins;
+  if (!(top + bottom + left + right)) return input;
+  const channels = input.length / (size[0] * size[1]);
+  const length = size[1] * channels;
+  const result = new Float32Array(padded[0] * padded[1] * channels);
+  for (let row = 0; row < size[0]; row++) {
+    const line = input.subarray(row * length, (row + 1) * length);
+    result.set(line, ((row + top) * padded[1] + left) * channels);
+  }
+  return result;
+}
+
+/** A convolution, (rows, columns, filters). */
+function convolve(convolution, input) {
+  const { rows, columns, strides, scale, kernel, bias } = convolution;
+  const width = convolution.padded[1];
+  input = pad(convolution, input);
   const [kernelHeight, kernelWidth, channels, filters] = kernel.shape;
   const sums = new Float32Array(rows * columns * filters);
   // A row of the kernel lies in one piece, and so does what it covers of the input.

@@ -22,17 +22,16 @@ export class RoutingView {
     this.names = manifest.class_names;
     this.shape = manifest.input_shape;
     this.onChoice = onChoice;
-    const { strides, field } = manifest.primary;
+    const [down, across] = (this.fields = manifest.fields);
     const [height, width] = this.shape;
-    this.rows = Math.floor((height - field) / strides) + 1;
-    this.columns = Math.floor((width - field) / strides) + 1;
-    Object.assign(this, { strides, field });
+    this.rows = down.places;
+    this.columns = across.places;
     this.weights = Object.fromEntries(
       [1, DETAIL].map((detail) => [
         detail,
         [
-          this.spreadWeights(height * detail, detail, this.rows),
-          this.spreadWeights(width * detail, detail, this.columns),
+          this.spreadWeights(height * detail, detail, down),
+          this.spreadWeights(width * detail, detail, across),
         ],
       ]),
     );
@@ -192,13 +191,13 @@ export class RoutingView {
   }
 
   /** How much each place counts at each point: most in the middle of its field. */
-  spreadWeights(points, detail, places) {
+  spreadWeights(points, detail, { places, start, strides, size }) {
     const weights = new Float64Array(points * places);
-    const reach = this.field / 2 + this.strides; // so that no edge is without votes
+    const reach = size / 2 + strides; // so that no edge is without votes
     for (let point = 0; point < points; point++) {
       let total = 0;
       for (let place = 0; place < places; place++) {
-        const middle = place * this.strides + this.field / 2;
+        const middle = start + place * strides + size / 2;
         const distance = Math.abs((point + 0.5) / detail - middle);
         const weight = Math.max(0, 1 - distance / reach) ** 3;
         weights[point * places + place] = weight;
@@ -213,14 +212,15 @@ export class RoutingView {
 
   point(event) {
     const box = this.map.getBoundingClientRect();
-    const at = (part, side, places) => {
-      const place = Math.round((part * side - this.field / 2) / this.strides);
+    const at = (part, side, { places, start, strides, size }) => {
+      const place = Math.round((part * side - start - size / 2) / strides);
       return Math.min(Math.max(place, 0), places - 1);
     };
     const [height, width] = this.shape;
+    const [down, across] = this.fields;
     this.choosePlace([
-      at((event.clientY - box.top) / box.height, height, this.rows),
-      at((event.clientX - box.left) / box.width, width, this.columns),
+      at((event.clientY - box.top) / box.height, height, down),
+      at((event.clientX - box.left) / box.width, width, across),
     ]);
   }
 
@@ -256,11 +256,15 @@ export class RoutingView {
     }
     const [height, width] = this.shape;
     const [row, column] = this.place;
-    const { strides, field, lens } = this;
-    lens.style.top = `${(100 * row * strides) / height}%`;
-    lens.style.left = `${(100 * column * strides) / width}%`;
-    lens.style.height = `${(100 * field) / height}%`;
-    lens.style.width = `${(100 * field) / width}%`;
+    const [down, across] = this.fields;
+    const frame = (place, { start, strides, size }, side) => {
+      const first = Math.max(0, start + place * strides); // a field may reach over it
+      const last = Math.min(side, start + place * strides + size);
+      return [first, last - first].map((pixels) => `${(100 * pixels) / side}%`);
+    };
+    const { style } = this.lens;
+    [style.top, style.height] = frame(row, down, height);
+    [style.left, style.width] = frame(column, across, width);
     const { votes } = this.rounds[this.round];
     const place = row * this.columns + column;
     const vote = votes[this.index * this.rows * this.columns + place];

@@ -194,10 +194,12 @@ def test_other_images_and_classes(shape, n_class):
 
 
 def test_another_network_by_keywords():
-    sizes = {"filters": 12, "kernel_size": 5, "primary_kernel_size": 3, "strides": 1}
+    sizes = {"primary_kernel_size": 3, "strides": 1}
+    sizes["convolutions"] = ((10, 3, 1), (12, 3, 1))
     capsules = {"primary_types": 3, "primary_dim": 4, "class_dim": 6}
     model = CapsNet((10, 11, 1), 4, **sizes, **capsules, decoder=(7, 8, 9))[0]
-    assert model.get_layer("conv1").output.shape == (None, 6, 7, 12)
+    assert model.get_layer("conv1").output.shape == (None, 8, 9, 10)
+    assert model.get_layer("conv2").output.shape == (None, 6, 7, 12)
     assert model.get_layer("primarycaps").output.shape == (None, 4 * 5 * 3, 4)
     assert model.get_layer("digitcaps").output.shape == (None, 4, 6)
     widths = [layer.units for layer in model.get_layer("decoder").layers[:-1]]
@@ -205,8 +207,8 @@ def test_another_network_by_keywords():
 
 
 def test_a_keyword_that_is_none():
-    with pytest.raises(TypeError, match="filter"):
-        CapsNet((28, 28, 1), 10, filter=64)
+    with pytest.raises(TypeError, match="types"):
+        CapsNet((28, 28, 1), 10, types=64)
 
 
 def test_without_a_decoder():

@@ -1,21 +1,25 @@
 """explain.py: which parts of an image voted for a class."""
 
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
 from test_capsulelayers import routing_and_couplings, squash_oracle
 
 import capsulenet
+from capsnet.architecture import ARCHITECTURES, convolutions, fields
 from capsnet.explain import spread, votes
 from capsnet.options import ONE_DEVICE
+from capsnet.predict import predict
 
 
 @pytest.fixture(scope="module", params=[{}, {"routing_bias": True, "bias": 0.1}])
 def model(request):
     keras.utils.set_random_seed(0)
-    sizes = {"filters": 8, "primary_types": 3, "primary_dim": 4, "decoder": None}
-    shape = (21, 25, 1)
-    return capsulenet.CapsNet(shape, 3, class_dim=5, **sizes, **request.param)[1]
+    sizes = {"convolutions": ((8, 9, 1),), "primary_types": 3, "primary_dim": 4}
+    sizes |= {"class_dim": 5, "decoder": None, **request.param}
+    return capsulenet.CapsNet((21, 25, 1), 3, **sizes)[1]
 
 
 @pytest.fixture
@@ -48,6 +52,31 @@ def test_a_vote_is_that_of_the_capsules_at_its_position(model, images):
     u, other = (primary.predict(x, verbose=0) for x in (images, changed))
     moved = np.abs(u - other).max(axis=(0, 2)).reshape(3, 5, 3).max(axis=(0, 2)) > 1e-6
     assert moved.tolist() == [False] * 4 + [True]
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_a_place_sees_the_pixels_of_its_field(name):
+    sizes = dataclasses.replace(ARCHITECTURES[name], primary_types=1, decoder=None)
+    height, width = shape = (20, 27)
+    model = capsulenet.CapsNet((*shape, 1), 2, architecture=sizes)[1]
+    primary = model.get_layer("primarycaps")
+    for layer in convolutions(model):  # what sees only black is zero, all else is not
+        layer.kernel.assign(np.abs(layer.kernel))
+        layer.bias.assign(np.zeros(layer.bias.shape))
+    images = np.eye(height * width, dtype="float32").reshape(-1, *shape, 1)
+    (u,) = predict(keras.Model(model.input, primary.output), [images])
+    # (rows, columns, height, width): whether a place sees a pixel
+    down, across = fields(model)
+    seen = u.any(axis=-1).reshape(height, width, down.places, across.places)
+    seen = seen.transpose(2, 3, 0, 1)
+    expected = np.zeros_like(seen)
+    for row, column in np.ndindex(seen.shape[:2]):
+        top = down.start + row * down.strides
+        left = across.start + column * across.strides
+        rows = slice(max(0, top), top + down.size)
+        columns = slice(max(0, left), left + across.size)
+        expected[row, column, rows, columns] = True
+    np.testing.assert_array_equal(seen, expected)
 
 
 def test_votes_lie_where_their_capsules_look(model):

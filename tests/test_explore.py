@@ -15,13 +15,12 @@ from PIL import Image, ImageDraw
 
 import capsulenet
 from capsnet import explore, uses
-from capsnet.architecture import PAPER
+from capsnet.architecture import ARCHITECTURES, PAPER, convolutions
 from capsnet.datasets import Dataset
 from capsnet.errors import DataError, UsageError
 from capsnet.flags import PRETRAINED
 from capsnet.photos import prepare_picture
 from capsnet.predict import predict
-from capsnet.recipes import RECIPES
 from capsnet.weights import load_weights
 from capsulelayers import dynamic_routing
 
@@ -77,18 +76,18 @@ def test_the_engine_reads_and_draws_as_keras_does(n, mnist, published, tmp_path)
     ("shape", "n_class", "routings", "architecture", "normalization"),
     [
         ((20, 22, 3), 4, 2, PAPER, NORMALIZATION),
-        ((22, 20, 1), 3, 1, RECIPES["paper"].architecture, None),
+        ((22, 20, 1), 3, 1, ARCHITECTURES["released"], None),
+        ((21, 26, 3), 5, 3, ARCHITECTURES["pictures"], NORMALIZATION),
     ],
-    ids=["colour", "recipe paper"],
+    ids=["colour", "recipe paper", "pictures"],
 )
 def test_other_models(shape, n_class, routings, architecture, normalization, tmp_path):
     keras.utils.set_random_seed(3)
     more = {"architecture": architecture, "normalization": normalization}
     _, model, _ = capsulenet.CapsNet(shape, n_class, routings, **more)
     rng = np.random.default_rng(0)
-    for layer in ("primarycaps", "conv1"):  # biases start at one number
-        bias = model.get_layer(layer).bias
-        bias.assign(rng.normal(0.1, 0.1, bias.shape))
+    for layer in convolutions(model):  # biases start at one number
+        layer.bias.assign(rng.normal(0.1, 0.1, layer.bias.shape))
     for layer in explore.dense_layers(model):  # else all that they draw is grey
         layer.kernel.assign(3 * layer.kernel)
     names = [f"class {i}" for i in range(n_class)]

@@ -16,10 +16,9 @@ from conftest import ROOT, run
 from test_command_line import main
 
 from capsnet import export
-from capsnet.architecture import Architecture
+from capsnet.architecture import ARCHITECTURES
 from capsnet.errors import UsageError
 from capsnet.export import export_model
-from capsnet.recipes import RECIPES
 from capsnet.weights import load_weights, save_model
 from capsulelayers import Mask
 from capsulenet import CapsNet
@@ -30,7 +29,6 @@ needs_tensorflow = pytest.mark.skipif(
     not ON_TENSORFLOW, reason="a SavedModel needs TensorFlow"
 )
 OUTPUTS = ("lengths", "reconstructions")
-SMALL = Architecture(filters=16, primary_types=4, decoder=(16, 32))
 COLOURS = {"mean": [0.2, 0.5, 0.6], "variance": [1.0, 2.0, 0.5]}
 # Networks that differ in all that a model file may say: input shape, classes, rounds of
 # the routing, and more.
@@ -40,17 +38,19 @@ NETWORKS = {
     "one round": ((17, 17, 1), 2, 1, {}),
     "five rounds": ((24, 19, 1), 4, 5, {}),
     "several labels": ((20, 20, 3), 6, 3, {"multi_label": True}),
-    "paper": ((28, 28, 1), 10, 3, {"architecture": RECIPES["paper"].architecture}),
-    "sizes": ((23, 30, 1), 5, 2, {"architecture": Architecture(7, 5, 3, 2, 4, 6)}),
+    "paper": ((28, 28, 1), 10, 3, {"architecture": "released"}),
+    "pictures": ((21, 26, 3), 4, 3, {"architecture": "pictures"}),
 }
 
 
 def build(name):
     """An eval model with few and random weights, whose outputs are worth a look."""
     shape, n_class, routings, options = NETWORKS[name]
-    widths = {key: getattr(SMALL, key) for key in ("filters", "primary_types")}
-    sizes = options.get("architecture", SMALL)
-    sizes = dataclasses.replace(sizes, **widths, decoder=SMALL.decoder)
+    sizes = ARCHITECTURES[options.get("architecture", "paper")]
+    few = tuple((8, *sizes) for _, *sizes in sizes.convolutions)
+    sizes = dataclasses.replace(
+        sizes, convolutions=few, primary_types=4, decoder=(16, 32)
+    )
     keras.utils.set_random_seed(0)
     model = CapsNet(shape, n_class, routings, **options | {"architecture": sizes})[1]
     digits = model.get_layer("digitcaps")

@@ -93,7 +93,7 @@ def test_freezing_needs_a_file(digits, tmp_path, capsys):
         ("seed", ["-t"], "seed"),  # wherever its images are now
         ("seed", [], "pictures"),  # a training on other images
         ("paper", ["-t"], "paper"),
-        ("paper", [], "paper"),  # its network has other layers
+        ("paper", [], "pictures"),
         ("paper", ["--recipe", "modern"], "modern"),
     ],
 )
@@ -104,3 +104,6 @@ def test_which_recipe_follows_a_file(of_file, flags, expected, tmp_path, monkeyp
     argv = ["-w", str(tmp_path / "x.h5"), "--dataset", "pictures", *flags]
     options, _ = command_line.read_options(capsulenet.build_parser(), argv)
     assert options.training.recipe == expected
+    # the network stays that of the file
+    network = "released" if of_file == "paper" else "paper"
+    assert options.training.architecture == network

@@ -8,7 +8,7 @@ import pytest
 from conftest import read_log
 
 import capsulenet
-from capsnet.architecture import PAPER, Architecture
+from capsnet.architecture import ARCHITECTURES, PAPER, Architecture, convolutions
 from capsnet.datasets import Dataset
 from capsnet.errors import UsageError
 from capsnet.options import Data, Options, Training
@@ -56,24 +56,25 @@ def test_the_reconstruction_weighs_half_a_thousandth_a_pixel():
 
 
 def test_sizes_are_those_of_the_model():
-    other = Architecture(
-        filters=16, kernel_size=5, strides=3, primary_types=4, class_dim=6
-    )
+    other = Architecture(((16, 5, 1),), strides=3, primary_types=4, class_dim=6)
     for sizes, shape in (
         (PAPER, (28, 30, 3)),
         (other, (28, 30, 3)),
         (PAPER, (17, 17, 1)),
+        (ARCHITECTURES["pictures"], (29, 34, 3)),
+        (ARCHITECTURES["pictures"], (9, 9, 1)),
     ):
         model = capsulenet.CapsNet(shape, 5, architecture=sizes)[0]
         _, capsules, dim = model.get_layer("primarycaps").output.shape
+        maps = [layer.output.shape[1:] for layer in convolutions(model)[:-1]]
+        assert sizes.feature_maps(shape) == maps
         assert (capsules, dim) == (sizes.primary_capsules(shape), sizes.primary_dim)
         assert model.get_layer("digitcaps").output.shape[1:] == (5, sizes.class_dim)
         grows = [model.get_layer("digitcaps").W, model.get_layer("decoder").weights[-2]]
         assert sizes.least_weights(shape, 5) == sum(math.prod(w.shape) for w in grows)
-    with pytest.raises(
-        UsageError, match="at least 13 x 13 pixels, for convolutions of 5x5 and 9x9"
-    ):
-        capsulenet.CapsNet((8, 28, 1), 5, architecture=other)
+    for sizes, side in ((other, 13), (ARCHITECTURES["pictures"], 9)):
+        with pytest.raises(UsageError, match=f"at least {side} x {side} pixels"):
+            capsulenet.CapsNet((side - 1, 28, 1), 5, architecture=sizes)
 
 
 def test_a_training_without_a_command_line(tmp_path):

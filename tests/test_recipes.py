@@ -10,7 +10,7 @@ from keras import ops
 
 import capsulenet
 from capsnet import command_line
-from capsnet.architecture import Architecture
+from capsnet.architecture import ARCHITECTURES, Architecture
 from capsnet.options import Training
 from capsnet.recipes import LEAST_RATE, RECIPES, WarmUp, make_schedule
 from experiments import recipes
@@ -81,7 +81,7 @@ def kernels_and_biases(architecture):
 
 
 def test_the_recipe_of_the_paper_has_its_weights():
-    model, kernels, biases = kernels_and_biases(RECIPES["paper"].architecture)
+    model, kernels, biases = kernels_and_biases(ARCHITECTURES["released"])
     assert len(biases) == 6  # conv1, primary and class capsules, three of the decoder
     for bias in biases:
         np.testing.assert_array_equal(bias, np.full(bias.shape, np.float32(0.1)))
