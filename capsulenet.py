@@ -390,7 +390,7 @@ def train_or_test(options: Options, digit: str | None, features: str | None) -> 
         name = data.class_names[label]
         raise UsageError(f"--digit: there is no test image of class {name}")
     train_model, eval_model, manipulate_model = load_models(data, options)
-    name = f"CapsNet, routings {options.training.routings}"
+    name = session.network_name(options.training)
     with session.begin(name, train_model, data, options):
         if options.mode == "train":
             train(train_model, data, options)

@@ -240,6 +240,12 @@ def model_info(model: keras.Model, data: datasets.Dataset, options: Options) -> 
     }
 
 
+def network_name(training: Training) -> str:
+    """What the header calls a CapsNet."""
+    kind = "" if training.architecture == "paper" else f" ({training.architecture})"
+    return f"CapsNet{kind}, routings {training.routings}"
+
+
 @contextlib.contextmanager
 def begin(name: str, model: keras.Model, data: datasets.Dataset, options: Options):
     """Makes the folder and prints the header; a training locks the folder.

@@ -397,7 +397,7 @@ def run(options: Options, own: argparse.Namespace) -> None:
         pair = find_pair(data.class_names, own.source, own.target)
     train_model, eval_model, _ = capsulenet.load_models(data, options)
     network = keras.Model(eval_model.input, eval_model.outputs[0])  # no decoder
-    name = f"CapsNet, routings {options.training.routings}"
+    name = session.network_name(options.training)
     if own.attack == "walk":
         with session.begin(name, train_model, data, options):
             run_walk(network, data, pair, own, options)

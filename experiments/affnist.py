@@ -458,7 +458,7 @@ def run(options: Options, own: argparse.Namespace) -> None:
         title, train = "CNN with pooling", baseline.train
         model = network = TraditionalCNN(shape, n_class)
     else:
-        title, train = f"CapsNet, routings {settings.routings}", capsulenet.train
+        title, train = session.network_name(settings), capsulenet.train
         model, whole, _ = capsulenet.CapsNet(
             shape,
             n_class,

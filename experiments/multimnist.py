@@ -195,7 +195,7 @@ def make_network(
         metrics=METRICS,
         arrange=partial(make_test, Pairs),
     )
-    return f"CapsNet, routings {settings.routings}", model, task
+    return session.network_name(settings), model, task
 
 
 def make_test(

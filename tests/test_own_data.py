@@ -346,10 +346,10 @@ def test_images_that_are_too_small(tmp_path, capsys):
     for name in ("a", "b"):
         (tmp_path / "data" / name).mkdir(parents=True)
         for i in range(5):
-            Image.new("L", (30, 16), 99).save(tmp_path / "data" / name / f"{i}.png")
+            Image.new("L", (30, 8), 99).save(tmp_path / "data" / name / f"{i}.png")
     flags = ("--dataset", tmp_path / "data", "--save_dir", tmp_path / "out")
     message = refuse(capsys, *flags)
-    assert "at least 17 x 17" in message and "received 16 x 30" in message
+    assert "at least 9 x 9" in message and "received 8 x 30" in message
     assert not (tmp_path / "out").exists()
 
 

@@ -14,6 +14,7 @@ from PIL import Image
 import capsulenet
 from capsnet import explore, flags, uses
 from capsnet.page_server import PageServer
+from capsnet.predict import predict
 from capsnet.weights import load_weights
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium")
@@ -340,10 +341,33 @@ def test_pictures_take_the_place_of_drawing_for_other_models(open_page, tmp_path
     bars = page.driver.find_elements("css selector", ".bar-name")
     assert [bar.text for bar in bars] == names  # as text, whatever is in them
     assert len(page.driver.find_elements("css selector", "#rounds label")) == 2
-    assert page.get("no-pair").is_displayed()
+    assert not page.get("no-pair").is_displayed()  # it is about digits
     (tmp_path / "no_picture.png").write_text("text")
     page.get("picture-file").send_keys(str(tmp_path / "no_picture.png"))
     page.reads("This file is not a picture that the browser can read.")
+
+
+def test_several_classes_in_a_picture(open_page, tmp_path):
+    keras.utils.set_random_seed(0)
+    shape, names = (20, 22, 3), ["car", "road", "tree"]
+    _, model, _ = capsulenet.CapsNet(shape, 3, multi_label=True)
+    digits = model.get_layer("digitcaps")
+    scales = np.array([100.0, 0.1, 100.0]).reshape(3, 1, 1, 1)
+    digits.W.assign(scales * keras.ops.convert_to_numpy(digits.W))
+    info = {**uses.MNIST_INFO, "input_shape": [*shape], "digit_box": None}
+    info |= {"class_names": names, "dataset": "street", "multi_label": True}
+    page = open_page(explore.build_page(model, info, "street.h5", None))
+    pixels = np.random.default_rng(0).integers(0, 256, shape, "uint8")
+    lengths, drawn = predict(model, [pixels[None] / np.float32(255)])
+    order = np.argsort(-lengths[0])
+    expected = [names[i] for i in order if lengths[0, i] > 0.5]
+    assert sorted(expected) == ["car", "tree"]
+    Image.fromarray(pixels).save(tmp_path / "street.png")
+    page.get("picture-file").send_keys(str(tmp_path / "street.png"))
+    page.reads(" and ".join(expected))
+    assert page.get("drawn-classes").text == " and ".join(expected)
+    seen = page.pixels("reconstruction")[..., :3] / 255
+    assert np.abs(seen - drawn[0]).max() < 0.01  # drawn from both capsules at once
 
 
 def test_two_layers_give_two_digits(open_page, two_digits, mnist):

@@ -82,7 +82,7 @@ def argument_names(rng):
     )
     if what == "more":
         key = rng.choice(
-            ("help", "predict", "export", "overwrite", "", "-", "architecture")
+            ("help", "predict", "export", "overwrite", "", "-", "architectures")
         )
         group[key] = "stolen"
     elif what == "missing":
