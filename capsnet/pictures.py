@@ -1,13 +1,10 @@
 """Picture files: read them, fit them to a network, find them in folders."""
 
 import contextlib
-import io
 import logging
 import math
 import os
 import re
-import shutil
-import struct
 import warnings
 from collections import Counter
 from collections.abc import Iterator
@@ -19,7 +16,7 @@ from PIL import Image
 from capsnet.errors import DataError, is_class_name, one_line, warn
 from capsnet.memory import check_memory
 
-FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP")  # and TIFF, by `_open_tiff`
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF")
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 ORIENTATION = 0x0112  # the EXIF tag
 LUMINANCE = np.array([0.299, 0.587, 0.114], "float32")  # of red, green and blue
@@ -34,15 +31,6 @@ _MAX_SCANNED_PIXELS = 10_000_000_000
 _MAX_FILE = 1 << 29  # bytes; no picture of `Image.MAX_IMAGE_PIXELS` pixels needs more
 _JPEG_SEGMENT = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
 
-# TIFF: how it starts, with the order of its bytes; what of a directory describes the
-# pixels; Pillow's names of compressions that lose nothing; and how long a list of
-# numbers may be, such as that of the strips.
-_TIFF_ORDERS = {b"II*\0": "<", b"MM\0*": ">"}
-_TIFF_TAGS = {254, 256, 257, 258, 259, 262, 266, 273, 274, 277, 278, 279, 284, 317, 320}
-_TIFF_TAGS |= {322, 323, 324, 325, 338, 339, 530, 531, 532}
-_TIFF_COMPRESSIONS = ("raw", "tiff_lzw", "tiff_adobe_deflate", "tiff_deflate")
-_TIFF_COMPRESSIONS += ("packbits",)
-_MAX_TIFF_LIST = 100_000
 # Pillow logs errors that it raises as well; without a handler, Python prints them.
 logging.getLogger("PIL.TiffImagePlugin").addHandler(logging.NullHandler())
 
@@ -114,7 +102,8 @@ def _open(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with _open_tiff(path) or Image.open(path, formats=FORMATS) as image:
+            with Image.open(path, formats=FORMATS) as image:
+                _check_numbers(image)
                 limit = Image.MAX_IMAGE_PIXELS or math.inf
                 if image.width * image.height > limit:  # the filters are not per thread
                     raise Image.DecompressionBombError
@@ -123,47 +112,12 @@ def _open(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
         raise DataError(one_line(f"{path}: {_reason(error)}")) from None
 
 
-def _open_tiff(path: str | os.PathLike[str]) -> Image.Image | None:
-    """The first picture of a TIFF; None of other files.
-
-    Pillow is shown only what describes the pixels. Of the rest it would read lists of
-    millions of numbers, further directories and further pictures.
-    """
-    content = io.BytesIO()
-    with open(path, "rb") as file:
-        head = file.read(8)
-        order = _TIFF_ORDERS.get(head[:4])
-        if order is None:
-            return None
-        content.write(head)
-        shutil.copyfileobj(file, content)
-    entry = struct.Struct(f"{order}HHII")  # tag, type, number of values, their place
-    with content.getbuffer() as view:
-        (start,) = struct.unpack_from(f"{order}I", view, 4)
-        (n,) = struct.unpack_from(f"{order}H", view, start)
-        directory = view[start + 2 : start + 2 + entry.size * n]
-        kept = [e for e in entry.iter_unpack(directory) if e[0] in _TIFF_TAGS]
-        directory.release()
-    if any(values > _MAX_TIFF_LIST for _, _, values, _ in kept):
-        raise DataError(f"expected a TIFF of at most {_MAX_TIFF_LIST} strips or tiles")
-    end = content.tell()
-    content.write(struct.pack(f"{order}H", len(kept)))
-    content.write(b"".join(entry.pack(*e) for e in kept))
-    content.write(bytes(4))  # no further directory
-    content.seek(4)
-    content.write(struct.pack(f"{order}I", end))
-    try:
-        image = Image.open(content, formats=("TIFF",))
-    except Image.UnidentifiedImageError:
-        raise DataError("expected a TIFF that Pillow reads, got another kind") from None
-    if image.info["compression"] not in _TIFF_COMPRESSIONS:
-        raise DataError(
-            "expected a TIFF without compression, or with LZW, Deflate or PackBits, "
-            f"got {image.info['compression']}"
-        )
-    if image.mode in ("I", "F") or image.tag_v2.get(258) == (12,):
+def _check_numbers(image: Image.Image) -> None:
+    """Refuses a TIFF of numbers that do not say which of them is white."""
+    if image.format == "TIFF" and (
+        image.mode in ("I", "F") or image.tag_v2.get(258) == (12,)
+    ):
         raise DataError("expected a TIFF of 1 to 8 or 16 bits, got other numbers")
-    return image
 
 
 @contextlib.contextmanager

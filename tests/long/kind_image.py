@@ -190,7 +190,7 @@ def bmp_runs(rng):
     return of_picture(rng, data, f"BMP of {sides}, {bits} bits, {n} runs")
 
 
-# TIFF: a directory, which we read ourselves.
+# TIFF: a directory of anything.
 
 
 def tiff_directory(rng):
