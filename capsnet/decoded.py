@@ -56,7 +56,8 @@ def _map(paths, shape, needed) -> np.ndarray:
     """The pictures in a file, which is made if it is not there."""
     stats = [(str(path.resolve()), path.stat()) for path in paths]
     what = [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]
-    key = hashlib.sha256(json.dumps([shape, what]).encode()).hexdigest()
+    # The number changes with what is made of the pictures.
+    key = hashlib.sha256(json.dumps([2, shape, what]).encode()).hexdigest()
     file = cache_folder() / f"pictures-{key[:16]}.npy"
     expected = ((len(paths), *shape), np.dtype("float16"))
     with contextlib.suppress(OSError, ValueError, EOFError):  # none, or a damaged one

@@ -236,7 +236,9 @@ def _fractions(data: np.ndarray) -> np.ndarray:
 
 
 def fit_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Resizes an image to fit a frame, centred on black, its aspect kept.
+    """Resizes an image to fit a frame, its aspect kept.
+
+    It is centred on the median colour of its own border: what lies on white still does.
 
     Args:
         image: Pixels in [0, 1], shape `(h, w, channels)`.
@@ -253,7 +255,9 @@ def fit_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
     scale = min(height / h, width / w)
     h, w = max(1, round(h * scale)), max(1, round(w * scale))
     top, left = (height - h) // 2, (width - w) // 2
-    result = np.zeros((height, width, channels), "float32")
+    edges = np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]])
+    result = np.empty((height, width, channels), "float32")
+    result[:] = np.median(edges, axis=0)
     for channel in range(channels):
         fitted = resize(image[..., channel], h, w)
         result[top : top + h, left : left + w, channel] = fitted

@@ -46,6 +46,8 @@ function fitImage(picture, height, width, channels) {
   const result = new Float32Array(height * width * channels);
   for (let channel = 0; channel < channels; channel++) {
     const values = picture.values.filter((_, i) => i % channels === channel);
+    const ground = median(edges({ ...picture, values }));
+    for (let i = channel; i < result.length; i += channels) result[i] = ground;
     const fitted = resize({ ...picture, values }, h, w);
     for (let i = 0; i < h * w; i++) {
       const pixel = (top + Math.floor(i / w)) * width + left + (i % w);
@@ -53,6 +55,18 @@ function fitImage(picture, height, width, channels) {
     }
   }
   return result;
+}
+
+/** The rows at the top and the bottom, and the columns at the sides. */
+function edges({ height, width, values }) {
+  const found = [];
+  for (let column = 0; column < width; column++) {
+    found.push(values[column], values[(height - 1) * width + column]);
+  }
+  for (let row = 0; row < height; row++) {
+    found.push(values[row * width], values[row * width + width - 1]);
+  }
+  return found;
 }
 
 /** Brings one bright symbol on a dark ground to the layout of MNIST.

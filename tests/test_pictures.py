@@ -538,17 +538,25 @@ def test_an_image_fits_its_frame(size, frame, channels):
     image[0, 0], image[-1, -1] = 0, 1
     fitted = fit_image(image, *frame)
     assert is_valid(fitted) and fitted.shape == (*frame, channels)
-    white = fit_image(np.ones_like(image), *frame)[..., 0]
-    rows, columns = (np.flatnonzero(white.any(axis=axis)) for axis in (1, 0))
-    h, w = len(rows), len(columns)
-    assert h == frame[0] or w == frame[1]
     scale = min(frame[0] / size[0], frame[1] / size[1])
-    assert (h, w) == tuple(max(1, round(side * scale)) for side in size)
-    assert (rows[0], columns[0]) == ((frame[0] - h) // 2, (frame[1] - w) // 2)
-    np.testing.assert_array_equal(white.sum(), h * w)
+    h, w = (max(1, round(side * scale)) for side in size)
+    assert h == frame[0] or w == frame[1]
+    top, left = (frame[0] - h) // 2, (frame[1] - w) // 2
     # Bilinear and antialiased: the brightness stays.
-    inside = fitted[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    assert abs(inside.mean() - image.mean()) < 0.15
+    assert abs(fitted[top : top + h, left : left + w].mean() - image.mean()) < 0.15
+    around = np.ones(frame, bool)
+    around[top : top + h, left : left + w] = False
+    edges = [image[0], image[-1], image[:, 0], image[:, -1]]
+    ground = np.median(np.concatenate(edges), axis=0)
+    np.testing.assert_array_equal(fitted[around] - ground, 0)
+
+
+def test_an_object_on_white_stays_one_on_white():
+    image = np.ones((40, 20, 3), "float32")
+    image[5:30, 5:15] = [0.2, 0.4, 0.6]
+    fitted = fit_image(image, 16, 16)
+    assert (fitted[:, :4] == 1).all() and (fitted[:, 12:] == 1).all()
+    np.testing.assert_allclose(fitted[8, 8], [0.2, 0.4, 0.6], atol=1e-6)
 
 
 def test_an_image_of_the_right_size_is_copied():
