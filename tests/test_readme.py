@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 
+import numpy as np
 import pytest
 from conftest import ROOT, read_log, read_rows
 
@@ -310,11 +311,44 @@ def test_what_dividing_costs():
 
 
 def test_data_that_it_was_tried_on():
-    last = read_log(PUBLISHED / "fashion_mnist")[-1]
-    expected = [["Fashion-MNIST", 60000 - 5000, last["epoch"], error(last), None]]
-    (row,) = table = find_table("data", "training images")
-    check_table(table, expected)
-    assert f"--epochs {last['epoch']} --validation_size 5000" in row[-1]
+    def of(folder: str, n_class: int, seeds=("",)) -> list:
+        logs = [read_log(PUBLISHED / folder / seed) for seed in seeds]
+        minutes = np.mean([sum(float(r["seconds"]) for r in log) for log in logs]) / 60
+        errors = [error(log[-1]) for log in logs]
+        epochs = logs[0][-1]["epoch"]
+        return [f"{n_class}", f"{epochs:g}", minutes, np.mean(errors), errors]
+
+    def forest(folder: str) -> tuple[float, list[float], str]:
+        rows = read_rows(PUBLISHED / folder / "random_forest.csv")
+        errors = [float(row["error"]) for row in rows]
+        return np.mean(errors), errors, rows[0]["train"]
+
+    *of_stamps, errors = of("stamps", 7, ("0", "1", "2"))
+    *of_letters, _ = of("letters", 10)
+    *of_fashion, _ = of("fashion_mnist", 10)
+    mean, forests, n_stamps = forest("stamps")
+    of_forest, _, n_letters = forest("letters")
+    table = find_table("data", "training images")
+    check_table(
+        table,
+        [
+            [None, n_stamps, *map(str, of_stamps[:2]), *of_stamps[2:], mean],
+            [None, n_letters, *map(str, of_letters[:2]), *of_letters[2:], of_forest],
+            [
+                "Fashion-MNIST",
+                "60 000",
+                *map(str, of_fashion[:2]),
+                *of_fashion[2:],
+                None,
+            ],
+            [None, "50 000", "10", "10", "not run: it cannot be fetched here", "", ""],
+        ],
+    )
+    for cell, numbers in zip(table[0][-2:], (errors, forests)):
+        assert cell.endswith("(" + ", ".join(f"{n:.2f}" for n in numbers) + ")")
+    readme = " ".join(TEXTS[ROOT / "README.md"].split())
+    assert f"{of_stamps[-1]:.1f} % test error as a mean of three splits" in readme
+    assert f"on the same pixels has {mean:.1f} %" in readme
 
 
 def test_runs_that_were_killed():
