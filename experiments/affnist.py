@@ -21,7 +21,6 @@ import argparse
 import dataclasses
 import os
 import sys
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,30 +28,22 @@ import keras
 import numpy as np
 from keras import layers
 from matplotlib.figure import Figure
-from PIL import Image
 
 import capsulenet
 import utils
 from capsnet import array_files, command_line, datasets, run_folder, session
 from capsnet.architecture import ARCHITECTURES
-from capsnet.batches import Pair, shift
+from capsnet.batches import Pair
 from capsnet.convolution import FastConv2D
 from capsnet.flags import Parser
-from capsnet.memory import check_memory
 from capsnet.options import Integer, Options, Training
 from capsnet.predict import predict
 from capsnet.weights import load_weights
 from experiments import baseline, digits
+from experiments.poses import MARGIN, SIDE, place, synthesize
 
-MARGIN = 6  # pixels around a digit, and the largest shift
 STOP_AT = 0.992
 HELD_OUT = 5000
-PLACES_SEED = 0  # of the places of digits that are tested, whatever the run's seed
-# The published ranges of affNIST's transformations.
-ROTATION = 20  # degrees, either way
-SHEAR = 0.2
-SCALES = (0.8, 1.2)  # of each direction
-AFFNIST_SIDE = 40
 COLUMNS = 12  # of the sheet
 
 
@@ -93,12 +84,6 @@ def TraditionalCNN(  # noqa: N802, as CapsNet
     )
 
 
-def place(x: np.ndarray, seed: int) -> np.ndarray:
-    """Moves each padded digit to a place of its own, up to `MARGIN` pixels away."""
-    rng = np.random.default_rng([PLACES_SEED, seed])
-    return shift(x, rng.integers(-MARGIN, MARGIN, size=(len(x), 2), endpoint=True))
-
-
 def place_held_out(data: datasets.Dataset, validation_size: int) -> datasets.Dataset:
     """Places what is tested: the test digits, and the last of the training digits."""
     (x_train, y_train), (x_test, y_test) = data
@@ -107,91 +92,6 @@ def place_held_out(data: datasets.Dataset, validation_size: int) -> datasets.Dat
         rest = len(x_train) - validation_size
         x_train = np.concatenate([x_train[:rest], place(x_train[rest:], 0)])
     return dataclasses.replace(data, train=(x_train, y_train), test=test)
-
-
-def draw_matrices(n: int, rng: np.random.Generator) -> np.ndarray:
-    """Draws matrices that scale, then shear, then rotate, all uniformly.
-
-    Args:
-        n: How many.
-        rng: Draws them.
-
-    Returns:
-        Shape (n, 2, 2), of coordinates (to the right, down).
-    """
-    angle = np.deg2rad(rng.uniform(-ROTATION, ROTATION, n))
-    shear = rng.uniform(-SHEAR, SHEAR, n)
-    scales = rng.uniform(*SCALES, (n, 2))
-    cos, sin = np.cos(angle), np.sin(angle)
-    rotation = np.stack([cos, -sin, sin, cos], axis=1).reshape(n, 2, 2)
-    shearing = np.stack([np.ones(n), shear, np.zeros(n), np.ones(n)], axis=1)
-    return rotation @ shearing.reshape(n, 2, 2) * scales[:, np.newaxis]
-
-
-def transform(image: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """Transforms an image around its centre, bilinearly; zeros come in from outside.
-
-    Args:
-        image: Shape (height, width).
-        matrix: From places in the image to places in the result, shape (2, 2), of
-            coordinates (to the right, down).
-
-    Returns:
-        An array of the same shape.
-    """
-    # Pillow asks for the way back, from the centre of a pixel of the result.
-    centre = np.array(image.shape[::-1]) / 2
-    back = np.linalg.inv(matrix)
-    a, b, c, d = back.ravel()
-    e, f = centre - back @ centre
-    pixels = Image.fromarray(np.ascontiguousarray(image, "float32"))
-    method = Image.Transform.AFFINE
-    coefficients = (a, b, e, c, d, f)
-    return np.asarray(
-        pixels.transform(pixels.size, method, coefficients, Image.Resampling.BILINEAR)
-    )
-
-
-def put_inside(image: np.ndarray, side: int, rng: np.random.Generator) -> np.ndarray:
-    """Cuts a square out of an image, at random, in which all of the digit is.
-
-    Args:
-        image: Shape (height, width), with zeros around a digit.
-        side: Of the square; a larger digit is put into its middle, and cut.
-        rng: Chooses among all places.
-    """
-    starts = []
-    for axis in (0, 1):
-        used = np.flatnonzero(image.any(axis=1 - axis))
-        first, last = (used[0], used[-1]) if len(used) else (0, 0)
-        # The square may begin from where it ends with the digit to where it begins.
-        low, high = last - side + 1, first
-        middle = (low + high) // 2
-        starts.append(rng.integers(low, high + 1) if low <= high else middle)
-    padded = np.pad(image, side)
-    top, left = (start + side for start in starts)
-    return padded[top : top + side, left : left + side]
-
-
-def synthesize(x: np.ndarray, repetition: int) -> np.ndarray:
-    """Makes a set like affNIST's test: each digit once, transformed and placed.
-
-    Args:
-        x: Digits, shape (n, 28, 28, 1).
-        repetition: Another set for each number.
-
-    Returns:
-        Images, float32 of shape (n, 40, 40, 1).
-    """
-    rng = np.random.default_rng([PLACES_SEED, 2, repetition])
-    matrices = draw_matrices(len(x), rng)
-    # Room for the corners of what is turned and scaled.
-    room = x.shape[1] // 2
-    images = np.empty((len(x), AFFNIST_SIDE, AFFNIST_SIDE, 1), "float32")
-    for i, (image, matrix) in enumerate(zip(x[..., 0], matrices)):
-        moved = np.clip(transform(np.pad(image, room), matrix), 0, 1)
-        images[i, ..., 0] = put_inside(moved, AFFNIST_SIDE, rng)
-    return images
 
 
 def read_affnist(path: Path) -> Pair:
@@ -211,8 +111,6 @@ def read_affnist(path: Path) -> Pair:
         ) from None
     array_files.check_is_file(path)
     try:
-        # SciPy keeps a part and what is made of it at once.
-        check_memory(2 * unpacked_size(path), "its arrays")
         struct = loadmat(path, variable_names=["affNISTdata"])["affNISTdata"][0, 0]
         # A column of MATLAB is an image.
         x, y = struct["image"].T, struct["label_int"].ravel()
@@ -220,44 +118,21 @@ def read_affnist(path: Path) -> Pair:
         raise datasets.DataError(
             f"{path}: expected a file of affNIST: {array_files.reason(error)}"
         ) from None
-    side = AFFNIST_SIDE
     if (
         x.ndim != 2
         or x.dtype != np.uint8
-        or x.shape[1] != side * side
+        or x.shape[1] != SIDE * SIDE
         or not len(x)
         or y.shape != (len(x),)
         or y.dtype.kind not in "uif"
         or not np.isin(y, range(10)).all()
     ):
         raise datasets.DataError(
-            f"{path}: expected uint8 images of {side} x {side} pixels and as many "
+            f"{path}: expected uint8 images of {SIDE} x {SIDE} pixels and as many "
             f"labels 0 to 9, got {x.dtype} of shape {x.shape} and {y.dtype} of shape "
             f"{y.shape}"
         )
-    return x.reshape(-1, side, side, 1), y.astype("uint8")
-
-
-def unpacked_size(path: Path) -> int:
-    """Bytes that a MATLAB file unpacks to; counted, as what it says may be wrong.
-
-    Behind a header of 128 bytes, of which the last two tell the order of bytes, it has
-    parts: kind and size, 4 bytes each, and as many bytes, deflated if the kind is 15.
-    """
-    total = path.stat().st_size
-    with open(path, "rb") as file:
-        order = "<u4" if file.read(128)[126:] == b"IM" else ">u4"
-        while len(head := file.read(8)) == 8:
-            kind, left = np.frombuffer(head, order).tolist()
-            if kind != 15:
-                file.seek(left, os.SEEK_CUR)
-                continue
-            unpack = zlib.decompressobj()
-            while piece := unpack.unconsumed_tail or file.read(min(left, 1 << 16)):
-                left -= 0 if unpack.unconsumed_tail else len(piece)
-                total += len(unpack.decompress(piece, 1 << 20))
-                check_memory(total, "its arrays")
-    return total
+    return x.reshape(-1, SIDE, SIDE, 1), y.astype("uint8")
 
 
 def find_files(folder: str | None) -> list[Path]:

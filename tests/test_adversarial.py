@@ -16,7 +16,7 @@ from capsnet.backend import input_gradient
 from capsnet.errors import UsageError
 from capsnet.weights import load_weights, save_model
 from capsulenet import margin_loss
-from experiments import adversarial, attacks
+from experiments import adversarial, attack_figures, attacks
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.random((5, 4, 3, 1), dtype="float32")
@@ -260,10 +260,10 @@ def test_walks_of_colour_images_are_drawn(reached, tmp_path):
     row["reached"] = reached
     lengths = np.array([0.2, 0.9, 0.1])
     path = tmp_path / "pair.png"
-    adversarial.plot_pair(images[0], images[1], lengths, row, names, path)
+    attack_figures.plot_pair(images[0], images[1], lengths, row, names, path)
     assert_picture(path)
     path = tmp_path / "grid.png"
-    adversarial.plot_grid(images[:n], images[n:], [row] * 6, names, path)
+    attack_figures.plot_grid(images[:n], images[n:], [row] * 6, names, path)
     assert_picture(path)
 
 

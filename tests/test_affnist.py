@@ -8,10 +8,9 @@ import pytest
 from conftest import assert_picture, assert_same_run, read_log, write_digits
 from scipy.io import savemat
 
-from capsnet import command_line, datasets, memory
+from capsnet import command_line, datasets
 from capsnet.batches import ShiftedBatches
-from capsnet.errors import DataError
-from experiments import affnist
+from experiments import affnist, poses
 
 
 def main(*arguments):
@@ -31,7 +30,7 @@ def place_of(image):
 def test_digits_are_placed_up_to_six_pixels_either_way():
     x = np.zeros((2000, 40, 40, 1), "float32")
     x[:, 20, 20] = 1
-    places = np.array([place_of(image[..., 0]) for image in affnist.place(x, 0)]) - 20
+    places = np.array([place_of(image[..., 0]) for image in poses.place(x, 0)]) - 20
     for axis in (0, 1):
         values, counts = np.unique(places[:, axis], return_counts=True)
         assert values.tolist() == list(range(-6, 7))
@@ -61,7 +60,7 @@ def test_what_is_tested_is_placed_once_and_what_is_trained_on_is_not():
 
 
 def test_matrices_keep_within_the_published_ranges():
-    matrices = affnist.draw_matrices(5000, np.random.default_rng(0))
+    matrices = poses.draw_matrices(5000, np.random.default_rng(0))
     # QR undoes it: a rotation times (scale and shear, an upper triangle).
     rotations, triangles = np.linalg.qr(matrices)
     signs = np.sign(np.diagonal(triangles, axis1=1, axis2=2))
@@ -84,11 +83,11 @@ def test_matrices_keep_within_the_published_ranges():
 
 def test_a_transformation_takes_places_to_places():
     rng = np.random.default_rng(1)
-    for matrix in affnist.draw_matrices(20, rng):
+    for matrix in poses.draw_matrices(20, rng):
         image = np.zeros((41, 41))
         place = rng.integers(-9, 10, 2)  # right and down, from the centre
         image[20 + place[1], 20 + place[0]] = 1
-        moved = affnist.transform(image, matrix)
+        moved = poses.transform(image, matrix)
         rows, columns = np.indices(moved.shape) - 20
         weights = moved / moved.sum()
         centroid = np.array([(columns * weights).sum(), (rows * weights).sum()])
@@ -97,11 +96,11 @@ def test_a_transformation_takes_places_to_places():
 
 def test_the_identity_changes_nothing_and_turns_are_exact():
     image = np.random.default_rng(0).random((6, 6)).astype("float32")
-    np.testing.assert_allclose(affnist.transform(image, np.eye(2)), image, atol=1e-6)
+    np.testing.assert_allclose(poses.transform(image, np.eye(2)), image, atol=1e-6)
     quarter = np.array([[0.0, -1.0], [1.0, 0.0]])  # right becomes down
-    turned = affnist.transform(image, quarter)
+    turned = poses.transform(image, quarter)
     np.testing.assert_allclose(turned, np.rot90(image, -1), atol=1e-5)
-    wide = affnist.transform(np.pad(np.ones((4, 4)), 8), np.diag([2.0, 1.0]))
+    wide = poses.transform(np.pad(np.ones((4, 4)), 8), np.diag([2.0, 1.0]))
     assert wide.sum() == pytest.approx(32)
 
 
@@ -111,7 +110,7 @@ def test_a_digit_is_put_anywhere_inside():
     rng = np.random.default_rng(0)
     seen = set()
     for _ in range(500):
-        square = affnist.put_inside(image, 8, rng)
+        square = poses.put_inside(image, 8, rng)
         assert square.shape == (8, 8)
         assert square.sum() == image.sum()  # nothing is cut off
         seen.add(tuple(np.argwhere(square == 1)[0]))
@@ -120,19 +119,19 @@ def test_a_digit_is_put_anywhere_inside():
 
 def test_digits_that_are_empty_or_too_large():
     rng = np.random.default_rng(0)
-    assert not affnist.put_inside(np.zeros((20, 20)), 8, rng).any()
+    assert not poses.put_inside(np.zeros((20, 20)), 8, rng).any()
     large = np.zeros((30, 30))
     large[5:25, 10] = 1
-    assert affnist.put_inside(large, 8, rng).sum() == 8
+    assert poses.put_inside(large, 8, rng).sum() == 8
 
 
 def test_the_set_is_the_same_for_everyone_and_another_at_each_repetition(mnist):
     x = mnist.test[0][:50]
-    images = affnist.synthesize(x, 0)
+    images = poses.synthesize(x, 0)
     assert images.shape == (50, 40, 40, 1) and images.dtype == "float32"
     assert images.min() >= 0 and images.max() <= 1
-    np.testing.assert_array_equal(affnist.synthesize(x, 0), images)
-    assert (affnist.synthesize(x, 1) != images).any(axis=(1, 2, 3)).all()
+    np.testing.assert_array_equal(poses.synthesize(x, 0), images)
+    assert (poses.synthesize(x, 1) != images).any(axis=(1, 2, 3)).all()
     # Scales of 0.8 to 1.2 in both directions change the ink by their product.
     ratios = images.sum(axis=(1, 2, 3)) / x.sum(axis=(1, 2, 3))
     assert ratios.min() > 0.6 and ratios.max() < 1.5
@@ -143,16 +142,16 @@ def test_the_set_is_the_same_for_everyone_and_another_at_each_repetition(mnist):
 # affNIST's own files
 
 
-def write_affnist(path, images, labels, do_compression=False):
+def write_affnist(path, images, labels):
     """Writes what affNIST's files hold of use: a struct of MATLAB."""
     columns = images.reshape(len(images), np.prod(images.shape[1:])).T
     struct = {"image": columns, "label_int": labels}
-    savemat(path, {"affNISTdata": struct}, do_compression=do_compression)
+    savemat(path, {"affNISTdata": struct})
 
 
 @pytest.fixture
 def affnist_images(mnist):
-    images = (255 * affnist.synthesize(mnist.test[0][:40], 5)).astype("uint8")
+    images = (255 * poses.synthesize(mnist.test[0][:40], 5)).astype("uint8")
     return images, mnist.test[1][:40].argmax(axis=1)
 
 
@@ -194,19 +193,6 @@ def test_other_files_are_refused(content, message, tmp_path, capsys):
     error = capsys.readouterr().err
     assert str(path) in error and error.count("\n") == 1
     assert message in error
-
-
-@pytest.mark.parametrize("do_compression", [False, True])
-def test_what_a_file_unpacks_to_is_counted(do_compression, tmp_path, monkeypatch):
-    path, images = tmp_path / "1.mat", np.zeros((5000, 40, 40), "uint8")
-    write_affnist(path, images, np.zeros(5000), do_compression)
-    assert (path.stat().st_size < 100_000) == do_compression
-    size = affnist.unpacked_size(path)
-    assert images.nbytes < size < images.nbytes + 100_000
-    assert len(affnist.read_affnist(path)[0]) == 5000
-    monkeypatch.setattr(memory, "available_memory", lambda: 2 * size - 1)
-    with pytest.raises(DataError, match=r"its arrays need about 0\.0 GB"):
-        affnist.read_affnist(path)
 
 
 def test_a_damaged_last_file_is_found_before_the_training(
