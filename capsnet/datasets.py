@@ -24,6 +24,8 @@ NAMED = {
     ],
     "cifar100": [str(i) for i in range(100)],
 }
+# Pictures of several sizes, or with a longer side, are made small.
+LARGEST, FITTED = 64, (32, 32)
 IN_FOLDERS = ("mnist", "fashion_mnist")  # those that `data_dir` may hold
 
 
@@ -88,7 +90,9 @@ def load_dataset(
             pictures a class, or with `train/` and `test/` that hold these.
         data_dir: For MNIST and Fashion-MNIST, a folder with their files: `mnist.npz`
             as Keras stores it, or the four IDX files, plain or `.gz`.
-        image_size: Height and width to fit all images into, with their aspect kept.
+        image_size: Height and width to fit all images into, with their aspect kept. If
+            none is given, pictures are fitted into `FITTED` if they are of several
+            sizes or have a side longer than `LARGEST`.
         grayscale: Whether to make colour images grey.
         test_fraction: Part of each class to test with, where a folder has no `test/`.
         seed: Of the choice of that part, and of the order.
@@ -213,16 +217,17 @@ def _common_shape(
     """Height, width and channels of the images to make of pictures."""
     shapes = [pictures.image_shape(path) for path in paths]
     channels = 1 if grayscale else max(shape[2] for shape in shapes)
-    if image_size is not None:
-        return (*image_size, channels)
-    for path, shape in zip(paths, shapes):
-        if shape[:2] != shapes[0][:2]:
-            raise DataError(
-                "expected pictures of one size, or --image_size H W, got "
-                f"{paths[0]} of {shapes[0][0]} x {shapes[0][1]} and "
-                f"{path} of {shape[0]} x {shape[1]}"
+    if image_size is None:
+        sizes = {shape[:2] for shape in shapes}
+        image_size = height, width = sizes.pop()
+        if sizes or max(image_size) > LARGEST:
+            found = "several sizes" if sizes else f"{height} x {width} pixels"
+            image_size = FITTED
+            print(
+                f"Pictures of {found}: fitted into {FITTED[0]} x {FITTED[1]}; "
+                "--image_size H W takes another size"
             )
-    return (*shapes[0][:2], channels)
+    return (*image_size, channels)
 
 
 # Arrays to arrays.

@@ -264,7 +264,8 @@ def add_data_flags(parser: Parser) -> None:
         nargs=2,
         metavar=("H", "W"),
         help="fit all images into H x W pixels, with their aspect kept "
-        "(default: the model file's, else as they are)",
+        "(default: the model file's, else 32 32 for pictures of several sizes or of "
+        "more than 64 pixels a side, else as they are)",
     )
     add_file_flags(parser)
 

@@ -34,6 +34,10 @@ def load_data(options: Options) -> tuple[datasets.Dataset, Options]:
         The data, and the options with what depends on the number of images.
     """
     data = datasets.load_dataset(*dataclasses.astuple(options.data))
+    if data.paths is not None:  # what pictures were fitted into, for the model file
+        size = data.test[0].shape[1:3]
+        with_size = dataclasses.replace(options.data, image_size=size)
+        options = dataclasses.replace(options, data=with_size)
     if options.mode == "train":
         options = adapt(options, data)
     check_data(data, options)

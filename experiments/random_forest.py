@@ -1,7 +1,7 @@
 """A random forest on the pixels of a data set: what a capsule network has to beat.
 
     pip install scikit-learn
-    python -m experiments.random_forest --dataset my_pictures --image_size 32 32
+    python -m experiments.random_forest --dataset my_pictures
 
 Each seed splits the data as a training of `capsulenet.py` with this seed does, and is
 that of the forest, which has scikit-learn's defaults but for 300 trees.

@@ -116,6 +116,7 @@ def test_model_file(trained):
         "multi_label": False,
         "routings": 3,
         "recipe": "seed",
+        "architecture": "paper",
         "scaling": "0 is black, 1 is white",
         "dataset": "mnist",
         "split": None,

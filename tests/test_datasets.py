@@ -696,22 +696,16 @@ def of_images(folder, form, *arrays):
 
 @pytest.mark.parametrize("form", ["npz", "pictures"])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_image_size_fits_images_centred_on_black(tmp_path, form, channels):
+def test_image_size_fits_images(tmp_path, form, channels):
+    # of one colour, so that what is padded has it, too
     white = np.full((2, 4, channels), 255, "uint8").squeeze()
     path = of_images(tmp_path, form, white, white // 5)
-    for height, width, rows, columns in (
-        (8, 8, slice(2, 6), slice(None)),
-        (2, 10, slice(None), slice(3, 7)),
-        (3, 2, slice(1, 2), slice(None)),
-        (2, 4, slice(None), slice(None)),
-    ):
-        wanted = np.zeros((height, width, channels))
-        wanted[rows, columns] = 1
+    for height, width in ((8, 8), (2, 10), (3, 2), (2, 4)):
         for x, y in load_dataset(path, image_size=(height, width)):
             assert x.shape == (2, height, width, channels) and x.dtype == np.float32
             for image, label in zip(x, y.argmax(axis=1)):
                 brightness = (1, 0.2)[label]
-                np.testing.assert_allclose(image, brightness * wanted, atol=1e-6)
+                np.testing.assert_allclose(image, brightness, atol=1e-6)
 
 
 @pytest.mark.parametrize("form", ["npz", "pictures"])
@@ -740,17 +734,28 @@ def test_both_forms_with_size_and_grayscale(tmp_path, form):
     assert x.shape == x_test.shape == (2, 7, 9, 1)
 
 
-def test_pictures_of_several_sizes_need_an_image_size(tmp_path):
-    path = pictures(tmp_path, {"ant": 3, "bee": 3})
-    draw_picture(tmp_path / "bee" / "5.png", 5, size=(7, 6))
-    with pytest.raises(DataError) as caught:
-        load_dataset(path)
-    message = str(caught.value)
-    assert message.startswith("expected pictures of one size, or --image_size H W, got")
-    assert f"{tmp_path / 'bee' / '5.png'} of 6 x 7" in message
-    assert message.count(".png of 5 x 4") == 1 and "\n" not in message
-    for x, _ in load_dataset(path, image_size=(6, 6)):
+@pytest.mark.parametrize(
+    ("sizes", "expected", "found"),
+    [
+        ([(4, 5), (7, 6)], (32, 32), "several sizes"),
+        ([(65, 20)], (32, 32), "20 x 65 pixels"),
+        ([(64, 20)], (20, 64), None),
+    ],
+)
+def test_pictures_of_several_sizes_and_large_ones_are_made_small(
+    tmp_path, capsys, sizes, expected, found
+):
+    for name in ("ant", "bee"):
+        (tmp_path / name).mkdir()
+        for i in range(4):
+            draw_picture(tmp_path / name / f"{i}.png", i, size=sizes[i % len(sizes)])
+    for x, _ in load_dataset(str(tmp_path)):
+        assert x.shape[1:] == (*expected, 1)
+    line = f"Pictures of {found}: fitted into 32 x 32; --image_size H W takes another"
+    assert capsys.readouterr().out == (f"{line} size\n" if found else "")
+    for x, _ in load_dataset(str(tmp_path), image_size=(6, 6)):
         assert x.shape[1:] == (6, 6, 1)
+    assert capsys.readouterr().out == ""
 
 
 # What is refused of folders.

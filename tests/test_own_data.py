@@ -260,7 +260,7 @@ def test_a_model_of_other_data_says_what_differs(
     flags = ("-t", "-w", trained[0] / "trained_model.h5", "--save_dir", tmp_path)
     message = refuse(capsys, *flags, "--dataset", "mnist", "--data_dir", digits)
     assert "input_shape: expected [20, 24, 3] of " in message
-    assert "received [28, 28, 1] of mnist" in message
+    assert "received [20, 24, 1] of mnist" in message  # fitted as the file says
     message = refuse(capsys, *flags, "--dataset", shapes, "--grayscale")
     assert "received [20, 24, 1]" in message
 
@@ -279,6 +279,31 @@ def test_flags_win_over_the_file_and_the_file_over_the_default(
         out = capsys.readouterr().out
         assert f"routings {routings}," in out
         assert "18 x 19 x 1" in out
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_photos_of_several_sizes_need_no_flag(tmp_path, capsys):
+    for name, colour in (("night", "navy"), ("noon", "skyblue")):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for i in range(5):
+            photo = Image.new("RGB", (40 + 9 * i, 30), colour)
+            photo.save(tmp_path / "photos" / name / f"{i}.png")
+    flags = ("--dataset", tmp_path / "photos", "--save_dir", tmp_path / "run")
+    assert main(*flags, "--epochs", 1) == 0
+    assert ", 32 x 32 x 3, 2 classes" in capsys.readouterr().out
+    assert read_info(tmp_path / "run" / "trained_model.h5")["image_size"] == [32, 32]
+    # Photos of one size would stay as they are, if the model did not know its own.
+    for photo in (tmp_path / "photos").glob("*/*.png"):
+        Image.open(photo).resize((50, 50)).save(photo)
+    for name in ("night", "noon"):
+        (tmp_path / "photos" / "test" / name).mkdir(parents=True)
+        photo = tmp_path / "photos" / name / "0.png"
+        photo.rename(tmp_path / "photos" / "test" / name / "0.png")
+        train = tmp_path / "photos" / "train"
+        train.mkdir(exist_ok=True)
+        (tmp_path / "photos" / name).rename(train / name)
+    assert main("-t", *flags) == 0
+    assert "2 test images, 32 x 32 x 3" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -469,12 +494,6 @@ def empty_class(folder):
     return folder / "square"
 
 
-def add_another_size(folder):
-    path = folder / "square" / "large.png"
-    Image.new("RGB", (50, 60)).save(path)
-    return path
-
-
 def name_with_a_line_break(folder):
     path = folder / "square" / "a\nb.png"
     path.write_text("no picture")
@@ -483,7 +502,7 @@ def name_with_a_line_break(folder):
 
 @pytest.mark.parametrize(
     "spoil",
-    [truncate, write_bomb, empty_class, add_another_size, name_with_a_line_break],
+    [truncate, write_bomb, empty_class, name_with_a_line_break],
 )
 def test_faults_of_pictures(spoil, shapes, tmp_path, capsys):
     folder = tmp_path / "data"
