@@ -26,7 +26,7 @@ from keras import layers, ops
 
 import utils
 from capsnet import command_line, datasets, flags, report, session, training, uses
-from capsnet.architecture import ARCHITECTURES, PAPER, Architecture
+from capsnet.architecture import PAPER, Architecture
 from capsnet.batches import ShiftedBatches
 from capsnet.classify import save_features
 from capsnet.errors import UsageError
@@ -105,7 +105,7 @@ def CapsNet(
     seen = x
     if normalization is not None:
         seen = layers.Normalization(**normalization, name="normalization")(x)
-    # conv1: 256 feature maps; primary capsules: 32 types of 8-D capsules
+    # In the paper, conv1: 256 feature maps; primary capsules: 32 types of 8-D capsules
     features = seen
     for i, convolution in enumerate(sizes.convolutions, start=1):
         features = layers.Conv2D(
@@ -355,7 +355,7 @@ def load_models(
         y.shape[1],
         training.routings,
         multi_label=data.multi_label,
-        architecture=ARCHITECTURES[training.architecture],
+        architecture=training.sizes,
         normalization=session.normalization(data, options),
     )
     if options.begun is not None:

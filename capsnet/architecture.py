@@ -1,11 +1,9 @@
-"""The sizes and initial values of a CapsNet, what they cost, and what it then sees."""
+"""The sizes and initial values of a CapsNet, and what they cost."""
 
 import dataclasses
 import math
 
 import keras
-
-from capsnet import fft_conv
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,13 +94,15 @@ class Architecture:
             routings: Rounds of dynamic routing.
             batch_size: Images in a step.
         """
-        features = sum(map(math.prod, self.feature_maps(input_shape)))
+        *others, last = map(math.prod, self.feature_maps(input_shape))
         capsules = self.primary_capsules(input_shape)
         # Each round but the first keeps two tensors of this size, for the gradient.
         routing = 2 * (routings - 1) * capsules * n_class * self.primary_dim
-        # Weights come with a gradient and two moments, and features with a gradient.
+        # Weights come with a gradient and two moments, features with a gradient. Those
+        # that the primary capsules are made of are kept again, transformed.
         weights = 4 * self.least_weights(input_shape, n_class)
-        return 4 * (weights + batch_size * (2 * features + routing))
+        features = 2 * sum(others) + 4 * last
+        return 4 * (weights + batch_size * (features + routing))
 
 
 PAPER = Architecture()
@@ -121,48 +121,3 @@ ARCHITECTURES = {
         primary_types=16,
     ),
 }
-
-
-def convolutions(model: keras.Model) -> list[keras.layers.Conv2D]:
-    """The convolutions of a CapsNet in their order; the last one makes its capsules."""
-    return [layer for layer in model.layers if isinstance(layer, keras.layers.Conv2D)]
-
-
-def margins(layer: keras.layers.Conv2D) -> list[tuple[int, int]]:
-    """Zeros before and after the features of a convolution, for height and width."""
-    if layer.padding == "valid":
-        return [(0, 0), (0, 0)]
-    along = zip(layer.input.shape[1:3], layer.kernel_size, layer.strides)
-    return [fft_conv.same_padding(*sizes) for sizes in along]
-
-
-@dataclasses.dataclass
-class Fields:
-    """The pixels that the places of the primary capsules see, along one axis.
-
-    Attributes:
-        places: How many there are.
-        start: Of the first one's field; negative if that reaches over the edge.
-        strides: From one place to the next.
-        size: Of each field.
-    """
-
-    places: int
-    start: int = 0
-    strides: int = 1
-    size: int = 1
-
-
-def fields(model: keras.Model) -> tuple[Fields, Fields]:
-    """What the primary capsules of a CapsNet see, along height and width."""
-    height, width = model.input_shape[1:3]
-    seen = Fields(height), Fields(width)
-    for layer in convolutions(model):
-        along = zip(seen, margins(layer), layer.kernel_size, layer.strides)
-        for axis, (before, after), kernel_size, strides in along:
-            padded = before + axis.places + after
-            axis.places = fft_conv.output_size(padded, kernel_size, strides)
-            axis.start -= before * axis.strides
-            axis.size += (kernel_size - 1) * axis.strides
-            axis.strides *= strides
-    return seen

@@ -201,6 +201,7 @@ def _begin(parser: Parser, given: dict, mode: str) -> Options:
     if mode == "train":
         folder.check_is_free()
     known = "seed" if dataset in (None, "mnist") else "pictures"
+    # A training on other images is another one, with the network of the file.
     if mode != "train" or dataset == info.get("dataset", "mnist"):
         known = info.get("recipe", known)
     recipe = RECIPES[given.get("recipe", known)]
@@ -267,6 +268,9 @@ def _settle_data(
             f"trained, received {fraction}"
         )
     image_size = info.get("image_size")
+    if given.get("dataset", "mnist") not in datasets.NAMED and image_size is None:
+        # of arrays, or of an earlier version
+        image_size = info.get("input_shape", [])[:2] or None
     known = {
         "dataset": info.get("dataset", "mnist"),
         "image_size": image_size and tuple(image_size),

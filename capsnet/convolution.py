@@ -59,10 +59,8 @@ class FastConv2D(keras.layers.Conv2D):
         if not plain or self.data_format != "channels_last" or None in input_shape[1:]:
             return
         *size, channels = input_shape[1:]
-        self.margins = [(0, 0), (0, 0)]
-        if self.padding == "same":
-            along = zip(size, self.kernel_size, self.strides)
-            self.margins = [fft_conv.same_padding(*sizes) for sizes in along]
+        sizes = size, self.kernel_size, self.strides
+        self.margins = fft_conv.margins(self.padding, *sizes)
         size = [n + sum(margin) for n, margin in zip(size, self.margins)]
         shape = (size, self.kernel_size, self.strides, channels, self.filters)
         least = {"auto": least_batch(*shape), "fft": 1, "direct": None}

@@ -24,7 +24,7 @@ NAMED = {
     ],
     "cifar100": [str(i) for i in range(100)],
 }
-# Pictures of several sizes, or with a longer side, are made small.
+# Pictures of several sizes, or with a longer side, are fitted into one.
 LARGEST, FITTED = 64, (32, 32)
 IN_FOLDERS = ("mnist", "fashion_mnist")  # those that `data_dir` may hold
 

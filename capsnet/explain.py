@@ -6,8 +6,8 @@ import keras
 import numpy as np
 
 import utils
-from capsnet.architecture import fields
 from capsnet.classify import MAX_ROWS
+from capsnet.fields import fields
 from capsnet.options import Devices, Options
 from capsnet.predict import predict
 from capsnet.run_folder import replace_file

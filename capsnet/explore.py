@@ -9,10 +9,10 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from capsnet.architecture import convolutions, fields, margins
 from capsnet.batches import Pair
 from capsnet.datasets import NAMED, load_dataset
 from capsnet.errors import DataError, UsageError
+from capsnet.fields import convolution_layers, fields, margins
 from capsnet.predict import predict
 
 # What a browser is told that a file is; there are no others.
@@ -73,7 +73,7 @@ def build_page(
                 "margins": margins(layer),
                 "scale": getattr(layer, "scale", 1),
             }
-            for layer in convolutions(model)
+            for layer in convolution_layers(model)
         ],
         "fields": [dataclasses.asdict(field) for field in fields(model)],
         "decoder": [layer.name for layer in dense_layers(model)],
@@ -99,7 +99,11 @@ def pack_weights(model: keras.Model) -> tuple[bytes, list[dict]]:
     Returns:
         The numbers; and of each array its name, its shape and where it starts.
     """
-    layers = [*convolutions(model), model.get_layer("digitcaps"), *dense_layers(model)]
+    layers = [
+        *convolution_layers(model),
+        model.get_layer("digitcaps"),
+        *dense_layers(model),
+    ]
     parts, listed, offset = [], [], 0
     for layer in layers:
         for weight in layer.weights:

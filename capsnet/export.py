@@ -7,9 +7,9 @@ import tempfile
 import keras
 import numpy as np
 
-from capsnet.architecture import convolutions, margins
 from capsnet.backend import portable
 from capsnet.errors import UsageError
+from capsnet.fields import convolution_layers, margins
 from capsnet.run_folder import replace_file
 from capsnet.startup import quiet_start
 
@@ -167,7 +167,7 @@ def _to_onnx(model, half) -> bytes:
 def _add_primary_capsules(graph, model, layers) -> str:
     """From `images` to (batch, capsules, dim)."""
     add, weight = graph.add, graph.weight
-    *features, primary = convolutions(model)
+    *features, primary = convolution_layers(model)
     x = "images"
     if "normalization" in layers:
         layer = layers["normalization"]

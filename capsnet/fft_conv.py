@@ -148,10 +148,25 @@ def output_size(size: int, kernel_size: int, strides: int) -> int:
     return (size - kernel_size) // strides + 1
 
 
-def same_padding(size: int, kernel_size: int, strides: int = 1) -> tuple[int, int]:
-    """Zeros before and after a dimension, for as many outputs as there are steps."""
-    total = max((-(-size // strides) - 1) * strides + kernel_size - size, 0)
-    return total // 2, total - total // 2
+def margins(
+    padding: str,
+    size: tuple[int, int],
+    kernel_size: tuple[int, int],
+    strides: tuple[int, int],
+) -> list[tuple[int, int]]:
+    """Zeros before and after height and width.
+
+    Args:
+        padding: "valid" for none; "same" for as many outputs as there are steps.
+        size, kernel_size, strides: As of `cost`.
+    """
+    if padding == "valid":
+        return [(0, 0), (0, 0)]
+    found = []
+    for n, k, step in zip(size, kernel_size, strides):
+        total = max((math.ceil(n / step) - 1) * step + k - n, 0)
+        found.append((total // 2, total - total // 2))
+    return found
 
 
 def cost(

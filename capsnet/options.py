@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from capsnet.architecture import ARCHITECTURES
+from capsnet.architecture import ARCHITECTURES, Architecture
 from capsnet.errors import UsageError
 from capsnet.run_folder import RunFolder
 
@@ -173,9 +173,10 @@ class Training(Checked):
         Choice(RECIPE_NAMES),
         "seed: as the older Keras scripts; modern: better in less time, by a learning "
         "rate that grows, then falls to zero, averaged weights and stronger changes of "
-        "the images; pictures: for any other data, by how many images there are; "
-        "paper: as the code that the paper's authors released, which has other biases, "
-        "initial weights, learning rates and weights of the losses (default: the model "
+        "the images; pictures: for any other data, by how many images there are, with "
+        "a network of small kernels; paper: as the code that the paper's authors "
+        "released, which has other biases, initial weights, learning rates and weights "
+        "of the losses (default: the model "
         "file's, else seed for MNIST, pictures for others)",
     )
     network: str = option("capsnet", Choice(NETWORKS))
@@ -320,6 +321,11 @@ class Training(Checked):
                     f"--{name} {value:g}: expected --validation_size, the number of "
                     "images to watch, received none"
                 )
+
+    @property
+    def sizes(self) -> Architecture:
+        """The layers that `architecture` names."""
+        return ARCHITECTURES[self.architecture]
 
     def reconstruction_weight(self, input_shape: tuple[int, int, int]) -> float:
         """The weight of the mean squared error for images of this shape."""

@@ -8,7 +8,6 @@ import os
 import keras
 
 from capsnet import backend, datasets, photos
-from capsnet.architecture import ARCHITECTURES
 from capsnet.backend import runs_on_cpu
 from capsnet.errors import UsageError, one_line, shorten
 from capsnet.hdf5 import parts_of
@@ -31,7 +30,8 @@ def load_data(options: Options) -> tuple[datasets.Dataset, Options]:
     """Loads the data that the options name, and checks that all fits together.
 
     Returns:
-        The data, and the options with what depends on the number of images.
+        The data, and the options with what depends on the images: their size, and what
+        their number settles.
     """
     data = datasets.load_dataset(*dataclasses.astuple(options.data))
     if data.paths is not None:  # what pictures were fitted into, for the model file
@@ -148,7 +148,7 @@ def check_training_set(data: datasets.Dataset, options: Options) -> None:
             f"images, received {batch_size}"
         )
     if runs_on_cpu():
-        needed = ARCHITECTURES[training.architecture].least_memory(
+        needed = training.sizes.least_memory(
             x.shape[1:], y.shape[1], training.routings, batch_size
         )
         check_memory(needed, f"training with batches of {batch_size}")
@@ -224,13 +224,14 @@ def model_info(model: keras.Model, data: datasets.Dataset, options: Options) -> 
         if isinstance(layer, keras.layers.Normalization):
             normalization = {"mean": layer.input_mean, "variance": layer.input_variance}
     size = options.data.image_size
+    is_capsnet = options.training.network == "capsnet"
     return {
         "input_shape": list(x.shape[1:]),
         "class_names": data.class_names,
         "multi_label": data.multi_label,
         "routings": options.training.routings,
         "recipe": options.training.recipe,
-        "architecture": options.training.architecture,
+        **({"architecture": options.training.architecture} if is_capsnet else {}),
         "scaling": "0 is black, 1 is white",
         "dataset": data.name,
         "split": data.split,

@@ -7,7 +7,6 @@ from collections.abc import Callable
 import keras
 
 from capsnet import datasets, session
-from capsnet.architecture import ARCHITECTURES
 from capsnet.classify import classify
 from capsnet.errors import one_line
 from capsnet.explain import explain
@@ -53,8 +52,7 @@ def use_model(
     # Without this look, a small file that says to be of large images would make a large
     # network. Weights may be of 16 bits.
     training = options.training
-    architecture = ARCHITECTURES[training.architecture]
-    least = 2 * architecture.least_weights(shape, len(names))
+    least = 2 * training.sizes.least_weights(shape, len(names))
     if least > os.path.getsize(options.weights):
         raise ModelFileError(
             f"{options.weights}: expected the weights for images of "
@@ -66,7 +64,7 @@ def use_model(
         len(names),
         training.routings,
         multi_label=info.get("multi_label", False),
-        architecture=architecture,
+        architecture=training.sizes,
         normalization=info.get("normalization"),
     )
     load_weights(train_model, options.weights)

@@ -54,8 +54,14 @@ def draw_all(path: Path) -> list[Image.Image] | None:
     return None if alike else pictures
 
 
+def refuse(message: str) -> None:
+    print(message, file=sys.stderr)
+    sys.exit(2)
+
+
 def main(fonts: str, folder: str) -> None:
-    paths = sorted(p for end in ("ttf", "otf") for p in Path(fonts).rglob(f"*.{end}"))
+    found = Path(fonts).rglob("*")
+    paths = sorted(path for path in found if path.suffix.lower() in (".ttf", ".otf"))
     random.Random(0).shuffle(paths)
     drawn = filter(None, map(draw_all, paths))
     n = 0
@@ -64,10 +70,13 @@ def main(fonts: str, folder: str) -> None:
             path = Path(folder, letter, f"{n:03}.png")
             path.parent.mkdir(parents=True, exist_ok=True)
             picture.save(path)
+    if not n:
+        refuse(f"expected a folder with fonts that have A to J, received {fonts}")
     print(f"Wrote {len(LETTERS)} letters of {n} fonts to {folder}")
 
 
 if __name__ == "__main__":
     if len(sys.argv) != 3:
-        sys.exit("expected two folders, FONTS and where to write")
+        received = " ".join(sys.argv[1:]) or "nothing"
+        refuse(f"expected two folders, FONTS and where to write, received {received}")
     main(*sys.argv[1:])

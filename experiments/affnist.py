@@ -32,7 +32,6 @@ from matplotlib.figure import Figure
 import capsulenet
 import utils
 from capsnet import array_files, command_line, datasets, run_folder, session
-from capsnet.architecture import ARCHITECTURES
 from capsnet.batches import Pair
 from capsnet.convolution import FastConv2D
 from capsnet.flags import Parser
@@ -338,7 +337,7 @@ def run(options: Options, own: argparse.Namespace) -> None:
             shape,
             n_class,
             settings.routings,
-            architecture=ARCHITECTURES[settings.architecture],
+            architecture=settings.sizes,
         )
         network = keras.Model(whole.input, whole.outputs[0])  # no decoder
     if options.weights is not None and options.begun is None:

@@ -31,7 +31,6 @@ from matplotlib.figure import Figure
 import capsulenet
 import utils
 from capsnet import command_line, datasets, run_folder, session, training
-from capsnet.architecture import ARCHITECTURES
 from capsnet.batches import ShiftedBatches, shift
 from capsnet.convolution import FastConv2D
 from capsnet.flags import Parser
@@ -186,7 +185,7 @@ def make_network(
         n_class,
         settings.routings,
         objects=2,
-        architecture=ARCHITECTURES[settings.architecture],
+        architecture=settings.sizes,
     )[0]
     # the error of both digits is summed
     lam_recon = settings.reconstruction_weight(input_shape)

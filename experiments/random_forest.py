@@ -63,6 +63,10 @@ def run(options: Options, own: argparse.Namespace) -> None:
     for seed in own.seeds:
         wanted = dataclasses.replace(options.data, split_seed=seed)
         data = datasets.load_dataset(*dataclasses.astuple(wanted))
+        if data.multi_label:
+            raise UsageError(
+                f"{data.name}: expected one class an image, received images of several"
+            )
         error = 100 * (1 - score(data, seed))
         row = {"seed": seed, "train": len(data.train[0]), "test": len(data.test[0])}
         rows.append({**row, "error": round(error, 2)})

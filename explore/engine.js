@@ -24,15 +24,15 @@ export class Network {
     [this.height, this.width, this.channels] = manifest.input_shape;
     this.routings = manifest.routings;
     let size = [this.height, this.width];
-    const convolutions = manifest.convolutions.map((sizes) => {
+    const layers = manifest.convolutions.map((sizes) => {
       const { name } = sizes;
-      const made = convolution(
+      const layer = makeConvolution(
         size, sizes, weights[`${name}/kernel`], weights[`${name}/bias`]);
-      size = [made.rows, made.columns];
-      return made;
+      size = [layer.rows, layer.columns];
+      return layer;
     });
-    this.primary = convolutions.pop();
-    this.convolutions = convolutions; // those before the primary capsules
+    this.primary = layers.pop();
+    this.convolutions = layers; // those before the primary capsules
     // transformations: (input capsules, classes, elements of a class capsule, inputs)
     [this.inputs, this.classes, this.dim, this.inputDim] =
       weights["digitcaps/W"].shape;
@@ -48,8 +48,8 @@ export class Network {
    */
   see(picture) {
     let features = this.normalized(picture);
-    for (const convolution of this.convolutions) {
-      features = convolve(convolution, features);
+    for (const layer of this.convolutions) {
+      features = convolve(layer, features);
       for (let i = 0; i < features.length; i++) {
         if (features[i] < 0) features[i] = 0;
       }
@@ -189,7 +189,7 @@ export class Network {
 }
 
 /** What `convolve` needs; the kernel is (height, width, channels, filters). */
-function convolution(size, { strides, margins, scale }, kernel, bias) {
+function makeConvolution(size, { strides, margins, scale }, kernel, bias) {
   const padded = size.map((side, i) => side + margins[i][0] + margins[i][1]);
   const [rows, columns] = padded.map(
     (side, i) => Math.floor((side - kernel.shape[i]) / strides) + 1);
@@ -211,10 +211,10 @@ function pad({ size, padded, margins }, input) {
 }
 
 /** A convolution, (rows, columns, filters). */
-function convolve(convolution, input) {
-  const { rows, columns, strides, scale, kernel, bias } = convolution;
-  const width = convolution.padded[1];
-  input = pad(convolution, input);
+function convolve(layer, input) {
+  const { rows, columns, strides, scale, kernel, bias } = layer;
+  const width = layer.padded[1];
+  const padded = pad(layer, input);
   const [kernelHeight, kernelWidth, channels, filters] = kernel.shape;
   const sums = new Float32Array(rows * columns * filters);
   // A row of the kernel lies in one piece, and so does what it covers of the input.
@@ -227,7 +227,7 @@ function convolve(convolution, input) {
     for (let row = 0; row < rows; row++) {
       for (let column = 0; column < columns; column++) {
         const pixel = (row * strides + ky) * width + column * strides;
-        const count = gather(input, pixel * channels, length, values);
+        const count = gather(padded, pixel * channels, length, values);
         for (let n = 0; n < count; n++) {
           starts[n] = (ky * length + found[n]) * filters;
         }

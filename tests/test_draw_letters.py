@@ -36,13 +36,18 @@ def test_letters_of_matplotlibs_fonts(tmp_path):
         pixels = np.stack([np.asarray(Image.open(path)) for path in paths])
         assert pixels.shape[1:] == (28, 28) and pixels.dtype == np.uint8
         assert (pixels[:, 0] == 255).all() and pixels.min(axis=(1, 2)).max() < 128
-    assert draw(str(tmp_path), "none", cwd=tmp_path).stdout.startswith(
-        "Wrote 10 letters of 0 fonts"
-    )
+
+
+def test_a_folder_without_fonts(tmp_path):
+    (tmp_path / "no_font.TTF").write_text("text")
+    done = draw(".", "letters", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr == "expected a folder with fonts that have A to J, received .\n"
 
 
 def test_both_folders_have_to_be_named(tmp_path):
     done = draw(FONTS, cwd=tmp_path)
-    assert done.returncode != 0 and done.stderr == (
-        "expected two folders, FONTS and where to write\n"
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"expected two folders, FONTS and where to write, received {FONTS}\n"
     )

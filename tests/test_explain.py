@@ -8,8 +8,9 @@ import pytest
 from test_capsulelayers import routing_and_couplings, squash_oracle
 
 import capsulenet
-from capsnet.architecture import ARCHITECTURES, convolutions, fields
+from capsnet.architecture import ARCHITECTURES
 from capsnet.explain import spread, votes
+from capsnet.fields import convolution_layers, fields
 from capsnet.options import ONE_DEVICE
 from capsnet.predict import predict
 
@@ -60,7 +61,7 @@ def test_a_place_sees_the_pixels_of_its_field(name):
     height, width = shape = (20, 27)
     model = capsulenet.CapsNet((*shape, 1), 2, architecture=sizes)[1]
     primary = model.get_layer("primarycaps")
-    for layer in convolutions(model):  # what sees only black is zero, all else is not
+    for layer in convolution_layers(model):  # what sees only black is zero
         layer.kernel.assign(np.abs(layer.kernel))
         layer.bias.assign(np.zeros(layer.bias.shape))
     images = np.eye(height * width, dtype="float32").reshape(-1, *shape, 1)

@@ -15,9 +15,10 @@ from PIL import Image, ImageDraw
 
 import capsulenet
 from capsnet import explore, uses
-from capsnet.architecture import ARCHITECTURES, PAPER, convolutions
+from capsnet.architecture import ARCHITECTURES, PAPER
 from capsnet.datasets import Dataset
 from capsnet.errors import DataError, UsageError
+from capsnet.fields import convolution_layers
 from capsnet.flags import PRETRAINED
 from capsnet.photos import prepare_picture
 from capsnet.predict import predict
@@ -86,7 +87,7 @@ def test_other_models(shape, n_class, routings, architecture, normalization, tmp
     more = {"architecture": architecture, "normalization": normalization}
     _, model, _ = capsulenet.CapsNet(shape, n_class, routings, **more)
     rng = np.random.default_rng(0)
-    for layer in convolutions(model):  # biases start at one number
+    for layer in convolution_layers(model):  # biases start at one number
         layer.bias.assign(rng.normal(0.1, 0.1, layer.bias.shape))
     for layer in explore.dense_layers(model):  # else all that they draw is grey
         layer.kernel.assign(3 * layer.kernel)

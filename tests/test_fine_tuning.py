@@ -95,15 +95,39 @@ def test_freezing_needs_a_file(digits, tmp_path, capsys):
         ("paper", ["-t"], "paper"),
         ("paper", [], "pictures"),
         ("paper", ["--recipe", "modern"], "modern"),
+        ("pictures", ["--recipe", "seed"], "seed"),
     ],
 )
 def test_which_recipe_follows_a_file(of_file, flags, expected, tmp_path, monkeypatch):
     (tmp_path / "x.h5").touch()
     info = {"recipe": of_file, "dataset": "elsewhere/pictures"}
+    if of_file == "pictures":
+        info["architecture"] = "pictures"
     monkeypatch.setattr(command_line, "read_info", lambda path: info)
     argv = ["-w", str(tmp_path / "x.h5"), "--dataset", "pictures", *flags]
     options, _ = command_line.read_options(capsulenet.build_parser(), argv)
     assert options.training.recipe == expected
-    # the network stays that of the file
-    network = "released" if of_file == "paper" else "paper"
-    assert options.training.architecture == network
+    # The network stays that of the file, also where earlier versions did not say it.
+    networks = {"seed": "paper", "paper": "released", "pictures": "pictures"}
+    assert options.training.architecture == networks[of_file]
+
+
+@pytest.mark.parametrize(
+    ("info", "flags", "expected"),
+    [
+        ({"input_shape": [30, 20, 3], "image_size": None}, [], (30, 20)),
+        ({"input_shape": [30, 20, 3], "image_size": [30, 20]}, [], (30, 20)),
+        ({"input_shape": [28, 28, 1]}, ["--image_size", "40", "40"], (40, 40)),
+        ({"input_shape": [36, 36, 1]}, ["--dataset", "mnist"], None),
+        ({}, [], None),
+    ],
+)
+@pytest.mark.parametrize("mode", [[], ["-t"]])
+def test_pictures_are_fitted_to_the_file(
+    info, flags, expected, mode, tmp_path, monkeypatch
+):
+    (tmp_path / "x.h5").touch()
+    monkeypatch.setattr(command_line, "read_info", lambda path: info)
+    argv = ["-w", str(tmp_path / "x.h5"), "--dataset", "pictures", *mode, *flags]
+    options, _ = command_line.read_options(capsulenet.build_parser(), argv)
+    assert options.data.image_size == expected

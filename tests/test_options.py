@@ -8,9 +8,10 @@ import pytest
 from conftest import read_log
 
 import capsulenet
-from capsnet.architecture import ARCHITECTURES, PAPER, Architecture, convolutions
+from capsnet.architecture import ARCHITECTURES, PAPER, Architecture
 from capsnet.datasets import Dataset
 from capsnet.errors import UsageError
+from capsnet.fields import convolution_layers
 from capsnet.options import Data, Options, Training
 from capsnet.predict import predict
 from capsnet.recipes import RECIPES
@@ -66,7 +67,7 @@ def test_sizes_are_those_of_the_model():
     ):
         model = capsulenet.CapsNet(shape, 5, architecture=sizes)[0]
         _, capsules, dim = model.get_layer("primarycaps").output.shape
-        maps = [layer.output.shape[1:] for layer in convolutions(model)[:-1]]
+        maps = [layer.output.shape[1:] for layer in convolution_layers(model)[:-1]]
         assert sizes.feature_maps(shape) == maps
         assert (capsules, dim) == (sizes.primary_capsules(shape), sizes.primary_dim)
         assert model.get_layer("digitcaps").output.shape[1:] == (5, sizes.class_dim)

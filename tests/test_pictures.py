@@ -458,6 +458,18 @@ def test_a_tiff_in_which_0_is_white(tmp_path, bits):
     np.testing.assert_allclose(pixels, [2**bits - 1 - n for n in first], rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("mode", "compression", "error"),
+    [("1", "group4", 0), ("L", "jpeg", 0.05), ("RGB", "jpeg", 0.2)],
+)
+def test_tiffs_as_scanners_and_microscopes_write_them(
+    tmp_path, mode, compression, error
+):
+    plain = save(tmp_path / "plain.tif", picture(mode))
+    path = save(tmp_path / "a.tif", picture(mode), compression=compression)
+    np.testing.assert_allclose(read_image(path), read_image(plain), atol=error)
+
+
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "CMYK", "I;16"])
 @pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_adobe_deflate", "packbits"])
 def test_compressed_tiffs(tmp_path, mode, compression):

@@ -40,6 +40,14 @@ def test_a_forest_for_each_seed(pictures, capsys):
     assert rows == [{"seed": seed, **expected} for seed in ("3", "5")]
 
 
+def test_several_classes_an_image_are_refused(tmp_path, capsys):
+    x, y = np.zeros((4, 9, 9), "uint8"), np.uint8([[1, 1], [1, 0], [0, 1], [0, 0]])
+    path = tmp_path / "several.npz"
+    np.savez(path, x_train=x, y_train=y, x_test=x, y_test=y)
+    assert main(path) == 2
+    assert "expected one class an image" in capsys.readouterr().err
+
+
 def test_without_scikit_learn(pictures, capsys, monkeypatch):
     monkeypatch.setattr(random_forest.importlib.util, "find_spec", lambda name: None)
     assert main(pictures) == 2
