@@ -290,7 +290,9 @@ def test_photos_of_several_sizes_need_no_flag(tmp_path, capsys):
             photo.save(tmp_path / "photos" / name / f"{i}.png")
     flags = ("--dataset", tmp_path / "photos", "--save_dir", tmp_path / "run")
     assert main(*flags, "--epochs", 1) == 0
-    assert ", 32 x 32 x 3, 2 classes" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "Training: CapsNet (pictures), routings 3" in out
+    assert ", 32 x 32 x 3, 2 classes" in out
     assert read_info(tmp_path / "run" / "trained_model.h5")["image_size"] == [32, 32]
     # Photos of one size would stay as they are, if the model did not know its own.
     for photo in (tmp_path / "photos").glob("*/*.png"):
