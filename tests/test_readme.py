@@ -316,7 +316,7 @@ def test_data_that_it_was_tried_on():
         minutes = np.mean([sum(float(r["seconds"]) for r in log) for log in logs]) / 60
         errors = [error(log[-1]) for log in logs]
         epochs = logs[0][-1]["epoch"]
-        return [f"{n_class}", f"{epochs:g}", minutes, np.mean(errors), errors]
+        return [f"{n_class}", epochs, minutes, np.mean(errors), errors]
 
     def forest(folder: str) -> tuple[float, list[float], str]:
         rows = read_rows(PUBLISHED / folder / "random_forest.csv")
