@@ -3,6 +3,7 @@
 import http.server
 import os
 import socketserver
+import sys
 import threading
 import webbrowser
 from pathlib import PurePath
@@ -46,6 +47,11 @@ class PageServer(socketserver.ThreadingTCPServer):
         port = self.server_address[1]
         self.hosts = [f"{ADDRESS}:{port}", f"localhost:{port}"]
         self.url = f"http://{ADDRESS}:{port}/"
+
+    def handle_error(self, request, client_address):
+        """Says nothing of a browser that went away: a closed tab is no error."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):

@@ -156,3 +156,15 @@ def test_explore_serves_until_ctrl_c(mnist, tmp_path):
         out, err = process.communicate(timeout=60)
     assert (out, err, process.returncode) == ("Ended.\n", "", 0)
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "is_said"),
+    [(ConnectionResetError, False), (BrokenPipeError, False), (ValueError, True)],
+)
+def test_a_browser_that_goes_away_is_no_error(server, capsys, error, is_said):
+    try:
+        raise error
+    except error:
+        server.handle_error(None, ("127.0.0.1", 1))
+    assert bool(capsys.readouterr().err) == is_said
