@@ -30,6 +30,8 @@ NOT_RUN = {
     "-m pytest": "this is a part of it; .ci/run does it",
     "--save_dir result/all_gpus": "needs GPUs",
     "--save_dir result/two_gpus": "needs two GPUs",
+    "get_stamps.sh": "downloads 161 MB; test_examples.py runs it with a smaller one",
+    "--dataset stamps": "needs what it downloads",
     "--explore": "serves until Ctrl-C; test_page_server.py starts and ends it",
     "--num_hosts 2": "needs two machines; test_multi_gpu.py starts two processes",
 }

@@ -1,10 +1,13 @@
-"""examples/draw_letters.py: pictures of letters, of the fonts that are there."""
+"""examples/: pictures to train on, of fonts and of a package."""
 
+import os
+import shutil
 import subprocess
 import sys
 
 import matplotlib
 import numpy as np
+import pytest
 from conftest import ROOT, environment
 from PIL import Image
 
@@ -51,3 +54,34 @@ def test_both_folders_have_to_be_named(tmp_path):
     assert done.stderr == (
         f"expected two folders, FONTS and where to write, received {FONTS}\n"
     )
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="a script of bash")
+def test_stamps_are_put_into_a_folder_a_class(tmp_path):
+    (tmp_path / "bin").mkdir()
+    stamps = "$3/usr/share/tuxpaint/stamps"
+    for program, lines in {
+        "apt-get": "touch $2_1_all.deb",
+        "dpkg-deb": f"""
+            mkdir -p {stamps}/animals/birds {stamps}/town {stamps}/hobbies
+            cd {stamps}
+            touch animals/bee.png animals/birds/bee.png animals/birds/bee.txt
+            touch town/tower.png town/tower_mirror.png hobbies/piano.png
+        """,
+    }.items():
+        (tmp_path / "bin" / program).write_text(f"#!/bin/sh\n{lines}\n")
+        (tmp_path / "bin" / program).chmod(0o755)
+    path = f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", str(ROOT / "examples" / "get_stamps.sh")],
+        cwd=tmp_path,
+        env=os.environ | {"PATH": path},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.stdout, done.stderr) == ("Wrote 3 pictures to ./stamps\n", "")
+    found = sorted(
+        p.relative_to(tmp_path / "stamps") for p in tmp_path.glob("stamps/*/*")
+    )
+    names = ("animals/animals_bee.png", "animals/animals_birds_bee.png")
+    assert [path.as_posix() for path in found] == [*names, "town/town_tower.png"]
