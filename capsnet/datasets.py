@@ -158,13 +158,13 @@ def _load_pictures(
     labelled = [[(p, names.index(c)) for c in d for p in d[c]] for d in (train, test)]
     order = mix(np.array([label for _, label in labelled[0]]), rng)
     labelled[0] = [labelled[0][i] for i in order]
-    height, width, channels = _common_shape(
+    shape, fitted = _common_shape(
         [p for part in labelled for p, _ in part], image_size, grayscale
     )
     if split is not None:  # now that they are known to be pictures
         split |= _digests(folder, [path for paths in files.values() for path in paths])
     listed, labels = zip(*[pair for part in labelled for pair in part])
-    x = decoded.read_pictures(listed, (height, width, channels))
+    x = decoded.read_pictures(listed, shape)
     y = np.eye(len(names), dtype="float32")[list(labels)]
     n = len(labelled[0])
     train, test = (x[:n], y[:n]), (x[n:], y[n:])
@@ -173,6 +173,11 @@ def _load_pictures(
         warn(
             f"{name}: almost black: the brightest pixel is {brightest:.2g}, "
             "while 1 is white"
+        )
+    if fitted is not None:
+        print(
+            f"Pictures of {fitted}: fitted into {shape[0]} x {shape[1]}; "
+            "--image_size H W takes another size"
         )
     paths = tuple([_name(path, folder) for path, _ in part] for part in labelled)
     return Dataset(train, test, names, name, split, paths=paths)
@@ -213,21 +218,22 @@ def _split_files(files: dict, fraction: float, rng: np.random.Generator):
 
 def _common_shape(
     paths: list[Path], image_size: tuple[int, int] | None, grayscale: bool
-) -> tuple[int, int, int]:
-    """Height, width and channels of the images to make of pictures."""
+) -> tuple[tuple[int, int, int], str | None]:
+    """Height, width and channels of the images to make of pictures.
+
+    Also what they are like, if nobody said that they are to be fitted.
+    """
     shapes = [pictures.image_shape(path) for path in paths]
     channels = 1 if grayscale else max(shape[2] for shape in shapes)
-    if image_size is None:
-        sizes = {shape[:2] for shape in shapes}
-        image_size = height, width = sizes.pop()
-        if sizes or max(image_size) > LARGEST:
-            found = "several sizes" if sizes else f"{height} x {width} pixels"
-            image_size = FITTED
-            print(
-                f"Pictures of {found}: fitted into {FITTED[0]} x {FITTED[1]}; "
-                "--image_size H W takes another size"
-            )
-    return (*image_size, channels)
+    if image_size is not None:
+        return (*image_size, channels), None
+    sizes = {shape[:2] for shape in shapes}
+    if len(sizes) > 1:
+        return (*FITTED, channels), "several sizes"
+    height, width = sizes.pop()
+    if max(height, width) > LARGEST:
+        return (*FITTED, channels), f"{height} x {width} pixels"
+    return (height, width, channels), None
 
 
 # Arrays to arrays.
