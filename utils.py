@@ -309,6 +309,18 @@ def tile_images(images, columns: int) -> np.ndarray:
     return grid.reshape(rows * height, columns * width, channels)
 
 
+def tint(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Two grey images in red and in green, so that their sum shows both.
+
+    Args:
+        first, second: Shape (..., height, width, 1), in [0, 1].
+
+    Returns:
+        Both with 3 channels.
+    """
+    return first * np.array((1.0, 0.25, 0.2)), second * np.array((0.2, 0.9, 0.35))
+
+
 def show(axes, image, extent=None) -> None:
     """Draws an image of shape (height, width, channels), in [0, 1].
 

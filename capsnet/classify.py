@@ -18,6 +18,7 @@ MAX_ROWS = 20  # of predictions.png
 
 def classify(
     model: keras.Model,
+    manipulate_model: keras.Model,
     paths: list[str],
     pictures: list[np.ndarray],
     info: dict,
@@ -26,8 +27,11 @@ def classify(
 ) -> np.ndarray:
     """Prints the class of each picture and draws `predictions.png`.
 
+    By a model of two objects, both are named, and drawn in red and green.
+
     Args:
         model: The eval model of `capsulenet.CapsNet`.
+        manipulate_model: Its manipulate model.
         paths: Names of the pictures.
         pictures: Arrays of `pictures.read_image`, of any sizes.
         info: What the model file says about itself.
@@ -42,7 +46,9 @@ def classify(
     batch_size = options.training.batch_size
     lengths, reconstructions = predict(model, [inputs], batch_size, options.devices)
     names, titles = info["class_names"], []
-    named = said(lengths, info.get("multi_label", False))
+    named = said(lengths, info.get("multi_label", False), info.get("objects", 1))
+    if info.get("objects", 1) > 1:
+        reconstructions = draw_apart(manipulate_model, inputs, lengths, options)
     for path, (_, done), values, is_named in zip(paths, prepared, lengths, named):
         order = np.argsort(-values, kind="stable")
         best, others = order[is_named[order]], order[~is_named[order]]
@@ -61,6 +67,33 @@ def classify(
     more = f", the first {MAX_ROWS} pictures" if len(pictures) > MAX_ROWS else ""
     print(f"Wrote {path}{more}")
     return inputs
+
+
+def draw_apart(
+    manipulate_model: keras.Model,
+    images: np.ndarray,
+    lengths: np.ndarray,
+    options: Options,
+) -> np.ndarray:
+    """Each image from its two longest capsules: the first in red, the second in green.
+
+    Args:
+        manipulate_model: Of `capsulenet.CapsNet`.
+        images: As the network sees them, grey, (n, height, width, 1).
+        lengths: Of their class capsules, (n, n_class).
+        options: Batch size and devices.
+
+    Returns:
+        An array of shape (n, height, width, 3).
+    """
+    n, n_class = lengths.shape
+    unchanged = np.zeros((n, *manipulate_model.inputs[2].shape[1:]), "float32")
+    how = options.training.batch_size, options.devices
+    apart = []
+    for classes in np.argsort(-lengths, axis=1, kind="stable").T[:2]:
+        labels = np.eye(n_class, dtype="float32")[classes]
+        apart.append(predict(manipulate_model, [images, labels, unchanged], *how)[0])
+    return sum(utils.tint(*apart))
 
 
 def save_features(

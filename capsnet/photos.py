@@ -106,6 +106,8 @@ def _extent(used: np.ndarray) -> np.ndarray:
 
 # A photo of a digit.
 
+# Pixels by which the longest side of two overlapping digits is more than that of one.
+PAIR = 4
 WORK_SIDE = 320  # pixels; enough for a frame of 28 at any place in the photo
 # The width of a stroke as a part of the symbol's longest side: 2 pixels of 20. Most of
 # MNIST's digits are drawn with wider ones, and thin pens draw much finer ones.
@@ -148,8 +150,9 @@ def prepare_picture(picture: np.ndarray, info: dict, invert: str):
     if picture.shape == (height, width, channels):
         return picture, ", ".join(done)
     if info["digit_box"]:
-        done.append(f"digit fitted into {info['digit_box']} pixels and centred")
-        image = prepare_digit(picture, height, width, info["digit_box"])
+        box = info["digit_box"] + (PAIR if info.get("objects", 1) > 1 else 0)
+        done.append(f"digit fitted into {box} pixels and centred")
+        image = prepare_digit(picture, height, width, box)
     else:
         done.append(f"fitted into {height} x {width}")
         image = fit_image(picture, height, width)

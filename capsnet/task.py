@@ -103,20 +103,24 @@ class Task:
         return {"loss": total, **means}
 
 
-def said(lengths: np.ndarray, multi_label: bool) -> np.ndarray:
+def said(lengths: np.ndarray, multi_label: bool, objects: int = 1) -> np.ndarray:
     """Which classes a network names.
 
     Args:
         lengths: Lengths of the class capsules, shape (n, n_class).
         multi_label: Whether an image may be of any number of classes: all whose
-            capsules are longer than `THRESHOLD`. Else the longest capsule's is named.
+            capsules are longer than `THRESHOLD`.
+        objects: Else how many classes it is of: those of the longest capsules.
 
     Returns:
         A bool array of the same shape.
     """
     if multi_label:
         return lengths > THRESHOLD
-    return np.eye(lengths.shape[1], dtype=bool)[lengths.argmax(axis=1)]
+    named = np.zeros(lengths.shape, bool)
+    longest = np.argsort(-lengths, axis=1, kind="stable")[:, :objects]
+    np.put_along_axis(named, longest, True, axis=1)
+    return named
 
 
 @keras.saving.register_keras_serializable("capsnet")

@@ -59,7 +59,7 @@ def use_model(
             f"{' x '.join(map(str, shape))} and {len(names)} classes, found a smaller "
             "file."
         )
-    train_model, eval_model, _ = build(
+    train_model, eval_model, manipulate_model = build(
         shape,
         len(names),
         training.routings,
@@ -79,7 +79,8 @@ def use_model(
         return
     os.makedirs(options.folder.path, exist_ok=True)
     print(session.describe_device(options.devices))
-    images = classify(eval_model, own.predict, pictures, info, own.invert, options)
+    models = eval_model, manipulate_model
+    images = classify(*models, own.predict, pictures, info, own.invert, options)
     if own.explain:
         explain(eval_model, own.predict, images, info, options)
 

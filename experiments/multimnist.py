@@ -301,9 +301,8 @@ def plot_sheet(images, decoded, truth, drawn, title: str, path: str) -> None:
     figure = Figure(figsize=(1.05 * max(n, 6), 5.6), layout="constrained")
     figure.suptitle(title, fontsize=10)
     grid = figure.subplots(4, n, squeeze=False)
-    red, green = ((1.0, 0.25, 0.2), (0.2, 0.9, 0.35))
     for column, image, pair, names, said in zip(grid.T, images, decoded, truth, drawn):
-        tinted = [pair[i] * np.array(c) for i, c in enumerate((red, green))]
+        tinted = utils.tint(*pair)
         parts = [image.repeat(3, axis=2), tinted[0] + tinted[1], *tinted]
         labels = (" + ".join(names), " + ".join(said), *said)
         for axes, part, label in zip(column, parts, labels):

@@ -6,6 +6,8 @@
 import { BOX, reduce, resize, roundHalfEven } from "./resample.js";
 
 const WORK_SIDE = 320; // pixels; enough for a frame of 28 at any place in the photo
+// Pixels by which the longest side of two overlapping digits is more than that of one.
+const PAIR = 4;
 const MIN_STROKE = 0.1; // of the symbol's longest side; MNIST's are seldom finer
 
 /** Makes of a picture what the network was trained on; returns its values. */
@@ -16,7 +18,8 @@ export function preparePicture(picture, model) {
   if (picture.height === height && picture.width === width) return values;
   if (model.digit_box) {
     const plane = { height: picture.height, width: picture.width, values };
-    return prepareDigit(plane, height, width, model.digit_box);
+    const box = model.digit_box + (model.objects > 1 ? PAIR : 0);
+    return prepareDigit(plane, height, width, box);
   }
   return fitImage({ ...picture, values }, height, width, channels);
 }

@@ -140,11 +140,13 @@ def photo(side):
     return (drawing(side, side // 12, 230, 40) * light + noise).clip(0, 1)
 
 
-@pytest.mark.parametrize("shape", [(28, 28), (36, 36)])
-def test_drawings_are_laid_out_as_predict_does(shape, tmp_path):
+@pytest.mark.parametrize(
+    ("shape", "objects"), [((28, 28), 1), ((36, 36), 1), ((36, 36), 2)]
+)
+def test_drawings_are_laid_out_as_predict_does(shape, objects, tmp_path):
     pictures = [drawing(120, 10), drawing(120, 2), drawing(60, 4, aspect=0.5)]
     pictures += [drawing(350, 40), photo(160), np.zeros((120, 120, 1)), drawing(28, 3)]
-    info = {**INFO, "input_shape": [*shape, 1]}
+    info = {**INFO, "input_shape": [*shape, 1], "objects": objects}
     assert differences(pictures, info, tmp_path) < 1e-5
 
 

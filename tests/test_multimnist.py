@@ -3,6 +3,7 @@
 import contextlib
 import json
 
+import keras
 import numpy as np
 import pytest
 from conftest import assert_picture, assert_same_run, read_log, write_digits
@@ -11,7 +12,11 @@ from PIL import Image
 
 import capsulenet
 from capsnet import command_line, datasets, explore, training
-from capsnet.options import Training
+from capsnet.classify import draw_apart
+from capsnet.options import Options, Training
+from capsnet.predict import predict
+from capsnet.run_folder import RunFolder
+from capsnet.weights import save_model
 from experiments import digits, multimnist
 from experiments.multimnist import BaselinePairs, Pairs, both_right, one_right
 
@@ -315,6 +320,39 @@ def test_a_sheet_is_red_and_green_where_they_overlap_yellow(tmp_path):
 
 
 # Real runs
+
+
+def test_predict_names_both_digits_and_draws_them_apart(mnist, tmp_path, capsys):
+    keras.utils.set_random_seed(0)
+    model, eval_model, manipulate_model = capsulenet.CapsNet((36, 36, 1), 10)
+    x = digits.pad(mnist, multimnist.MARGIN).test[0][:6]
+    images = np.minimum(x[0::2] + x[1::2], 1)
+    paths = [str(tmp_path / f"{i}.png") for i in range(len(images))]
+    for path, image in zip(paths, images):
+        pixels = np.rint(255 * image[..., 0]).astype("uint8")
+        Image.fromarray(pixels).save(path)
+    file = tmp_path / "two.h5"
+    info = {"input_shape": [36, 36, 1], "class_names": list("0123456789"), "objects": 2}
+    info |= {"border_brightness": 0.0, "digit_box": 20, "dataset": "mnist"}
+    save_model(model, str(file), info)
+    command = ["--predict", *paths, "-w", str(file), "--explain"]
+    assert capsulenet.main([*command, "--save_dir", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    lengths, alone = predict(eval_model, [images])
+    for path, values in zip(paths, lengths):
+        first, second, third, *_ = np.argsort(-values)
+        expected = f"{path}: {first}, length {values[first]:.3f}, "
+        expected += f"{second}, length {values[second]:.3f}, then {third}, "
+        assert expected in out
+    assert_picture(tmp_path / "predictions.png")
+    assert_picture(tmp_path / "explained.png")
+    options = Options(RunFolder(str(tmp_path)))
+    drawn = draw_apart(manipulate_model, images, lengths, options)
+    second = np.argsort(-lengths)[:, 1]
+    labels = np.eye(10, dtype="float32")[second]
+    (other,) = predict(manipulate_model, [images, labels, np.zeros((3, 10, 16))])
+    red, green = np.array((1.0, 0.25, 0.2)), np.array((0.2, 0.9, 0.35))
+    np.testing.assert_allclose(drawn, alone * red + other * green, atol=1e-5)
 
 
 @pytest.mark.slow

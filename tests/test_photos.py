@@ -11,6 +11,7 @@ from capsnet.photos import (
     digit_box,
     normalization_of,
     prepare_digit,
+    prepare_picture,
 )
 from capsnet.pictures import fit_image
 
@@ -171,6 +172,16 @@ def test_photos_of_digits_have_the_layout_of_mnist(prepared):
     for image in prepared:
         assert centre(image) == pytest.approx([14, 14], abs=0.5001)
         assert image.max() > 0.95
+
+
+def test_two_overlapping_digits_are_larger_than_one(digits):
+    info = {"input_shape": [36, 36, 1], "border_brightness": 0.0, "digit_box": 20}
+    photo = draw_photo(digits[0], np.random.default_rng(0))[..., None] / 255
+    for objects, box in ((1, 20), (2, 24)):
+        image, done = prepare_picture(photo, info | {"objects": objects}, "auto")
+        sides = [np.ptp(np.flatnonzero(image.any(axis=axis))) + 1 for axis in (1, 0)]
+        assert max(sides) == box
+        assert done == f"inverted, digit fitted into {box} pixels and centred"
 
 
 def test_strokes_are_as_bright_and_wide_as_those_of_mnist(digits, prepared):
