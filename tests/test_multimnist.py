@@ -325,6 +325,11 @@ def test_a_sheet_is_red_and_green_where_they_overlap_yellow(tmp_path):
 def test_predict_names_both_digits_and_draws_them_apart(mnist, tmp_path, capsys):
     keras.utils.set_random_seed(0)
     model, eval_model, manipulate_model = capsulenet.CapsNet((36, 36, 1), 10)
+    # so that capsules differ in length, and in what they draw
+    W, scales = model.get_layer("digitcaps").W, np.linspace(20, 60, 10)
+    W.assign(scales.reshape(10, 1, 1, 1) * ops.convert_to_numpy(W))
+    for weight in model.get_layer("decoder").weights:
+        weight.assign(3 * weight)
     x = digits.pad(mnist, multimnist.MARGIN).test[0][:6]
     images = np.minimum(x[0::2] + x[1::2], 1)
     paths = [str(tmp_path / f"{i}.png") for i in range(len(images))]
@@ -353,6 +358,7 @@ def test_predict_names_both_digits_and_draws_them_apart(mnist, tmp_path, capsys)
     (other,) = predict(manipulate_model, [images, labels, np.zeros((3, 10, 16))])
     red, green = np.array((1.0, 0.25, 0.2)), np.array((0.2, 0.9, 0.35))
     np.testing.assert_allclose(drawn, alone * red + other * green, atol=1e-5)
+    assert np.ptp(lengths, axis=1).min() > 0.1 and np.abs(alone - other).max() > 0.1
 
 
 @pytest.mark.slow
