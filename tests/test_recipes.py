@@ -124,17 +124,16 @@ def test_a_run_whose_rate_ends_at_zero_keeps_its_length(digits, tmp_path, capsys
 # The study of changes
 
 
-def test_the_study_compares_the_last_epoch_of_each_run(tmp_path):
-    def write(variant, seed, *rows):
+def test_the_study_compares_finished_runs(tmp_path):
+    def write(variant, seed, accuracy, margin_loss):
         folder = tmp_path / "2_epochs" / variant / str(seed)
         folder.mkdir(parents=True)
-        lines = [f"{i + 1},{a},{m}\n" for i, (a, m) in enumerate(rows)]
-        header = "epoch,val_accuracy,val_margin_loss\n"
-        (folder / "log.csv").write_text(header + "".join(lines))
+        values = f"accuracy,margin_loss\n{accuracy},{margin_loss}\n"
+        (folder / "held_out.csv").write_text(values)
 
-    write("modern", 0, (0.9, 0.1), (0.99, 0.01))
-    write("modern", 1, (0.9, 0.1), (0.98, 0.02))
-    write("no_average", 0, (0.9, 0.1))  # not finished
+    write("modern", 0, 0.99, 0.01)
+    write("modern", 1, 0.98, 0.02)
+    (tmp_path / "2_epochs" / "no_average" / "0").mkdir(parents=True)  # begun
     flags = ["--table_only", "--epochs", "2", "--save_dir", str(tmp_path)]
     assert recipes.main(flags) == 0
     with open(tmp_path / "2_epochs" / "recipes.csv", newline="") as file:
@@ -155,15 +154,24 @@ def test_the_study_compares_the_last_epoch_of_each_run(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", ["fading", "biases", "seed"])
 def test_a_variant_is_trained_without_the_test_images(
-    variant, mnist, monkeypatch, tmp_path
+    variant, mnist, monkeypatch, tmp_path, capsys
 ):
     x, y = mnist.train
-    data = recipes.load_data()
-    assert len(data.test[0]) == 0
-    data.train = (x[:5040], y[:5040])
-    monkeypatch.setattr(recipes, "load_data", lambda: data)
+    data, held_out = recipes.load_data()
+    assert len(data.test[0]) == 0 and len(data.train[0]) == 20_000
+    np.testing.assert_array_equal(held_out[0], x[20_000:])
+    data.train = (x[:40], y[:40])
+    rest = x[50:80], y[50:80]
+    monkeypatch.setattr(recipes, "load_data", lambda: (data, rest))
     flags = ["--variants", variant, "--seeds", "0", "--epochs", "2"]
-    assert recipes.main([*flags, "--save_dir", str(tmp_path)]) == 0
-    rows = recipes.read_log(tmp_path / "2_epochs" / variant / "0")
+    flags += ["--save_dir", str(tmp_path)]
+    assert recipes.main(flags) == 0
+    folder = tmp_path / "2_epochs" / variant / "0"
+    with open(folder / "log.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
     assert len(rows) == 2 and not any("test" in column for column in rows[0])
+    measured = recipes.read_held_out(folder / "held_out.csv")
+    assert measured["images"] == 30 and 0 <= measured["accuracy"] <= 1
     assert (tmp_path / "2_epochs" / "recipes.png").read_bytes().startswith(b"\x89PNG")
+    assert recipes.main(flags) == 0
+    assert f"2 epochs are in {folder}" in capsys.readouterr().out
