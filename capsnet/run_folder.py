@@ -164,6 +164,15 @@ def write_csv(path: str, rows: list[dict]) -> None:
         writer.writerows(rows)
 
 
+def read_csv(path: str) -> list[dict[str, str]]:
+    """What `write_csv` wrote, as text; no rows of what is missing or damaged."""
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(file))
+    except (OSError, ValueError, csv.Error):
+        return []
+
+
 def read_log(folder: str, *columns: str) -> list[dict[str, float]]:
     """Some columns of the log of a run, a row an epoch; none if there is no log.
 

@@ -1,6 +1,5 @@
 """The training loop: steps, a log, a run state after every epoch, an orderly end."""
 
-import csv
 import dataclasses
 import math
 import os
@@ -253,11 +252,7 @@ def restore(
 
 def _log_is_written(rows: list[dict], folder: run_folder.RunFolder) -> bool:
     """Whether log.csv is that of the run state."""
-    try:
-        with open(folder.file(run_folder.LOG), newline="") as file:
-            written = list(csv.DictReader(file))
-    except (OSError, ValueError, csv.Error):  # none, or not ours
-        return False
+    written = run_folder.read_csv(folder.file(run_folder.LOG))
     return written == [{k: str(v) for k, v in row.items()} for row in rows]
 
 

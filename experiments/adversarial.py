@@ -35,7 +35,10 @@ class. Writes fgsm.png and fgsm.csv, or iterative.png and iterative.csv, with
     - steps: 1 for FGSM,
     - images: how many were attacked, the first ones of the test set,
     - flat: share of them at which the loss has a gradient of zero in all pixels,
-    - accuracy: share that is classified right after the attack.
+    - accuracy: share that is classified right after the attack,
+    - fingerprint: of the network's weights and the images.
+The CSV grows with each epsilon. A curve that was interrupted goes on with the same
+command: rows with the same fingerprint, loss, epsilon and steps are not measured again.
 """
 
 if __name__ == "__main__":
@@ -44,6 +47,7 @@ if __name__ == "__main__":
     startup.begin()
 
 import argparse
+import hashlib
 import os
 import sys
 
@@ -174,6 +178,8 @@ def run_signs(
     """
     batch_size = options.training.batch_size
     x, y = (a[: own.count] for a in data.test)
+    path = options.folder.file(f"{own.attack}.csv")
+    earlier = run_folder.read_csv(path)
     attacks = [
         ("CapsNet", "margin loss", network, margin_loss),
         ("CapsNet", "gap", network, gap),
@@ -183,36 +189,62 @@ def run_signs(
         print("Without --baseline: CapsNet alone")
     rows = []
     for name, loss_name, model, loss in attacks[: 3 if baseline is not None else 2]:
-        gradient = input_gradient(model, loss, batch_size)
-        _, first = gradient(x, y)
-        flat = float(np.mean(~first.any(axis=(1, 2, 3))))
-        print(f"{name}, {loss_name}: flat at {100 * flat:.1f} % of {len(x)} images")
+        what = {
+            "network": name,
+            "loss": loss_name,
+            "steps": own.steps,
+            "images": len(x),
+            "fingerprint": fingerprint([*model.get_weights(), x, y]),
+        }
+        gradient, first = input_gradient(model, loss, batch_size), None
         for epsilon in sorted({*own.epsilons}):
-            changed = sign_attack(gradient, x, y, epsilon, own.steps, first)
-            (outputs,) = predict(model, [changed], batch_size)
-            accuracy = float(np.mean(outputs.argmax(1) == y.argmax(1)))
-            rows.append(
-                {
-                    "network": name,
-                    "loss": loss_name,
-                    "epsilon": epsilon,
-                    "steps": own.steps,
-                    "images": len(x),
-                    "flat": round(flat, 4),
-                    "accuracy": round(accuracy, 4),
-                }
+            asked = {**what, "epsilon": epsilon}
+            row = find_row(earlier, asked)
+            if row is None:
+                if first is None:
+                    _, first = gradient(x, y)
+                    flat = round(float(np.mean(~first.any(axis=(1, 2, 3)))), 4)
+                changed = sign_attack(gradient, x, y, epsilon, own.steps, first)
+                (outputs,) = predict(model, [changed], batch_size)
+                accuracy = float(np.mean(outputs.argmax(1) == y.argmax(1)))
+                row = {**asked, "flat": flat, "accuracy": round(accuracy, 4)}
+            rows.append(row)
+            run_folder.write_csv(path, rows)
+            print(
+                f"{name}, {loss_name}: epsilon {epsilon:g}, accuracy "
+                f"{row['accuracy']:.4f}"
             )
-            print(f"{name}, {loss_name}: epsilon {epsilon:g}, accuracy {accuracy:.4f}")
-    path = options.folder.file(f"{own.attack}.png")
+        print(f"{name}, {loss_name}: flat at {100 * row['flat']:.1f} % of the images")
     title = "Fast gradient sign method"
     if own.attack == "iterative":
         title = f"Basic iterative method, {own.steps} steps"
-    with run_folder.replace_file(path) as temporary:
+    picture = options.folder.file(f"{own.attack}.png")
+    with run_folder.replace_file(picture) as temporary:
         plot_curves(rows, f"{title}, {len(x)} test images", temporary)
+    print("Wrote", picture)
     print("Wrote", path)
-    path = options.folder.file(f"{own.attack}.csv")
-    run_folder.write_csv(path, rows)
-    print("Wrote", path)
+
+
+def find_row(earlier: list[dict], asked: dict) -> dict | None:
+    """What an earlier run of the same attack measured, if it came to that.
+
+    Args:
+        earlier: Rows of its CSV, as text.
+        asked: What the row begins with.
+    """
+    as_text = {name: str(value) for name, value in asked.items()}
+    for row in earlier:
+        if as_text.items() <= row.items():
+            return {**asked, **{k: float(row[k]) for k in ("flat", "accuracy")}}
+    return None
+
+
+def fingerprint(arrays: list[np.ndarray]) -> str:
+    """The first half of the SHA-256 of all numbers in some arrays."""
+    sha = hashlib.sha256()
+    for array in arrays:
+        sha.update(np.ascontiguousarray(array))
+    return sha.hexdigest()[:32]
 
 
 def load_baseline(data: datasets.Dataset, path: str) -> keras.Model:

@@ -1,6 +1,7 @@
 """experiments/adversarial.py: gradients of images, and what the attacks keep to."""
 
 import re
+import signal
 import subprocess
 import sys
 
@@ -14,6 +15,7 @@ import capsulenet
 from capsnet import command_line
 from capsnet.backend import input_gradient
 from capsnet.errors import UsageError
+from capsnet.interrupts import Interrupted
 from capsnet.weights import load_weights, save_model
 from capsulenet import margin_loss
 from experiments import adversarial, attack_figures, attacks
@@ -335,6 +337,35 @@ def test_sign_attacks_beside_a_baseline(
         line = f"{after['loss']}: epsilon 0.2, accuracy {float(after['accuracy']):.4f}"
         assert line in out
     assert_picture(tmp_path / f"{attack}.png")
+
+
+def test_a_curve_goes_on_where_it_was_interrupted(
+    arguments, tmp_path, capsys, monkeypatch
+):
+    options = ["--attack", "fgsm", "--epsilons", 0, 0.1, 0.2, "--count", 5]
+    options += ["--save_dir", tmp_path]
+    path, whole = tmp_path / "fgsm.csv", adversarial.sign_attack
+    epsilons = []
+
+    def attack(gradient, x, y, epsilon, *args):
+        epsilons.append(epsilon)
+        if interrupted and len(epsilons) == 5:
+            raise Interrupted(signal.SIGINT)
+        return whole(gradient, x, y, epsilon, *args)
+
+    monkeypatch.setattr(adversarial, "sign_attack", attack)
+    interrupted = True
+    assert main(*arguments, *options) == 130
+    first = read_rows(path)
+    assert len(first) == 4 and not (tmp_path / "fgsm.png").exists()
+    interrupted = False
+    assert main(*arguments, *options) == 0
+    assert epsilons == [0, 0.1, 0.2, 0, 0.1, 0.1, 0.2]  # 0.1 of the gap once more
+    assert read_rows(path)[:4] == first and len(read_rows(path)) == 6
+    assert main(*arguments, *options) == 0 and len(epsilons) == 7
+    options[options.index(5)] = 6  # other images: nothing of before counts
+    assert main(*arguments, *options) == 0 and len(epsilons) == 13
+    capsys.readouterr()
 
 
 # What is refused.
