@@ -2,8 +2,6 @@
 
 import dataclasses
 import json
-import os
-import tempfile
 from pathlib import Path
 
 import keras
@@ -14,6 +12,7 @@ from capsnet.datasets import NAMED, load_dataset
 from capsnet.errors import DataError, UsageError
 from capsnet.fields import convolution_layers, fields, margins
 from capsnet.predict import predict
+from capsnet.run_folder import is_new_or_empty, new_folder
 
 # What a browser is told that a file is; there are no others.
 TYPES = {
@@ -176,9 +175,7 @@ def check_page_folder(folder: str) -> None:
     Raises:
         UsageError: If something does.
     """
-    if os.path.lexists(folder) and not (
-        os.path.isdir(folder) and not os.listdir(folder)
-    ):
+    if not is_new_or_empty(folder):
         raise UsageError(
             f"--export_page: expected a new or empty folder, received {folder}"
         )
@@ -194,13 +191,6 @@ def write_page(files: dict[str, bytes], folder: str) -> None:
     Raises:
         OSError: If it cannot be written.
     """
-    folder = os.path.realpath(folder)
-    os.makedirs(os.path.dirname(folder), exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=os.path.dirname(folder)) as temporary:
-        path = Path(temporary, "page")
-        path.mkdir()
+    with new_folder(folder) as path:
         for name, content in files.items():
-            (path / name).write_bytes(content)
-        if os.path.isdir(folder):  # Windows renames to names that are free
-            os.rmdir(folder)
-        os.replace(path, folder)
+            Path(path, name).write_bytes(content)

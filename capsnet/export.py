@@ -10,7 +10,7 @@ import numpy as np
 from capsnet.backend import portable
 from capsnet.errors import UsageError
 from capsnet.fields import convolution_layers, margins
-from capsnet.run_folder import replace_file
+from capsnet.run_folder import is_new_or_empty, new_folder, replace_file
 from capsnet.startup import quiet_start
 
 OPSET, IR_VERSION = 17, 8  # of ONNX; ONNX Runtime reads them since 2022
@@ -38,8 +38,7 @@ def check_export(path: str, half: bool = False) -> None:
             f"--export {path} needs KERAS_BACKEND=tensorflow, received "
             f"KERAS_BACKEND={keras.backend.backend()}"
         )
-    free = not suffix and os.path.isdir(path) and not os.listdir(path)
-    if os.path.lexists(path) and not free:
+    if os.path.lexists(path) if suffix else not is_new_or_empty(path):
         expected = "the name of a new file" if suffix else "a new or empty folder"
         raise UsageError(f"--export: expected {expected}, received {path}")
 
@@ -69,17 +68,18 @@ def export_model(model: keras.Model, path: str, half: bool = False) -> None:
         UsageError: If the weights are too many for the form.
         OSError: If it cannot be written.
     """
-    suffix, path = _suffix(path), os.path.realpath(path)
+    suffix = _suffix(path)
     needed = model.count_params() * (2 if half else 4)
     if suffix and needed > LARGEST:
         raise UsageError(
             f"--export: expected at most {LARGEST} bytes of weights in a {suffix} "
             f"file, received {needed}"
         )
-    os.makedirs(os.path.dirname(path), exist_ok=True)
     if not suffix:
-        _write_saved_model(model, path)
+        with new_folder(path) as folder:
+            _write_saved_model(model, folder)
         return
+    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
     make = {".onnx": lambda: _to_onnx(model, half), ".tflite": lambda: _to_lite(model)}
     content = make[suffix]()
     with replace_file(path) as temporary, open(temporary, "wb") as file:
@@ -99,10 +99,7 @@ def _write_saved_model(model, folder):
     def serve_uint8(images):
         return serve(tf.cast(images, "float32") / 255)
 
-    with (
-        portable(),
-        tempfile.TemporaryDirectory(dir=os.path.dirname(folder)) as temporary,
-    ):
+    with portable():
         plain = keras.models.clone_model(
             model, clone_function=in_float32, recursive=True
         )
@@ -117,18 +114,13 @@ def _write_saved_model(model, folder):
             images = tf.TensorSpec(model.input_shape, dtype, name="images")
             function = tf.function(function, [images], autograph=False)
             signatures[name] = function
-        path = os.path.join(temporary, "model")
-        tf.saved_model.save(module, path, signatures)
-        if os.path.isdir(folder):  # Windows renames to names that are free
-            os.rmdir(folder)
-        os.replace(path, folder)
+        tf.saved_model.save(module, folder, signatures)
 
 
 def _to_lite(model) -> bytes:
     import tensorflow as tf
 
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = os.path.join(temporary, "model")
+    with tempfile.TemporaryDirectory() as folder:
         _write_saved_model(model, folder)
         with quiet_start():  # it speaks of its own parts
             return tf.lite.TFLiteConverter.from_saved_model(

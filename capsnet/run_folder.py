@@ -145,6 +145,30 @@ def replace_file(path: str):
         raise
 
 
+def is_new_or_empty(folder: str) -> bool:
+    """Whether `new_folder` may make a folder there."""
+    empty = os.path.isdir(folder) and not os.listdir(folder)
+    return empty or not os.path.lexists(folder)
+
+
+@contextlib.contextmanager
+def new_folder(folder: str):
+    """Yields the name of a new folder; on success it becomes `folder`, all or nothing.
+
+    Args:
+        folder: Must not exist, or be empty.
+    """
+    folder = os.path.realpath(folder)
+    os.makedirs(os.path.dirname(folder), exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=os.path.dirname(folder)) as temporary:
+        path = os.path.join(temporary, "new")
+        os.mkdir(path)
+        yield path
+        if os.path.isdir(folder):  # Windows renames to names that are free
+            os.rmdir(folder)
+        os.replace(path, folder)
+
+
 def _sync_folder(folder: str) -> None:
     """Makes a rename last, where the system opens folders."""
     if os.name == "posix":
@@ -173,26 +197,15 @@ def read_csv(path: str) -> list[dict[str, str]]:
         return []
 
 
-def read_log(folder: str, *columns: str) -> list[dict[str, float]]:
-    """Some columns of the log of a run, a row an epoch; none if there is no log.
+def read_test_errors(folder: str) -> list[float]:
+    """The test error in % after each epoch of a run, by its log; none without a log.
 
     Raises:
         DataError: If it has no numbers there.
     """
     path = os.path.join(folder, LOG)
     try:
-        with open(path, newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        return [{name: float(row[name]) for name in columns} for row in rows]
-    except FileNotFoundError:
-        return []
+        return [100 * (1 - float(row["test_accuracy"])) for row in read_csv(path)]
     except (KeyError, TypeError, ValueError):
-        message = f"{path}: expected a number in {' and '.join(columns)} of each row"
+        message = f"{path}: expected a number in test_accuracy of each row"
         raise DataError(message) from None
-
-
-def read_test_errors(folder: str) -> list[float]:
-    """The test error in % after each epoch of a run, by its log."""
-    return [
-        100 * (1 - row["test_accuracy"]) for row in read_log(folder, "test_accuracy")
-    ]

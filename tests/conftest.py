@@ -174,6 +174,14 @@ def write_digits(folder, mnist, n_train=600, n_test=300, leave_out=None):
     return folder
 
 
+def write_test_errors(folder, *errors):
+    """The log of a run with these test errors in %; returns the folder."""
+    folder.mkdir(parents=True)
+    rows = [f"{i},{1 - error / 100}\n" for i, error in enumerate(errors, start=1)]
+    (folder / "log.csv").write_text("epoch,test_accuracy\n" + "".join(rows))
+    return folder
+
+
 def read_rows(path):
     """The rows of a CSV file, as text."""
     with open(path, newline="", encoding="utf-8") as file:
@@ -241,17 +249,46 @@ def run(*arguments, cwd, program=(ROOT / "capsulenet.py",)):
     )
 
 
-def training_of(digits, save_dir):
-    sizes = ["--train_size", 300, "--batch_size", 30, "--data_dir", digits]
-    rates = ["--epochs", 2, "--lr_decay", 0.5, "--seed", 1]
-    return [*sizes, *rates, "--save_dir", save_dir]
+def run_here(module, *arguments):
+    """Runs a script or a study in this process; returns the exit status."""
+    from capsnet import command_line
+
+    argv = [str(argument) for argument in arguments]
+    return command_line.main(argv, module.build_parser, module.run)
+
+
+def main(*arguments):
+    """Runs capsulenet.py here: what a process of its own would not show better."""
+    import capsulenet
+
+    try:
+        return run_here(capsulenet, *arguments)
+    except SystemExit as end:  # of --help
+        return end.code
+
+
+def refuse(capsys, *arguments):
+    """Runs capsulenet.py with what is wrong; returns what it says, before all else."""
+    assert main(*arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    return error_line(err)
+
+
+def error_line(err):
+    """The message of the one line on stderr in which a script ended."""
+    program, kind, message = err.split(": ", maxsplit=2)
+    assert kind == "error" and message.endswith("\n") and message.count("\n") == 1
+    return message.removesuffix("\n")
 
 
 @pytest.fixture(scope="session")
 def trained(digits, tmp_path_factory):
     """The folder that a short training left, and the finished process."""
     folder = tmp_path_factory.mktemp("trained")
-    process = run(*training_of(digits, "out/mnist"), cwd=folder)
+    sizes = ["--train_size", 300, "--batch_size", 30, "--data_dir", digits]
+    rates = ["--epochs", 2, "--lr_decay", 0.5, "--seed", 1]
+    process = run(*sizes, *rates, "--save_dir", "out/mnist", cwd=folder)
     assert process.returncode == 0, process.stderr
     return folder / "out" / "mnist", process
 

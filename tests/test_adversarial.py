@@ -2,23 +2,23 @@
 
 import re
 import signal
-import subprocess
-import sys
+from functools import partial
 
 import keras
 import numpy as np
 import pytest
-from conftest import assert_picture, environment, finite_differences, read_rows
+from conftest import assert_picture, finite_differences, read_rows, run_here
 from keras import ops
 
 import capsulenet
-from capsnet import command_line
 from capsnet.backend import input_gradient
 from capsnet.errors import UsageError
 from capsnet.interrupts import Interrupted
 from capsnet.weights import load_weights, save_model
 from capsulenet import margin_loss
 from experiments import adversarial, attack_figures, attacks
+
+main = partial(run_here, adversarial)
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.random((5, 4, 3, 1), dtype="float32")
@@ -28,11 +28,6 @@ KERNEL = RNG.normal(size=(12, 3)).astype("float32")
 
 def dense(images):
     return ops.sigmoid(ops.matmul(ops.reshape(images, (-1, 12)), KERNEL))
-
-
-def main(*arguments):
-    argv = [str(argument) for argument in arguments]
-    return command_line.main(argv, adversarial.build_parser, adversarial.run)
 
 
 # Gradients.
@@ -73,35 +68,6 @@ def test_gradients_of_capsnet(network, mnist, loss):
         for sign in (1, -1)
     )
     np.testing.assert_allclose((above - below) / 0.006, norm.ravel(), rtol=0.03)
-
-
-@pytest.mark.slow
-def test_backends_agree_on_the_gradients_of_images(trained, digits, tmp_path):
-    program = (
-        "import sys, numpy as np, capsulenet, keras\n"
-        "from capsnet import datasets\n"
-        "from capsnet.weights import load_weights\n"
-        "from capsnet.backend import input_gradient\n"
-        "from experiments import attacks\n"
-        "models = capsulenet.CapsNet((28, 28, 1), 10)\n"
-        "load_weights(models[0], sys.argv[1])\n"
-        "network = keras.Model(models[1].input, models[1].outputs[0])\n"
-        "x, y = (a[:20] for a in datasets.load_dataset(sys.argv[2]).test)\n"
-        "gradient = input_gradient(network, attacks.gap)\n"
-        "np.save(sys.argv[3], gradient(x, y)[1])\n"
-    )
-    results = []
-    for backend in ("tensorflow", "jax", "torch"):
-        pytest.importorskip(backend)
-        path = tmp_path / f"{backend}.npy"
-        arguments = (trained[0] / "trained_model.h5", digits, path)
-        command = [sys.executable, "-c", program, *map(str, arguments)]
-        chosen = environment() | {"KERAS_BACKEND": backend}
-        subprocess.run(command, check=True, env=chosen, timeout=300)
-        results.append(np.load(path))
-    most = np.abs(results[0]).max()
-    for result in results[1:]:
-        np.testing.assert_allclose(result, results[0], atol=1e-4 * most)
 
 
 # Losses.
@@ -208,22 +174,6 @@ def test_a_walk_without_a_gradient_stays_where_it_is():
     changed, steps, _ = attacks.walk(gradient, images, labels, 1, 3)
     np.testing.assert_array_equal(changed, images)
     assert steps.tolist() == [3]
-
-
-def test_capsnet_walks_from_class_to_class(network, mnist):
-    x, y = (a[:6] for a in mnist.test)
-    labels = np.roll(y, 1, axis=1)
-    gradient, seen = recorded(network)
-    changed, steps, lengths = attacks.walk(gradient, x, labels, 0.5, 8)
-    reached = lengths.argmax(1) == labels.argmax(1)
-    assert (steps[~reached] == 8).all()
-    before = network.predict(x, verbose=0)
-    assert ((lengths - before)[labels > 0] > 0).all()
-    assert changed.min() >= 0 and changed.max() <= 1
-    for a, b in zip(seen, seen[1:]):
-        assert np.sqrt(np.square(b - a).sum(axis=(1, 2, 3))).max() < 0.5 * 1.0001
-    said = network.predict(changed, verbose=0).argmax(1)
-    np.testing.assert_array_equal(said, lengths.argmax(1))
 
 
 # Sign attacks.

@@ -1,19 +1,17 @@
 """experiments/baseline.py: the paper's convolutional network, and its training."""
 
+from functools import partial
+
 import keras
 import numpy as np
 import pytest
-from conftest import assert_same_run, read_log, write_digits
+from conftest import assert_same_run, read_log, run_here, write_digits
 
 import capsulenet
-from capsnet import command_line
 from capsnet.batches import ShiftedBatches
 from experiments import affnist, baseline, multimnist
 
-
-def main(*arguments):
-    flags = [str(argument) for argument in arguments]
-    return command_line.main(flags, baseline.build_parser, baseline.run)
+main = partial(run_here, baseline)
 
 
 def flags(digits, save_dir):

@@ -1,7 +1,5 @@
 """batches.py: shifted images, and the batches of an epoch."""
 
-import time
-
 import keras
 import numpy as np
 import pytest
@@ -52,27 +50,6 @@ def test_positive_offsets_go_down_and_right():
         [0, 4, 5],
         [0, 7, 8],
     ]
-
-
-def test_an_empty_batch_can_be_shifted():
-    assert shift(np.zeros((0, 28, 28, 1)), np.zeros((0, 2), int)).shape == (
-        0,
-        28,
-        28,
-        1,
-    )
-
-
-def test_shifting_a_batch_costs_next_to_nothing():
-    # A training step on two cores takes over 300 ms; this is a fraction of one.
-    images = np.zeros((100, 28, 28, 1), "float32")
-    offsets = np.random.default_rng(0).integers(-2, 2, (100, 2), endpoint=True)
-    times = []
-    for _ in range(20):
-        start = time.perf_counter()
-        shift(images, offsets)
-        times.append(time.perf_counter() - start)
-    assert min(times) < 0.005
 
 
 # ShiftedBatches

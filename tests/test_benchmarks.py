@@ -1,7 +1,6 @@
 """benchmarks/: what is timed in which order, what rows say, where they are written."""
 
 import dataclasses
-import importlib
 import os
 import shutil
 import subprocess
@@ -10,7 +9,7 @@ import sys
 import keras
 import numpy as np
 import pytest
-from conftest import ROOT, environment, read_rows
+from conftest import ROOT, environment, read_rows, write_test_errors
 
 from benchmarks import (
     direct_convolution,
@@ -26,31 +25,13 @@ from capsnet.recipes import RECIPES
 
 BACKEND = keras.backend.backend()
 MACHINE = ["device", "hardware", "backend", "keras", "commit"]
-NAMES = ["direct_convolution", "multi_gpu", "profile_step", "time_to_accuracy"]
-NAMES += ["train_step", "half_precision", "one_image"]
 
 needs_tensorflow = pytest.mark.skipif(
     BACKEND != "tensorflow", reason="looks at TensorFlow's graphs"
 )
 
 
-@pytest.fixture(autouse=True)
-def _somewhere_else(monkeypatch, tmp_path):
-    """A benchmark that forgets --save_dir writes into the test's own folder."""
-    monkeypatch.chdir(tmp_path)
-
-
 # Where results go, and what they say.
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_what_is_published_changes_only_when_asked(name):
-    if name == "profile_step" and BACKEND != "tensorflow":
-        pytest.skip("needs TensorFlow")
-    parser = importlib.import_module(f"benchmarks.{name}").build_parser()
-    folder = os.path.join("result", "benchmarks")
-    assert parser.parse_args([]).save_dir == folder
-    assert parser.parse_args(["--save_dir", "mine"]).save_dir == "mine"
 
 
 def test_rows_and_names_say_what_was_measured(tmp_path):
@@ -286,14 +267,6 @@ def test_a_training_step_is_timed_at_all_batch_sizes(monkeypatch, tmp_path):
     assert {1, 4, 8, 16, 100} <= sizes
     for row in (*table, *rows):
         assert list(row)[-len(MACHINE) :] == MACHINE
-
-
-def write_test_errors(folder, *errors):
-    """The log of a run with these errors, in %."""
-    folder.mkdir()
-    rows = [f"{i},{1 - error / 100}" for i, error in enumerate(errors, start=1)]
-    (folder / "log.csv").write_text("\n".join(["epoch,test_accuracy", *rows]))
-    return folder
 
 
 def test_an_epoch_takes_as_long_as_its_steps(monkeypatch, tmp_path, capsys):

@@ -377,7 +377,7 @@ LABEL_FORMS = (
 )
 FAULTY_ARRAYS = {
     "no x_test": ({"x_test": None}, "cannot be read: x_test is not a file"),
-    "objects": ({"y_test": np.array([2, 0, "ä"], object)}, "cannot be read: y_test: "),
+    "objects": ({"y_test": np.array([2, 0, "ä"], object)}, "cannot be read: Object ar"),
     "NaN": ({"x_train": with_pixel(np.nan)}, NUMBERS + "float64 from nan to nan"),
     "infinity": ({"x_train": with_pixel(np.inf)}, NUMBERS + "float64 from 0.0 to inf"),
     "minus infinity": ({"x_train": with_pixel(-np.inf)}, NUMBERS + "float64 from -inf"),
@@ -473,10 +473,6 @@ FAULTY_ARRAYS = {
             "y_train": np.arange(1001).astype("U"),
             "y_test": TEST_LABELS.astype("U"),
         },
-        "y_train: expected at most 1000 classes, got 1001",
-    ),
-    "1001 columns": (
-        {"y_train": np.eye(1001)[LABELS], "y_test": np.eye(1001)[TEST_LABELS]},
         "y_train: expected at most 1000 classes, got 1001",
     ),
     "float labels": ({"y_train": LABELS / 1, "y_test": TEST_LABELS / 1}, LABEL_FORMS),
@@ -639,33 +635,11 @@ def test_training_pictures_are_shuffled(tmp_path, split_here):
         assert half.sum(axis=0).min() >= 3
 
 
-@pytest.mark.parametrize(
-    "class_names", [["-1", "2", "10"], ["10", "2", "a"], ["A", "b", "ä"]]
-)
-def test_classes_are_sorted_by_number_if_all_are_numbers(tmp_path, class_names):
-    path = pictures(tmp_path, dict.fromkeys(reversed(class_names), 2))
-    dataset = load_dataset(path)
-    assert dataset.class_names == class_names
-    for x, y in dataset:
-        wanted = [class_names[2 - number // 2] for number in numbers(x)]
-        assert [class_names[i] for i in y.argmax(axis=1)] == wanted
-
-
 def test_names_that_are_no_utf_8(tmp_path):
     path = pictures(tmp_path, {"ant": 2, "bee": 2})
     (tmp_path / "ant" / "0.png").rename(tmp_path / "ant" / "\udce4.png")
     (x, _), (x_test, _) = load_dataset(path)
     assert sorted(numbers(x) + numbers(x_test)) == [0, 1, 2, 3]
-
-
-def test_16_bit_pictures_keep_their_precision(tmp_path):
-    grey = np.array([[0, 1, 1000], [40000, 65534, 65535]], "uint16")
-    for path in ("ant/1.png", "ant/2.png", "bee/1.png", "bee/2.png"):
-        draw_picture(tmp_path / path)
-        Image.fromarray(grey).save(tmp_path / path)
-    for x, _ in load_dataset(str(tmp_path)):
-        for image in x:
-            np.testing.assert_array_equal(image[..., 0], grey / np.float32(65535))
 
 
 def test_grey_pictures_among_colours_get_three_channels(tmp_path):
@@ -719,8 +693,7 @@ def test_grayscale_is_the_luminance(tmp_path, form):
             np.testing.assert_allclose(image, wanted, atol=1e-6)
 
 
-@pytest.mark.parametrize("form", ["npz", "pictures"])
-def test_grey_images_stay_as_they_are_with_grayscale(tmp_path, form):
+def test_grey_images_stay_as_they_are_with_grayscale(tmp_path):
     path = of_images(tmp_path, "npz", draw(5, 4), draw(5, 4, seed=1))
     grey, plain = load_dataset(path, grayscale=True), load_dataset(path)
     np.testing.assert_array_equal(grey.train[0], plain.train[0])
@@ -758,20 +731,7 @@ def test_pictures_of_several_sizes_and_large_ones_are_made_small(
     assert capsys.readouterr().out == ""
 
 
-# What is refused of folders.
-
-
-def test_folders_without_classes(tmp_path):
-    expected = "expected a sub-folder of pictures for each class"
-    assert refused(tmp_path) == expected
-    draw_picture(tmp_path / "1.png")
-    assert refused(tmp_path) == expected
-    draw_picture(tmp_path / "ant" / "1.png")
-    assert refused(tmp_path) == "expected at least 2 class folders, got 1"
-    (tmp_path / "bee").mkdir()
-    file = tmp_path / "bee"
-    expected = "class folder without a picture (.png, .jpg, "
-    assert refused(tmp_path, file=file).startswith(expected)
+# What is refused of folders; test_pictures.py has more.
 
 
 @pytest.mark.parametrize("part", ["train", "test"])
@@ -797,23 +757,6 @@ def test_a_class_too_small_to_split(tmp_path, n, fraction):
     assert complaint.endswith(f"with --test_fraction {fraction}, got {n}")
 
 
-@pytest.mark.parametrize(
-    ("damage", "complaint"),
-    [
-        ("text", "expected a PNG, JPEG, BMP, GIF, WebP or TIFF picture, got somethi"),
-        ("empty", "expected a PNG, JPEG, BMP, GIF, WebP or TIFF picture, got somethi"),
-        ("truncated", "cannot be read: "),
-    ],
-)
-def test_a_damaged_picture(tmp_path, damage, complaint):
-    path = pictures(tmp_path, {"ant": 3, "bee": 3})
-    file = tmp_path / "bee" / "4.png"
-    Image.fromarray(draw(5, 4)).save(file)
-    content = {"text": b"picture", "empty": b"", "truncated": file.read_bytes()[:-30]}
-    file.write_bytes(content[damage])
-    assert refused(path, file=file).startswith(complaint)
-
-
 # Memory.
 
 
@@ -837,11 +780,12 @@ def test_too_little_memory_is_found_out_before_the_pixels_are_made(
 
 
 def test_arrays_as_they_are_need_memory_too(tmp_path, monkeypatch):
-    path = npz(tmp_path)  # 9 images of 20 pixels
-    monkeypatch.setattr(memory, "available_memory", lambda: 9 * 20 * 4 - 1)
+    # 9 images of 2000 pixels
+    path = npz(tmp_path, x_train=draw(6, 50, 40), x_test=draw(3, 50, 40))
+    monkeypatch.setattr(memory, "available_memory", lambda: 9 * 2000 * 4 - 1)
     assert refused(path).startswith("the images need about 0.0 GB of memory")
-    monkeypatch.setattr(memory, "available_memory", lambda: 9 * 20 * 4)
-    assert load_dataset(path).train[0].shape == (6, 5, 4, 1)
+    monkeypatch.setattr(memory, "available_memory", lambda: 9 * 2000 * 4)
+    assert load_dataset(path).train[0].shape == (6, 50, 40, 1)
 
 
 # Keras's loaders.
@@ -868,13 +812,12 @@ def test_keras_gives_channels_first_if_keras_json_says_so(monkeypatch, channels_
         np.testing.assert_array_equal(found, pixels / np.float32(255))
 
 
-@pytest.mark.parametrize("name", ["fashion_mnist", "cifar10", "cifar100"])
-def test_what_keras_cannot_load(monkeypatch, name):
+def test_what_keras_cannot_load(monkeypatch):
     def load_data():
         raise Exception("URL fetch failure:\n  503 -- no network.")
 
-    monkeypatch.setattr(getattr(keras.datasets, name), "load_data", load_data)
-    complaint = refused(name)
+    monkeypatch.setattr(keras.datasets.cifar100, "load_data", load_data)
+    complaint = refused("cifar100")
     assert complaint.startswith(
         "Keras cannot load it: URL fetch failure: 503 -- no net"
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, main, refuse
 from PIL import Image, ImageDraw
 
 import capsulenet
@@ -252,10 +252,6 @@ def test_an_installation_has_no_page(monkeypatch, tmp_path, published):
 # The command line.
 
 
-def main(*arguments):
-    return capsulenet.main([str(argument) for argument in arguments])
-
-
 def test_export_page(tmp_path, monkeypatch, capsys, mnist):
     monkeypatch.setattr(explore, "LOOKED_AT", 20)
     model = ROOT / PRETRAINED
@@ -263,22 +259,14 @@ def test_export_page(tmp_path, monkeypatch, capsys, mnist):
     assert capsys.readouterr().out.splitlines()[-1] == f"Wrote {tmp_path / 'page'}"
     manifest = json.loads((tmp_path / "page" / "model.json").read_text())
     assert manifest["title"] == "mnist_v4.h5"
-    assert main("--export_page", tmp_path / "page", "-w", model) == 2
-    message = capsys.readouterr().err
-    assert "--export_page: expected a new or empty folder" in message
-    assert message.count("\n") == 1
+    message = refuse(capsys, "--export_page", tmp_path / "page", "-w", model)
+    assert message.startswith("--export_page: expected a new or empty folder")
 
 
 @pytest.mark.parametrize("flags", [("--explore",), ("--export_page", "page")])
 def test_the_published_model_is_the_default(flags, capsys):
-    assert main(*flags) == 2  # in a folder without it
-    assert error_line(capsys) == f"{PRETRAINED}: No such file or directory."
-
-
-def error_line(capsys):
-    out, err = capsys.readouterr()
-    assert out == "" and err.count("\n") == 1
-    return err.strip().partition("error: ")[2]
+    # in a folder without it
+    assert refuse(capsys, *flags) == f"{PRETRAINED}: No such file or directory."
 
 
 @pytest.mark.parametrize(
@@ -290,5 +278,4 @@ def error_line(capsys):
     ],
 )
 def test_bad_arguments(flags, message, capsys):
-    assert main(*flags, "-w", ROOT / PRETRAINED) == 2
-    assert message in error_line(capsys)
+    assert message in refuse(capsys, *flags, "-w", ROOT / PRETRAINED)

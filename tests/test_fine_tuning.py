@@ -2,8 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import read_weights
-from test_command_line import main
+from conftest import main, read_weights
 
 import capsulenet
 from capsnet import command_line

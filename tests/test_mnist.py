@@ -144,29 +144,14 @@ def test_a_damaged_cache_of_ours_is_replaced(world, damage):
         ("x_test", None, "x_test is not a file in the archive"),
         ("y_test", np.array([7, 2, 1], object), "cannot be read"),
         ("y_test", np.array([7, 2, 1], "int64"), "expected uint8 .*, got int64"),
-        ("y_test", np.array([7, 2], "uint8"), r"shape \(3,\), got uint8 of shape \(2,"),
-        ("y_test", np.eye(3, 10, dtype="uint8"), r"shape \(3,\), got .*\(3, 10\)"),
         ("x_test", np.zeros((3, 28, 28)), "expected uint8 .*, got float64"),
-        ("x_test", np.zeros((3, 784), "uint8"), r"\(3, 28, 28\), got .*\(3, 784\)"),
-        ("x_test", np.zeros((3, 32, 32), "uint8"), r"28\), got .*\(3, 32, 32\)"),
-        ("x_test", np.zeros((0, 28, 28), "uint8"), r"28\), got .*\(0, 28, 28\)"),
         ("y_test", np.array([7, 2, 10], "uint8"), "expected labels 0 to 9, got 10"),
-        ("x_test", np.uint8(3), r"28\), got uint8 of shape \(\)"),
     ],
 )
 def test_a_cache_of_another_form_is_not_taken_for_mnist(world, name, array, complaint):
     arrays = world.arrays | {name: array}
     write_npz(world.cache, {n: a for n, a in arrays.items() if a is not None})
     pytest.raises(DataError, load_dataset).match(f"our cache: [^;]*{complaint}[^;]*; ")
-
-
-def test_a_reader_of_the_old_cache_is_not_disturbed(world):
-    write_npz(world.cache, tiny_mnist(1))
-    content = world.cache.read_bytes()
-    write_npz(world.url_file, world.arrays)
-    with open(world.cache, "rb") as reader:
-        assert same(load_dataset(), world.arrays)
-        assert reader.read() == content
 
 
 def test_keras_cache_is_never_touched(world):
@@ -474,16 +459,8 @@ def test_sizes_that_lie_are_found_out_without_the_memory(tmp_path, packed):
     message = refused(folder)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert "expected 3136000000000 bytes" in message and "got 1000" in message
+    assert "its bytes need about 3136.0 GB of memory" in message
     assert peak < 20e6
-
-
-@pytest.mark.parametrize("packed", [False, True])
-def test_zeros_behind_the_data_are_not_read(tmp_path, packed):
-    folder = write_idx(tmp_path, tiny_mnist(), packed=packed)
-    path = folder / ("t10k-images-idx3-ubyte" + (".gz" if packed else ""))
-    os.truncate(path, 20 * 10**9)
-    assert "expected a file of at most" in refused(folder)
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped bytes", "not gzip"])
@@ -509,17 +486,6 @@ def test_files_that_are_no_npz(tmp_path):
     with open(path, "wb") as file:
         np.save(file, np.zeros(3, "uint8"))
     assert f"{path}: cannot be read" in refused(tmp_path)
-
-
-def test_an_npz_whose_sizes_lie(tmp_path):
-    write_npz(tmp_path / "mnist.npz", tiny_mnist())
-    header = io.BytesIO()
-    np.lib.format.write_array_header_1_0(
-        header, {"descr": "|u1", "fortran_order": False, "shape": (2**40, 28, 28)}
-    )
-    with zipfile.ZipFile(tmp_path / "mnist.npz", "w") as archive:
-        archive.writestr("x_train.npy", header.getvalue() + bytes(1000))
-    assert "cannot be read" in refused(tmp_path)
 
 
 # Files that are made to do harm: refused before anything is read or allocated.
@@ -574,71 +540,32 @@ def write_member(folder, content, name="y_test", **options):
             archive.writestr(filename, data, **options)
 
 
-def npy(descr, shape, data=b"", version=1):
+def npy(descr, shape, data=b""):
     header = f"{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}}}\n"
-    size = struct.pack("<H" if version == 1 else "<I", len(header))
-    return b"\x93NUMPY" + bytes([version, 0]) + size + header.encode() + data
+    return b"\x93NUMPY\1\0" + struct.pack("<H", len(header)) + header.encode() + data
 
 
 @pytest.mark.parametrize(
-    ("content", "complaint"),
+    "content",
     [
-        (npy("'|O'", (3,), pickle.dumps([1, 2, 3])), "numbers or names, got object"),
-        (npy("[('a', '<f4')]", (3,), bytes(12)), "expected numbers or names, got"),
-        (npy("('<f4', (9, 9))", (3,), bytes(972)), "expected numbers or names, got"),
-        (npy("'|V100'", (3,), bytes(300)), "expected numbers or names, got |V100"),
-        (npy("'<M8[s]'", (3,), bytes(24)), "numbers or names, got datetime64[s]"),
-        (npy("'|u1'", (-3, -1), bytes(3)), "numbers or names, got uint8 of shape (-3,"),
-        (npy("'|u1'", (2**40, 2**40)), f"expected {2**80} bytes for uint8"),
-        (npy("'<U100000000'", (3,)), "expected 1200000000 bytes for <U100000000"),
-        (npy("'|u1'", (3,), bytes(4)), "y_test: expected 3 bytes for uint8 of shape"),
-        (npy("'|u1'", (3,), bytes(2)), "y_test: expected 3 bytes for uint8 of shape"),
-        (npy("'|u1'", (3,), bytes(3), version=3), "y_test: expected an npy header"),
-        (npy("'|u1'", "-" * 9000 + "1"), "y_test: expected an npy header of version"),
-        (npy("'|u1'", "(" * 4000), "y_test: expected an npy header of version"),
-        (npy("open('stolen', 'w')", (3,)), "y_test: expected an npy header of version"),
-        (b"", "y_test: expected an npy header of version 1.0 or 2.0, got something"),
+        npy("'|O'", (3,), pickle.dumps([1, 2, 3])),
+        npy("'|u1'", (2**40, 2**40)),
+        npy("'|u1'", (3,), bytes(2)),
+        npy("open('stolen', 'w')", (3,)),
+        b"",
     ],
 )
-@pytest.mark.parametrize("packing", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
-def test_a_forged_npy_header(tmp_path, monkeypatch, content, complaint, packing):
-    monkeypatch.setattr(np.lib.format, "read_array", None)
-    write_member(tmp_path, content, compress_type=packing)
-    assert complaint in refused(tmp_path)
-
-
-@pytest.mark.parametrize("packing", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
-def test_an_npz_of_another_compression(tmp_path, packing):
-    write_member(tmp_path, npy("'|u1'", (3,), bytes(3)), compress_type=packing)
-    assert "x_train: expected no compression or deflate" in refused(tmp_path)
-
-
-def test_an_encrypted_npz(tmp_path):
-    write_npz(tmp_path / "mnist.npz", tiny_mnist())
-    data = bytearray((tmp_path / "mnist.npz").read_bytes())
-    for start, offset in ((b"PK\3\4", 6), (b"PK\1\2", 8)):
-        data[data.index(start) + offset] |= 1
-    (tmp_path / "mnist.npz").write_bytes(data)
-    assert "x_train: expected no encryption" in refused(tmp_path)
-
-
-@pytest.mark.parametrize("packing", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
-def test_a_directory_that_promises_too_much(tmp_path, monkeypatch, packing):
-    monkeypatch.setattr(np.lib.format, "read_array", None)
-    content = npy("'|u1'", (3_000_000_000,), b"123")
-    write_member(tmp_path, content, compress_type=packing)
-    data = (tmp_path / "mnist.npz").read_bytes()
-    true, lie = (struct.pack("<I", len(content) + n) for n in (0, 3_000_000_000))
-    at = data.rindex(b"y_test.npy") - 46  # its entry in the directory
-    entry = data[at : at + 46].replace(true, lie)
-    (tmp_path / "mnist.npz").write_bytes(data[:at] + entry + data[at + 46 :])
-    assert "y_test: expected 3000000" in refused(tmp_path)
+def test_a_forged_npy_header(tmp_path, monkeypatch, content):
+    monkeypatch.chdir(tmp_path)
+    write_member(tmp_path, content)
+    assert "cannot be read" in refused(tmp_path)
+    assert not (tmp_path / "stolen").exists()
 
 
 def test_an_npz_that_is_too_large_is_not_read(tmp_path, monkeypatch):
     monkeypatch.setattr(np.lib.format, "read_array", None)
     write_npz(tmp_path / "mnist.npz", tiny_mnist())
-    no_memory(monkeypatch, 9 * 785 - 1)
+    no_memory(monkeypatch, 9 * 785)
     assert "its arrays need about 0.0 GB of memory" in refused(tmp_path)
 
 

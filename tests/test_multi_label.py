@@ -6,9 +6,8 @@ import re
 
 import numpy as np
 import pytest
-from conftest import read_log, read_rows
+from conftest import main, read_log, read_rows
 from PIL import Image
-from test_command_line import main
 
 from capsnet.datasets import load_dataset
 from capsnet.weights import read_info

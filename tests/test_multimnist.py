@@ -2,11 +2,12 @@
 
 import contextlib
 import json
+from functools import partial
 
 import keras
 import numpy as np
 import pytest
-from conftest import assert_picture, assert_same_run, read_log, write_digits
+from conftest import assert_picture, read_log, run_here, write_digits
 from keras import ops
 from PIL import Image
 
@@ -22,10 +23,7 @@ from experiments.multimnist import BaselinePairs, Pairs, both_right, one_right
 
 N_CLASS = 4
 
-
-def main(*arguments):
-    flags = [str(argument) for argument in arguments]
-    return command_line.main(flags, multimnist.build_parser, multimnist.run)
+main = partial(run_here, multimnist)
 
 
 @pytest.fixture
@@ -362,23 +360,19 @@ def test_predict_names_both_digits_and_draws_them_apart(mnist, tmp_path, capsys)
 
 
 @pytest.mark.slow
-def test_a_run_its_resumption_and_its_test(mnist, tmp_path, capsys, monkeypatch):
+def test_a_run_and_its_test(mnist, tmp_path, capsys, monkeypatch):
     folder = write_digits(tmp_path / "digits", mnist, n_train=40, n_test=30)
-    sizes = ("--batch_size", 20, "--data_dir", folder)
-    assert main(*sizes, "--epochs", 1, "--save_dir", tmp_path / "parts") == 0
+    sizes, run = ("--batch_size", 20, "--data_dir", folder), tmp_path / "run"
+    assert main(*sizes, "--epochs", 1, "--save_dir", run) == 0
     output = capsys.readouterr().out
     assert "Training: CapsNet, routings 3, two digits" in output
     assert "Test error: " in output and " % of 30 pairs" in output
     for name in ("wrong.png", "test.csv"):
-        assert f"Wrote {tmp_path / 'parts' / name}" in output
-    assert main("--resume", "--epochs", 2, "--save_dir", tmp_path / "parts") == 0
-    assert main(*sizes, "--epochs", 2, "--save_dir", tmp_path / "whole") == 0
-    assert_same_run(tmp_path / "parts", tmp_path / "whole")
-    row = read_log(tmp_path / "whole")[-1]
+        assert f"Wrote {run / name}" in output
+    (row,) = read_log(run)
     assert float(row["test_one_right"]) >= float(row["test_accuracy"])
 
-    capsys.readouterr()
-    model = ("-w", tmp_path / "whole" / "trained_model.h5")
+    model = ("-w", run / "trained_model.h5")
     flags = ("--data_dir", folder, "--save_dir", tmp_path / "test")
     assert main("-t", *model, *flags) == 0
     error = 100 * (1 - float(row["test_accuracy"]))

@@ -1,6 +1,5 @@
 """Options: values that check themselves, and a training without a command line."""
 
-import dataclasses
 import math
 
 import numpy as np
@@ -36,13 +35,6 @@ from capsnet.run_folder import RunFolder
 def test_what_no_option_can_be(group, name, value, expected):
     with pytest.raises(UsageError, match=f"--{name}: expected {expected}"):
         group(**{name: value})
-
-
-def test_options_do_not_change():
-    training = Training(epochs=3)
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        training.epochs = 4
-    assert dataclasses.replace(training, lr=0.01).epochs == 3
 
 
 def test_recipes_are_trainings_of_their_names():

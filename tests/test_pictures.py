@@ -201,34 +201,22 @@ def palette_key():
 
 
 @pytest.mark.parametrize(
-    "make", [half_rgba, half_la, grey_key, deep_grey_key, palette_key]
+    ("suffix", "make"),
+    [
+        *((".png", make) for make in (half_rgba, half_la, grey_key, deep_grey_key)),
+        *((suffix, palette_key) for suffix in (".png", ".gif")),
+        *((".tif", make) for make in (half_rgba, half_la)),
+        (".webp", half_rgba),
+    ],
 )
-def test_transparent_pixels_lie_over_white(tmp_path, make):
+def test_transparent_pixels_lie_over_white(tmp_path, suffix, make):
     image, options, expected = make()
-    path = save(tmp_path / "a.png", image, **options)
-    pixels = read_image(path)
-    assert is_valid(pixels) and pixels.shape == image_shape(path)
-    for channel in range(pixels.shape[2]):
-        np.testing.assert_allclose(pixels[0, :, channel], expected, atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("suffix", "make"), [(".tif", half_la), (".tif", half_rgba), (".webp", half_rgba)]
-)
-def test_transparent_pixels_of_other_formats_do_so_too(tmp_path, suffix, make):
-    image, _, expected = make()
-    options = {"lossless": True} if suffix == ".webp" else {}
+    options |= {"lossless": True} if suffix == ".webp" else {}
     path = save(tmp_path / f"a{suffix}", image, **options)
     pixels = read_image(path)
     assert is_valid(pixels) and pixels.shape == image_shape(path)
     for channel in range(pixels.shape[2]):
         np.testing.assert_allclose(pixels[0, :, channel], expected, atol=1e-6)
-
-
-def test_a_transparent_gif_lies_over_white(tmp_path):
-    image, options, expected = palette_key()
-    path = save(tmp_path / "a.gif", image, **options)
-    np.testing.assert_allclose(read_image(path, 1)[0, :, 0], expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tif"])
@@ -393,17 +381,6 @@ def test_damage_anywhere_gives_pixels_or_one_line(tmp_path, capfd, recwarn, suff
     assert not recwarn.list and capfd.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize("function", [read_image, image_shape])
-@pytest.mark.parametrize("kind", ["png", "jpg"])
-def test_a_picture_with_gigabytes_behind_it(tmp_path, function, kind):
-    path = save(tmp_path / f"one.{kind}", Image.new("L", (10, 10)))
-    assert function(path) is not None
-    os.truncate(path, 20 * 10**9)
-    with pytest.raises(DataError, match="at most 536870912 bytes, got 2") as error:
-        function(path)
-    one_line(error, path)
-
-
 @pytest.mark.parametrize("pixels", [101, 250])
 @pytest.mark.parametrize("function", [read_image, image_shape])
 def test_more_pixels_than_pillow_allows(tmp_path, monkeypatch, function, pixels):
@@ -470,16 +447,6 @@ def test_tiffs_as_scanners_and_microscopes_write_them(
     np.testing.assert_allclose(read_image(path), read_image(plain), atol=error)
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "CMYK", "I;16"])
-@pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_adobe_deflate", "packbits"])
-def test_compressed_tiffs(tmp_path, mode, compression):
-    plain = save(tmp_path / "plain.tif", picture(mode))
-    path = save(tmp_path / "a.tif", picture(mode), compression=compression)
-    assert path.read_bytes() != plain.read_bytes()
-    assert image_shape(path) == image_shape(plain)
-    np.testing.assert_array_equal(read_image(path), read_image(plain))
-
-
 FAULTY_TIFFS = {
     "other numbers": (tiff("<", (258, 4, 1, 32)), "a TIFF of 1 to 8 or 16 bits"),
     "12 bits": (tiff("<", (258, 4, 1, 12)), "a TIFF of 1 to 8 or 16 bits"),
@@ -487,10 +454,7 @@ FAULTY_TIFFS = {
         tiff("<", (258, 4, 1, 32), (339, 4, 1, 3)),
         "a TIFF of 1 to 8 or 16 bits",
     ),
-    "unknown layout": (tiff("<", (262, 4, 1, 4)), "TIFF picture, got something else"),
     "100 million samples": (tiff("<", (277, 4, 1, 10**8)), "got something else"),
-    "BigTIFF": (b"II+\0\x08\0\0\0" + bytes(99), "or TIFF picture, got something else"),
-    "no directory": (b"II*\0\xff\xff\xff\xff", "got something else"),
     "half a directory": (tiff(">")[:60], "got something else"),
 }
 
@@ -701,49 +665,6 @@ def test_memory_for_a_picture(tmp_path, mode):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 26e6
-
-
-def jpeg_of_scans(n, between=b"", end=b"\xff\xd9", size=(64, 64)):
-    """A progressive JPEG that repeats the header of its first scan, without data."""
-    file = io.BytesIO()
-    Image.new("L", size).save(file, "JPEG", progressive=True)
-    data = file.getvalue()
-    start = data.index(b"\xff\xda")
-    scan = data[start : start + 2 + int.from_bytes(data[start + 2 : start + 4], "big")]
-    return data[:start] + (scan + between) * n + end
-
-
-@pytest.mark.parametrize("between", [b"", b"\xff\x01", b"\xff\xff\xff", b"\xff\xd0\0"])
-def test_a_jpeg_of_thousands_of_scans(tmp_path, monkeypatch, between):
-    monkeypatch.setattr(pictures, "_MAX_SCANNED_PIXELS", 64 * 64 * 50)
-    path = tmp_path / "a.jpg"
-    path.write_bytes(jpeg_of_scans(51, between))
-    with pytest.raises(DataError, match="a JPEG of a few scans, got 51") as error:
-        read_image(path)
-    one_line(error, path)
-    path.write_bytes(jpeg_of_scans(50, end=b"\xff\xd9" + jpeg_of_scans(50)))
-    assert is_valid(read_image(path))
-
-
-def test_what_looks_like_scans_within_a_segment_is_none(tmp_path, monkeypatch):
-    monkeypatch.setattr(pictures, "_MAX_SCANNED_PIXELS", 40 * 30 * 20)
-    path = tmp_path / "a.jpg"
-    picture().save(path, progressive=True, comment=b"\xff\xda\0\2" * 100)
-    assert is_valid(read_image(path))
-
-
-def test_a_compressed_bmp_of_very_many_pixels(tmp_path, monkeypatch):
-    body = b"\x08\x01\0\0" * 4 + b"\0\1"
-    header = struct.pack("<IiiHHIIiiII", 40, 8, 4, 1, 8, 1, len(body), 0, 0, 0, 0)
-    start = 14 + len(header) + 1024
-    data = struct.pack("<2sIHHI", b"BM", start + len(body), 0, 0, start) + header
-    path = tmp_path / "a.bmp"
-    path.write_bytes(data + bytes(range(256)) * 4 + body)
-    assert read_image(path).shape == (4, 8, 3)
-    monkeypatch.setattr(pictures, "_MAX_RLE_PIXELS", 31)
-    with pytest.raises(DataError, match="BMP of at most 31 pixels, got 32") as error:
-        read_image(path)
-    one_line(error, path)
 
 
 def test_errors_hold_nothing_that_a_terminal_obeys(tmp_path):

@@ -4,8 +4,8 @@ import re
 
 import numpy as np
 import pytest
+from conftest import main
 from PIL import Image, ImageDraw, ImageFont
-from test_command_line import main
 
 SIDE = 24
 SYMBOLS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabdefghnqrt"  # EMNIST's 47

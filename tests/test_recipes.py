@@ -107,20 +107,6 @@ def test_the_transformation_matrices_start_as_asked_for():
         assert len(biases) == 5 and not any(bias.any() for bias in biases)
 
 
-# A run with a cosine
-
-
-@pytest.mark.slow
-def test_a_run_whose_rate_ends_at_zero_keeps_its_length(digits, tmp_path, capsys):
-    flags = ["--recipe", "modern", "--epochs", "1", "--train_size", "40"]
-    flags += ["--batch_size", "20", "--data_dir", digits, "--save_dir", tmp_path]
-    assert capsulenet.main([*map(str, flags)]) == 0
-    capsys.readouterr()
-    more = ["--resume", "--epochs", "2", "--save_dir", str(tmp_path)]
-    assert capsulenet.main(more) == 2
-    assert "--epochs: expected 1, at the end of which" in capsys.readouterr().err
-
-
 # The study of changes
 
 
@@ -152,7 +138,7 @@ def test_the_study_compares_finished_runs(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("variant", ["fading", "biases", "seed"])
+@pytest.mark.parametrize("variant", ["fading", "biases"])
 def test_a_variant_is_trained_without_the_test_images(
     variant, mnist, monkeypatch, tmp_path, capsys
 ):

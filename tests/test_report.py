@@ -1,18 +1,17 @@
-"""capsnet/report.py: rates, tables and pictures of a test, and a run's files."""
+"""capsnet/report.py: rates, tables and pictures of a test."""
 
 import contextlib
-import csv
 import math
 
 import numpy as np
 import pytest
-from conftest import assert_picture, read_rows
+from conftest import ROOT, assert_picture, read_rows, refuse
 from PIL import Image
-from test_command_line import main
 
 import utils
 from capsnet import report
 from capsnet.datasets import Dataset
+from capsnet.flags import PRETRAINED
 from capsnet.run_folder import RunFolder
 from capsnet.task import said
 
@@ -155,49 +154,13 @@ def test_names_of_files_lead_back_to_the_images(tmp_path, capsys):
     lengths = np.array([[0.2, 0.9], [0.8, 0.1]])
     report.write_report(data, lengths, lambda x: x, RunFolder(tmp_path))
     assert "Test error: 0.00 % (0 of 2)" in capsys.readouterr().out
-    with open(tmp_path / "test.csv", newline="", encoding="utf-8") as file:
-        assert [row["image"] for row in csv.DictReader(file)] == paths[1]
+    assert [row["image"] for row in read_rows(tmp_path / "test.csv")] == paths[1]
     assert not (tmp_path / "errors.png").exists()
 
 
-def test_a_test_agrees_with_the_data_and_itself(
-    trained, digits, mnist, tmp_path, capsys
-):
-    model = ("-w", trained[0] / "trained_model.h5", "--data_dir", digits)
-    features = tmp_path / "features.npz"
-    assert main("-t", *model, "--save_dir", tmp_path, "--features", features) == 0
-    out = capsys.readouterr().out
-    rows = read_rows(tmp_path / "test.csv")
-    truth = mnist.test[1][:300].argmax(1)
-    assert [int(row["image"]) for row in rows] == list(range(300))
-    assert [int(row["class"]) for row in rows] == truth.tolist()
-    lengths = np.array(
-        [[float(row[f"length of {i}"]) for i in range(10)] for row in rows]
-    )
-    guesses = [int(row["prediction"]) for row in rows]
-    assert guesses == lengths.argmax(1).tolist()
-    wrong = int((np.array(guesses) != truth).sum())
-    assert f"Test error: {wrong / 3:.2f} % ({wrong} of 300), 95 % interval " in out
-    log = read_rows(trained[0] / "log.csv")
-    assert float(log[-1]["test_accuracy"]) == pytest.approx(1 - wrong / 300, abs=1e-6)
-    for name in ("real_and_recon.png", "errors.png", "confusion.png"):
-        assert_picture(tmp_path / name)
-        assert f"Wrote {tmp_path / name}\n" in out
-
-    found = np.load(features)
-    assert found["capsules"].shape == (len(found["labels"]), 10, 16)
-    is_test = found["part"] == "test"
-    assert is_test.sum() == 300 and (found["labels"][is_test].argmax(1) == truth).all()
-    np.testing.assert_allclose(found["lengths"][is_test], lengths, atol=6e-5)
-    norms = np.linalg.norm(found["capsules"], axis=-1)
-    np.testing.assert_allclose(norms, found["lengths"], atol=1e-5)
-    assert found["paths"][is_test].tolist() == [str(i) for i in range(300)]
-
-
 @pytest.mark.parametrize("name", ["f.csv", "no/folder/f.npz"])
-def test_features_go_into_an_npz_file(trained, digits, tmp_path, capsys, name):
-    model = ("-w", trained[0] / "trained_model.h5", "--data_dir", digits)
-    assert main("-t", *model, "--save_dir", tmp_path, "--features", name) == 2
-    out, err = capsys.readouterr()
-    assert out == "" and "--features: expected FILE.npz in a folder" in err
+def test_features_go_into_an_npz_file(tmp_path, capsys, name):
+    flags = ("-t", "-w", ROOT / PRETRAINED, "--save_dir", tmp_path)
+    message = refuse(capsys, *flags, "--features", name)
+    assert message.startswith("--features: expected FILE.npz in a folder")
     assert list(tmp_path.iterdir()) == []

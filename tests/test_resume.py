@@ -27,7 +27,9 @@ from conftest import (
     assert_picture,
     assert_same_run,
     environment,
+    error_line,
     leave_out_pictures,
+    main,
     read_log,
     read_weights,
     without_times,
@@ -35,7 +37,7 @@ from conftest import (
 )
 
 import capsulenet
-from capsnet import callbacks, datasets, report, run_folder, session, training
+from capsnet import callbacks, datasets, report, run_folder, session
 from capsnet.callbacks import Evaluate, KeepBest, SaveState, StopOnNaN, WriteLog
 from capsnet.run_folder import RunFolder
 from capsnet.weights import load_weights, read_run
@@ -49,10 +51,6 @@ PICTURES = ("manipulate-5.png", *report.FILES[1:])  # are drawn after a training
 RESULTS = (*PICTURES, "test.csv")
 REWRITTEN = (".lock", "log.csv", "log.png")  # whenever a run goes on
 PATIENCE = 300  # seconds, for a machine that is very busy
-
-
-def main(*arguments):
-    return capsulenet.main([str(argument) for argument in arguments])
 
 
 def quiet_main(*arguments):
@@ -128,19 +126,13 @@ def begun(first_epoch, tmp_path):
 def fails(capsys, tmp_path):
     """Runs what ends with one line, and returns the line; nothing is to be touched."""
 
-    def fails(*arguments, status=2):
+    def fails(*arguments):
         before = contents(tmp_path)
-        assert main(*arguments) == status
+        assert main(*arguments) == 2
         assert contents(tmp_path) == before
-        return one_line(capsys)
+        return error_line(capsys.readouterr().err)
 
     return fails
-
-
-def one_line(capsys):
-    out, err = capsys.readouterr()
-    assert err.endswith("\n") and err.count("\n") == 1
-    return err.split(": error: ")[1]
 
 
 @pytest.fixture
@@ -256,7 +248,7 @@ def no_data(monkeypatch):
 )
 def test_flags_are_those_of_the_run(begun, fails, few, flags):
     message = fails("--resume", "--save_dir", begun, *flags.split())
-    assert message == f"loading {few}\n"
+    assert message == f"loading {few}"
 
 
 @pytest.mark.usefixtures("no_data")
@@ -281,15 +273,24 @@ def test_flags_that_contradict_the_run(begun, fails, flag, expected, received):
     message = fails("--resume", "--save_dir", begun, flag, received)
     assert message == (
         f"{flag}: expected {expected}, with which the run in {begun} was begun, "
-        f"received {received}\n"
+        f"received {received}"
     )
 
 
 @pytest.mark.usefixtures("no_data")
 def test_fewer_epochs_than_are_finished(two_epochs, fails):
     message = fails("--resume", "--epochs", 1, "--save_dir", two_epochs)
-    expected = "--epochs: expected at least 2, as many are finished, received 1\n"
+    expected = "--epochs: expected at least 2, as many are finished, received 1"
     assert message == expected
+
+
+@pytest.mark.usefixtures("no_data")
+def test_a_run_whose_rate_ends_at_zero_keeps_its_length(begun, fails):
+    forge(begun, argument(lr_decay=None))
+    assert fails("--resume", "--epochs", 2, "--save_dir", begun) == (
+        "--epochs: expected 1, at the end of which the learning rate of this run is "
+        "zero, received 2"
+    )
 
 
 @pytest.mark.usefixtures("no_pictures")
@@ -300,7 +301,7 @@ def test_the_same_data_may_lie_elsewhere(finished, few, tmp_path):
     assert finished_epochs(finished) == 1 and run["best_epoch"] == 1
 
 
-def test_other_data(finished, fails, few, tmp_path, capsys):
+def test_other_data(finished, fails, few, tmp_path):
     with np.load(few / "mnist.npz") as file:
         arrays = dict(file)
     arrays["x_train"][7, 14, 14] ^= 1  # a pixel is enough
@@ -321,7 +322,7 @@ def test_a_run_is_not_replaced_unasked(fails, tmp_path, name):
     (tmp_path / name).write_text("of an earlier run")
     assert fails("--save_dir", tmp_path) == (
         f"--save_dir: {tmp_path} holds a run already ({name}): --resume goes on with "
-        "it, --overwrite replaces it\n"
+        "it, --overwrite replaces it"
     )
 
 
@@ -366,6 +367,10 @@ def end_epoch(model, *arguments, epochs, callbacks, **options):
             callback.on_epoch_end(epochs - 1, dict.fromkeys(names, 0.5))
 
 
+def no_epoch(*arguments, **options):
+    """In the place of `fit`: it is over already."""
+
+
 def test_overwriting_that_fails_leaves_the_earlier_run(
     finished, few, monkeypatch, capsys
 ):
@@ -377,7 +382,8 @@ def test_overwriting_that_fails_leaves_the_earlier_run(
     before = contents(finished)
     options = ["--overwrite", "--epochs", 1, "--data_dir", few]
     assert main(*options, "--save_dir", finished) == 2
-    assert one_line(capsys).endswith("cannot be written: Input/output error\n")
+    message = error_line(capsys.readouterr().err)
+    assert message.endswith("cannot be written: Input/output error")
     assert contents(finished) == before
 
 
@@ -428,14 +434,14 @@ def test_a_state_that_is_replaced_at_the_start(
 
     monkeypatch.setattr(session, "load_data", replace_and_load)
     assert main("--resume", "--epochs", 2, "--save_dir", finished) == 2
-    assert "another run has replaced it" in one_line(capsys)
+    assert "another run has replaced it" in error_line(capsys.readouterr().err)
 
 
 @pytest.mark.usefixtures("no_data")
 def test_there_is_no_run_to_go_on_with(fails, tmp_path):
     for folder in (tmp_path, tmp_path / "nowhere"):
         assert fails("--resume", "--save_dir", folder) == (
-            f"--resume: there is no run to go on with, no {folder}/run_state.h5\n"
+            f"--resume: there is no run to go on with, no {folder}/run_state.h5"
         )
 
 
@@ -449,13 +455,6 @@ def forge(folder, change):
         change(run)
         del file["run"]
         file["run"] = np.frombuffer(json.dumps(run).encode(), "uint8")
-
-
-def rename_column(run):
-    run["rows"] = [
-        {"error" if k == "test_loss" else k: v for k, v in row.items()}
-        for row in run["rows"]
-    ]
 
 
 OTHER_VERSION = "expected a run of this version, found one of another: "
@@ -476,6 +475,10 @@ def argument(group="training", **values):
         (argument(lr="fast"), "damaged run state: --lr: "),
         (argument(epochs=None), "damaged run state: --epochs: "),
         (argument(batch_size=0), "damaged run state: --batch_size: "),
+        (argument(recipe=["seed"]), "damaged run state: --recipe: "),
+        (argument(help=True), f"{OTHER_VERSION}[help]"),
+        (lambda run: run["arguments"].update(data=3), OTHER_VERSION),
+        (argument("data", dataset="x" * 5000), "damaged run state: --dataset: "),
         (argument("data", image_size=[28]), "damaged run state: --image_size: "),
         (argument("data", image_size=[0, 28]), "damaged run state: --image_size: "),
         (lambda run: run["arguments"].update(weights=3), "damaged run state: --weig"),
@@ -486,27 +489,27 @@ def argument(group="training", **values):
         (lambda run: run.update(best_epoch=2), "damaged run state"),
         (lambda run: run.update(digest=None), "damaged run state"),
         (lambda run: run.pop("overwrite"), "damaged run state"),
+        (lambda run: run.update(overwrite=1), "damaged run state"),
     ],
 )
 def test_forged_run_states(begun, fails, change, complaint):
     forge(begun, change)
     message = fails("--resume", "--save_dir", begun)
     assert message.startswith(f"{begun}/run_state.h5: {complaint}")
+    assert len(message) < 500 + len(str(begun))
 
 
-@pytest.mark.parametrize(
-    ("change", "complaint"),
-    [
-        (rename_column, "expected a log with the columns epoch, "),
-        (lambda run: run.update(digest="0" * 64), "expected the images and labels"),
-    ],
-)
-def test_run_states_of_another_run(finished, fails, capsys, change, complaint):
-    forge(finished, change)
-    before = contents(finished)
-    assert main("--resume", "--save_dir", finished) == 2
-    assert contents(finished) == before
-    assert one_line(capsys).startswith(f"{finished}/run_state.h5: {complaint}")
+def test_the_log_of_another_kind_of_run(finished, fails):
+    def rename_column(run):
+        run["rows"] = [
+            {"error" if k == "test_loss" else k: v for k, v in row.items()}
+            for row in run["rows"]
+        ]
+
+    forge(finished, rename_column)
+    message = fails("--resume", "--save_dir", finished)
+    expected = "expected a log with the columns epoch, "
+    assert message.startswith(f"{finished}/run_state.h5: {expected}")
 
 
 @pytest.mark.usefixtures("no_data")
@@ -542,14 +545,14 @@ def test_a_run_state_is_a_model_file_too(two_epochs):
 
 
 @pytest.mark.parametrize("flags", [[], ["--resume"], ["--overwrite"]])
-def test_a_second_run_is_refused(first_epoch, few, tmp_path, fails, capsys, flags):
+def test_a_second_run_is_refused(first_epoch, few, tmp_path, fails, flags):
     folder = tmp_path / "result"
     if flags:
         shutil.copytree(first_epoch, folder)
     folder.mkdir(exist_ok=True)
     with RunFolder(folder).locked():
         options = [*OPTIONS, "--data_dir", few, "--save_dir", folder]
-        assert fails(*flags, *options) == f"{folder}: another run is at work here\n"
+        assert fails(*flags, *options) == f"{folder}: another run is at work here"
     with RunFolder(folder).locked():  # it is free again
         pass
 
@@ -601,9 +604,10 @@ def test_sigint_in_a_process_of_its_own(few, tmp_path):
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs /proc")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize(
-    "program", [(SCRIPT,), ("-m", "experiments.baseline")], ids=["script", "study"]
+    ("program", "number"),
+    [((SCRIPT,), signal.SIGTERM), (("-m", "experiments.baseline"), signal.SIGINT)],
+    ids=["script", "study"],
 )
 def test_signals_while_the_libraries_are_loaded(tmp_path, program, number):
     process = start(tmp_path, "--save_dir", "result", program=program)
@@ -651,52 +655,36 @@ def test_a_signal_in_the_first_epoch(few, on_step, capsys, tmp_path):
     assert contents(tmp_path) == {}
 
 
-def test_a_second_signal_stops_at_once(finished, monkeypatch, capsys):
-    def fit(*arguments, **options):
-        os.kill(os.getpid(), signal.SIGTERM)
-        os.kill(os.getpid(), signal.SIGTERM)
-        pytest.fail("it goes on")
-
-    monkeypatch.setattr(keras.Model, "fit", fit)
-    before = contents(finished, but=REWRITTEN)
-    assert main("--resume", "--epochs", 2, "--save_dir", finished) == 143
-    assert contents(finished, but=REWRITTEN) == before
-    assert capsys.readouterr().err.endswith(
-        ": interrupted; epoch 1 is the last one finished, "
-        f"--resume --save_dir {finished} goes on from there\n"
-    )
+def interrupt(*arguments, **options):
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
-def signal_twice(*arguments):
-    os.kill(os.getpid(), signal.SIGINT)
-    os.kill(os.getpid(), signal.SIGINT)
+def insist(*arguments, **options):
+    interrupt()
+    interrupt()  # if the first did not stop it at once
     pytest.fail("it goes on")
 
 
-def test_a_second_signal_while_the_state_is_written(finished, monkeypatch, capsys):
-    monkeypatch.setattr(keras.Model, "fit", end_epoch)
-    monkeypatch.setattr(callbacks, "save_run", signal_twice)
-    assert main("--resume", "--epochs", 2, "--save_dir", finished) == 130
-    assert "epoch 1 is the last one finished" in capsys.readouterr().err
-    assert finished_epochs(finished) == 1
+FIT, SAVE, TEST = (keras.Model, "fit"), (callbacks, "save_run"), (capsulenet, "test")
 
 
-def test_a_signal_after_the_last_epoch(finished, monkeypatch, capsys):
-    def fit(*arguments, **options):
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    monkeypatch.setattr(keras.Model, "fit", fit)
-    assert main("--resume", "--save_dir", finished) == 143
-    assert "epoch 1 is the last one finished" in capsys.readouterr().err
-
-
-def test_a_signal_in_the_test_at_the_end(finished, monkeypatch, capsys):
-    def test(*arguments):
-        os.kill(os.getpid(), signal.SIGTERM)
-        pytest.fail("it goes on")
-
-    monkeypatch.setattr(capsulenet, "test", test)
-    assert main("--resume", "--save_dir", finished) == 143
+@pytest.mark.parametrize(
+    "places",
+    [
+        {FIT: insist},
+        {FIT: end_epoch, SAVE: insist},
+        {FIT: interrupt},
+        {FIT: no_epoch, TEST: insist},
+    ],
+    ids=["in an epoch", "in its writing", "after the last", "in the test"],
+)
+def test_a_signal_when_an_epoch_is_finished(finished, places, monkeypatch, capsys):
+    for place, function in places.items():
+        monkeypatch.setattr(*place, function)
+    rewritten = (*REWRITTEN, "trained_model.h5")
+    before = contents(finished, but=rewritten)
+    assert main("--resume", "--epochs", 2, "--save_dir", finished) == 143
+    assert contents(finished, but=rewritten) == before
     assert capsys.readouterr().err.endswith(
         ": interrupted; epoch 1 is the last one finished, "
         f"--resume --save_dir {finished} goes on from there\n"
@@ -709,11 +697,10 @@ def test_a_signal_in_the_test_at_the_end(finished, monkeypatch, capsys):
 def test_a_learning_rate_that_is_far_too_large(few, capsys, tmp_path):
     options = [*SMALL, "--batch_size", 10, "--data_dir", few, "--save_dir", tmp_path]
     assert main(*options, "--lr", 1e30) == 1
-    message = one_line(capsys)
     assert re.fullmatch(
         r"the loss is (nan|inf) in epoch 1, step \d+; try a lower learning rate, "
-        r"--lr 3e\+29; no epoch was finished\n",
-        message,
+        r"--lr 3e\+29; no epoch was finished",
+        error_line(capsys.readouterr().err),
     )
     assert contents(tmp_path) == {}
 
@@ -723,9 +710,9 @@ def test_the_last_good_weights_are_kept(few, capsys, tmp_path):
     options = [*SMALL, "--batch_size", 10, "--data_dir", few, "--save_dir", tmp_path]
     assert main(*options, "--lr", 1e-30, "--lr_decay", 1e60) == 1
     path = tmp_path / "run_state.h5"
-    message = one_line(capsys)
+    message = error_line(capsys.readouterr().err)
     assert re.match(r"the loss is (nan|inf) in epoch 2, step \d+; ", message)
-    assert message.endswith(f"; the weights of epoch 1 are in {path}\n")
+    assert message.endswith(f"; the weights of epoch 1 are in {path}")
     assert all(np.isfinite(array).all() for array in read_weights(path).values())
 
     weights = ["-t", "-w", path, "--data_dir", few, "--save_dir", tmp_path / "test"]
@@ -764,36 +751,20 @@ def limited_size(megabytes):
 
 
 @pytest.mark.slow
-def test_a_write_that_fails_leaves_the_files_of_before(finished, monkeypatch, capsys):
-    monkeypatch.setattr(keras.Model, "fit", end_epoch)
+@pytest.mark.parametrize(
+    ("fit", "name"), [(end_epoch, "run_state.h5"), (no_epoch, "trained_model.h5")]
+)
+def test_a_write_that_fails_leaves_the_files_of_before(
+    finished, fit, name, monkeypatch, capsys
+):
+    monkeypatch.setattr(keras.Model, "fit", fit)
     before, log = contents(finished, but=REWRITTEN), read_log(finished)
     with limited_size(megabytes=20):
         assert main("--resume", "--epochs", 2, "--save_dir", finished) == 2
-    path = finished / "run_state.h5"
-    assert one_line(capsys) == f"{path}: cannot be written: File too large\n"
+    message = f"{finished / name}: cannot be written: File too large"
+    assert error_line(capsys.readouterr().err) == message
     assert contents(finished, but=REWRITTEN) == before
     assert read_log(finished) == log
-
-
-@pytest.mark.slow
-def test_a_disk_that_is_full(first_epoch, monkeypatch, capsys, tmp_path):
-    check_space = training.check_space
-
-    def fill(*arguments):
-        check_space(*arguments)  # there was room enough before
-        free = shutil.disk_usage(tmp_path).free
-        (tmp_path / "filler").write_bytes(bytes(free - 10_000_000))
-
-    monkeypatch.setattr(training, "check_space", fill)
-    with mounted(tmp_path, "size=400m"):
-        folder = tmp_path / "result"
-        shutil.copytree(first_epoch, folder)
-        before = contents(folder, but=REWRITTEN)
-        assert main("--resume", "--save_dir", folder) == 2
-        path = folder / "trained_model.h5"
-        message = f"{path}: cannot be written: No space left on device\n"
-        assert one_line(capsys) == message
-        assert contents(folder, but=REWRITTEN) == before
 
 
 def test_too_little_space_is_said_before_the_first_epoch(
@@ -803,8 +774,8 @@ def test_too_little_space_is_said_before_the_first_epoch(
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
     assert main(*OPTIONS, "--data_dir", few, "--save_dir", tmp_path) == 2
     assert re.fullmatch(
-        rf"{tmp_path}: expected 2\d\d MB of free disk space, found 200 MB\n",
-        one_line(capsys),
+        rf"{tmp_path}: expected 2\d\d MB of free disk space, found 200 MB",
+        error_line(capsys.readouterr().err),
     )
     assert contents(tmp_path) == {}
 
@@ -817,8 +788,8 @@ def test_a_folder_that_is_read_only(finished, capsys, tmp_path):
         disk, reason = mounted(folder, "size=1m,ro"), "Read-only file system"
     with disk:
         assert main("--save_dir", folder) == 2
-    message = f"--save_dir: cannot write to {folder}: {reason}\n"
-    assert one_line(capsys) == message
+    message = f"--save_dir: cannot write to {folder}: {reason}"
+    assert error_line(capsys.readouterr().err) == message
 
 
 def test_a_file_is_safe_before_it_takes_its_name(monkeypatch, tmp_path):

@@ -56,19 +56,6 @@ def test_a_writer_that_writes_nothing(tmp_path):
     assert (tmp_path / "log.csv").read_text() == "old"
 
 
-def test_two_files_at_once(tmp_path):
-    with (
-        replace_file(str(tmp_path / "a.csv")) as a,
-        replace_file(str(tmp_path / "b.csv")) as b,
-    ):
-        for path in (a, b):
-            with open(path, "w") as file:
-                file.write(path)
-    assert (tmp_path / "a.csv").read_text() == a
-    assert (tmp_path / "b.csv").read_text() == b
-    assert sorted(os.listdir(tmp_path)) == ["a.csv", "b.csv"]
-
-
 def test_a_name_without_a_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     put("log.csv", "new")

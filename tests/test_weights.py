@@ -356,39 +356,8 @@ def foreign_file(file):
     file["temperature"] = np.zeros(10)
 
 
-def link_to_another_file(file):
-    with h5py.File(file.filename + ".other", "w") as other:
-        other["kernel"] = np.zeros(SHAPES[0], "float32")
-    del file[KERNEL]
-    file[KERNEL] = h5py.ExternalLink(file.filename + ".other", "kernel")
-
-
 def virtual_array(file):
-    layout = h5py.VirtualLayout(SHAPES[0], "float32")
-    layout[:] = h5py.VirtualSource(file.filename + ".other", "kernel", SHAPES[0])
-    del file[KERNEL]
-    file.create_virtual_dataset(KERNEL, layout)
-
-
-def link_to_a_pipe(file):  # which nobody writes to: to open it would take for ever
-    os.mkfifo(file.filename + ".pipe")
-    del file[KERNEL]
-    file[KERNEL] = h5py.ExternalLink(file.filename + ".pipe", "kernel")
-
-
-def way_through_a_pipe(file):
-    os.mkfifo(file.filename + ".pipe")
-    file["away"] = h5py.ExternalLink(file.filename + ".pipe", "/")
-    del file["conv1"]
-    file["conv1"] = h5py.SoftLink("/away/conv1")
-
-
-def layers_behind_a_pipe(file):
-    os.mkfifo(file.filename + ".pipe")
-    file["layers"] = h5py.ExternalLink(file.filename + ".pipe", "/")
-
-
-def virtual_array_of_a_pipe(file):  # whose shape depends on what comes out
+    """Of a pipe, on which its shape depends: one look at that would take for ever."""
     os.mkfifo(file.filename + ".pipe")
     endless = (None, *SHAPES[0][1:])
     layout = h5py.VirtualLayout(SHAPES[0], "float32", maxshape=endless)
@@ -400,10 +369,10 @@ def virtual_array_of_a_pipe(file):  # whose shape depends on what comes out
     file.create_virtual_dataset(KERNEL, layout)
 
 
-def columns_for_a_group(file):  # of which each would be read by its name
-    del file["conv1/conv1"]
-    columns = [("0", "float32"), ("kernel", "float32")]
-    file.create_dataset("conv1/conv1", (10**10,), columns, compression="gzip")
+def link_to_a_pipe(file):  # which nobody writes to: to open it would take for ever
+    os.mkfifo(file.filename + ".pipe")
+    del file[KERNEL]
+    file[KERNEL] = h5py.ExternalLink(file.filename + ".pipe", "kernel")
 
 
 def array_outside(file):
@@ -472,15 +441,9 @@ FAULTS = {
         replace_kernel(dtype="int32"),
         "expected floating point numbers for kernel of the layer conv1, found int32",
     ),
-    "complex": (replace_kernel(dtype="complex64"), "conv1, found complex64"),
-    "link": (edit(link_to_another_file), "a reference to another file"),
     "virtual": (edit(virtual_array), "a reference to another file"),
     "external": (edit(array_outside), "a reference to another file"),
     "pipe": (edit(link_to_a_pipe), "'conv1/0/kernel' in the file itself"),
-    "way": (edit(way_through_a_pipe), "'conv1' in the file itself"),
-    "layers": (edit(layers_behind_a_pipe), "'layers' in the file itself"),
-    "endless": (edit(virtual_array_of_a_pipe), "a reference to another file"),
-    "columns": (edit(columns_for_a_group), "conv1, found no array"),
     "chunks": (
         replace_kernel(chunks=(1, 1, 1, 1)),
         "expected kernel of the layer conv1 in one piece and in the file itself, "
@@ -501,12 +464,7 @@ FAULTS = {
         set_attribute('{"format_version": 3}'),
         "expected format version 1 or 2, found 3",
     ),
-    "of a far future": (
-        set_attribute(f'{{"format_version": "{10**999}"}}'),
-        "expected format version 1 or 2, found 1000",
-    ),
     "attribute deep": (set_attribute("[" * 10**5), "object in the attribute capsnet"),
-    "attribute texts": (set_attribute(["{}"] * 3), "object in the attribute capsnet"),
     "attribute no JSON": (set_attribute("{"), "object in the attribute capsnet"),
     "attribute numbers": (
         set_attribute(np.arange(3)),
@@ -514,8 +472,6 @@ FAULTS = {
     ),
     "no info": (edit(lambda file: file.pop("info")), "an array for info, found no"),
     "info long": (put_info(bytes(2**24 + 1)), "expected at most 16777216 bytes for"),
-    "info deep": (put_info(b"[" * 10**5), "expected a JSON object in info, found"),
-    "info no JSON": (put_info(b"{"), "expected a JSON object in info, found"),
     "info a list": (put_info(b"[1]"), "expected a JSON object in info, found"),
 }
 
@@ -601,20 +557,7 @@ def test_keras_3_files_of_another_network(network, tmp_path, name):
     assert "expected shape (9, 9, 1, 256) for kernel" in refused(network, path)
 
 
-def test_info_of_faulty_files(copy):
-    for fault in ("of the future", "attribute no JSON", "half", "text", "missing"):
-        damage, complaint = FAULTS[fault]
-        damage(copy)
-        with pytest.raises(ModelFileError, match=complaint.replace("(", r"\(")):
-            read_info(str(copy))
-        with h5py.File(copy, "w"):  # good enough for the next fault
-            pass
-
-
-# Run states.
-
-RUN = {"arguments": {}, "digest": "", "rows": [{"epoch": 1}], "best_epoch": 1}
-RUN |= {"overwrite": False}
+# Run states. What is refused of their JSON is in test_resume.py.
 
 
 @pytest.fixture
@@ -622,7 +565,8 @@ def state(tmp_path):
     """A small compiled model, and a run state of it."""
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, name="conv1")])
     model.compile("adam", "mse")
-    run = dict(RUN)
+    run = {"arguments": {}, "digest": "", "rows": [{"epoch": 1}], "best_epoch": 1}
+    run |= {"overwrite": False}
     best = [weight + 1 for weight in model.get_weights()]
     save_run(model, str(tmp_path / "run_state.h5"), INFO, run, best)
     return model, str(tmp_path / "run_state.h5"), run
@@ -636,24 +580,12 @@ def put_array(name, array, **options):
     return edit(change)
 
 
-def put_run(**changes):
-    text = json.dumps({**RUN, **changes}).encode()
-    return put_array("run", np.frombuffer(text, "uint8"))
-
-
-def run_behind_a_pipe(file):
-    os.mkfifo(file.filename + ".pipe")
-    del file["run"]
-    file["run"] = h5py.ExternalLink(file.filename + ".pipe", "run")
-
-
 def rename_an_array(file):
     file["optimizer"].move("2", "two")
 
 
 RUN_FAULTS = {
     "no run": (edit(lambda file: file.pop("run")), "expected the state of a run"),
-    "a link": (edit(run_behind_a_pipe), "'run' in the file itself"),
     "chunks": (put_array("run", np.zeros(9, "uint8"), chunks=(1,)), "found chunks"),
     "a number": (
         put_array("run", np.uint8(1)),
@@ -662,13 +594,6 @@ RUN_FAULTS = {
     "integers": (put_array("run", np.zeros(9)), "expected integers for run"),
     "long": (put_array("run", np.zeros(2**24 + 1, "uint8")), "at most 16777216 bytes"),
     "no JSON": (put_array("run", np.zeros(9, "uint8")), "a JSON object in run, found"),
-    "no rows": (put_run(rows=[]), "damaged run state"),
-    "a skipped epoch": (
-        put_run(rows=[{"epoch": 1}, {"epoch": 3}]),
-        "damaged run state",
-    ),
-    "no yes or no": (put_run(overwrite=1), "damaged run state"),
-    "a later best": (put_run(best_epoch=2), "damaged run state"),
     "no array": (edit(rename_an_array), "an array for optimizer/2, found no array"),
     "negative": (put_array("optimizer/0", -1), "expected int64 from 0 for optimizer/0"),
     "not a number": (
@@ -702,22 +627,7 @@ def test_faults_of_run_states(state, fault):
     assert not any(weight.any() for weight in model.get_weights())
 
 
-# Writing, and what the machine does not hold.
-
-
-def test_a_model_that_cannot_be_written_leaves_the_old_one(
-    network, copy, tmp_path, monkeypatch
-):
-    before = copy.read_bytes()
-
-    def fail(*args):
-        raise OSError("disk full")
-
-    monkeypatch.setattr(json, "dumps", fail)
-    with pytest.raises(OSError, match="disk full"):
-        save_model(network, str(copy), INFO)
-    assert copy.read_bytes() == before
-    assert os.listdir(tmp_path) == ["copy.h5"]
+# What the machine does not hold, and what a file says about its images.
 
 
 def test_a_zip_of_more_than_memory(network, tmp_path, monkeypatch):

@@ -23,7 +23,7 @@ FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF")
 MODES = {
     "PNG": ("1", "L", "LA", "P", "RGB", "RGBA", "I;16", "P transparent"),
     "JPEG": ("L", "RGB", "CMYK", "L progressive", "RGB progressive", "RGB turned"),
-    "BMP": ("1", "L", "P", "RGB", "RGBA", "P compressed"),
+    "BMP": ("1", "L", "P", "RGB", "RGBA"),
     "GIF": ("L", "P", "P transparent", "P frames"),
     "WEBP": ("RGB", "RGBA", "RGB turned", "RGBA lossless", "RGBA frames"),
     "TIFF": ("1", "L", "LA", "P", "RGB", "CMYK", "I;16", "RGB turned", "RGB frames"),
@@ -52,9 +52,6 @@ def picture(form: str, mode: str) -> bytes:
     mode, _, extra = mode.partition(" ")
     pixels = np.random.default_rng(0).integers(0, 256, (24, 32, 4), "uint8")
     pixels[:12] = 200  # an even part, which packs well
-    if extra == "compressed":
-        body = b"".join(b"\x20" + bytes([row]) + b"\0\0" for row in range(24))
-        return bmp(32, 24, 8, 1, bytes(range(256)) * 4, body + b"\0\1")
     image = Image.fromarray(pixels)
     if mode == "I;16":
         image = Image.fromarray(pixels[..., 0].astype("uint16") * 257)
@@ -142,54 +139,6 @@ def zlib_zeros(n: int) -> bytes:
     return b"".join([*whole, packer.compress(bytes(n % 10**6)), packer.flush()])
 
 
-# JPEG: segments.
-
-
-def segments(data: bytes) -> list[bytes]:
-    """Segments with their markers; the last one is the scan and all behind it."""
-    parts, at = [data[:2]], 2
-    while data[at + 1] != 0xDA:
-        n = 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-        parts.append(data[at : at + n])
-        at += n
-    return [*parts, data[at:]]
-
-
-def jpeg_scans(rng):
-    """Thousands of scans of a few bytes, each of which goes over all pixels."""
-    what = rng.choice(("L progressive", "RGB progressive"))
-    parts = segments(picture("JPEG", what))
-    sides = rng.choice(((24, 32), (1000, 1000), (9400, 9400)))
-    (i,) = (i for i, part in enumerate(parts) if part[1] == 0xC2)  # the frame
-    parts[i] = parts[i][:5] + struct.pack(">HH", *sides) + parts[i][9:]
-    head = parts[-1][: 2 + int.from_bytes(parts[-1][2:4], "big")]
-    n = rng.choice((10, 200, 5000, 100_000))
-    # A marker that means nothing, and one without a length, may not hide them.
-    between = rng.choice((b"", b"", b"\xff\x01", b"\xff" * 9, b"\xff\xd0", b"\0" * 3))
-    data = b"".join(parts[:-1]) + (head + between) * n + b"\xff\xd9"
-    return of_picture(rng, data, f"JPEG {what}: {n} scans of {sides}, {between}")
-
-
-# BMP: runs of pixels.
-
-
-def bmp(width, height, bits, method, palette, body) -> bytes:
-    info = struct.pack("<iiHHIIiiII", width, height, 1, bits, method, 0, 0, 0, 0, 0)
-    start = 14 + 4 + len(info) + len(palette)
-    head = struct.pack("<2sIHHII", b"BM", start + len(body), 0, 0, start, 40)
-    return head + info + palette + body
-
-
-def bmp_runs(rng):
-    """Runs of pixels that end before or behind their row; Pillow is slow with them."""
-    sides = rng.choice(((32, 24), (1, 1), (3000, 3000), (9_000_000, 9), (9, -9)))
-    bits, n = rng.choice((4, 8)), rng.choice((1, 24, 500, 20_000))
-    pieces = (b"\0\0", b"\0\1", b"\0\2\xff\xff", b"\xff\1", b"\1\1\0\0")
-    body = b"".join(rng.choices(pieces, k=n))
-    data = bmp(*sides, bits, 3 - bits // 4, bytes(4 << bits), body)
-    return of_picture(rng, data, f"BMP of {sides}, {bits} bits, {n} runs")
-
-
 # TIFF: a directory of anything.
 
 
@@ -266,8 +215,7 @@ def read(options, own) -> None:
 IMAGE = Kind(
     valid,
     [
-        *(png_pixels, jpeg_scans, bmp_runs, tiff_directory, other_format),
-        no_picture,
+        *(png_pixels, tiff_directory, other_format, no_picture),
     ],
     read,
 )
