@@ -7,11 +7,12 @@
 Each variant is trained on the first 20 000 training images of MNIST, and compared by
 the error and the margin loss on the other 40 000 after the last epoch: a third of the
 images makes three times the errors, and eight times the usual 5000 held-out images
-count them three times as exactly. The test images are not loaded. A run that was
-interrupted goes on with the same command. Writes to `--save_dir`, in a folder for each
-number of epochs, since a learning rate that ends at zero makes runs of other lengths
-other runs: the folders VARIANT/SEED with the runs' logs and held_out.csv, and from
-these alone recipes.csv, recipes.md and recipes.png.
+count them three times as exactly. No test image is used; "test" in a run's log.csv is
+the first thousand of those 40 000. A run that was interrupted goes on with the same
+command. Writes to `--save_dir`, in a folder for each number of epochs, since a learning
+rate that ends at zero makes runs of other lengths other runs: the folders VARIANT/SEED
+with the runs' logs and held_out.csv, and from these alone recipes.csv, recipes.md and
+recipes.png.
 """
 
 if __name__ == "__main__":
@@ -42,7 +43,7 @@ from capsnet.recipes import RECIPES
 from capsnet.run_folder import STATE, RunFolder
 from capsnet.training import train
 
-TRAINED = 20_000
+TRAINED, IN_LOG = 20_000, 1000
 HELD_OUT = "held_out.csv"
 FOLDER = os.path.join("result", "recipes")
 
@@ -110,12 +111,12 @@ VARIANTS = {
 
 
 def load_data() -> tuple[datasets.Dataset, tuple[np.ndarray, np.ndarray]]:
-    """The part of MNIST's training images to train on, without a test, and the rest."""
+    """MNIST's training images: some to train on, some for the log, and all the rest."""
     data = datasets.load_dataset()
     x, y = data.train
-    train_set, no_test = (x[:TRAINED], y[:TRAINED]), (x[:0], y[:0])
-    held_out = x[TRAINED:], y[TRAINED:]
-    return datasets.Dataset(train_set, no_test, data.class_names, data.name), held_out
+    train_set, held_out = (x[:TRAINED], y[:TRAINED]), (x[TRAINED:], y[TRAINED:])
+    some = tuple(part[:IN_LOG] for part in held_out)
+    return datasets.Dataset(train_set, some, data.class_names, data.name), held_out
 
 
 class FadingBatches(ShiftedBatches):

@@ -1,11 +1,11 @@
 """Recipes: learning rates over the steps, weights at the start, their study."""
 
-import csv
 import dataclasses
 
 import keras
 import numpy as np
 import pytest
+from conftest import read_log, read_rows
 from keras import ops
 
 import capsulenet
@@ -122,8 +122,8 @@ def test_the_study_compares_finished_runs(tmp_path):
     (tmp_path / "2_epochs" / "no_average" / "0").mkdir(parents=True)  # begun
     flags = ["--table_only", "--epochs", "2", "--save_dir", str(tmp_path)]
     assert recipes.main(flags) == 0
-    with open(tmp_path / "2_epochs" / "recipes.csv", newline="") as file:
-        rows = {row["variant"]: row for row in csv.DictReader(file)}
+    rows = read_rows(tmp_path / "2_epochs" / "recipes.csv")
+    rows = {row["variant"]: row for row in rows}
     modern = rows["modern"]
     assert (modern["runs"], modern["error"], modern["error_std"]) == (
         "2",
@@ -144,18 +144,17 @@ def test_a_variant_is_trained_without_the_test_images(
 ):
     x, y = mnist.train
     data, held_out = recipes.load_data()
-    assert len(data.test[0]) == 0 and len(data.train[0]) == 20_000
+    np.testing.assert_array_equal(data.train[0], x[:20_000])
     np.testing.assert_array_equal(held_out[0], x[20_000:])
-    data.train = (x[:40], y[:40])
+    np.testing.assert_array_equal(data.test[0], x[20_000:21_000])
+    data.train, data.test = (x[:40], y[:40]), (x[40:50], y[40:50])
     rest = x[50:80], y[50:80]
     monkeypatch.setattr(recipes, "load_data", lambda: (data, rest))
     flags = ["--variants", variant, "--seeds", "0", "--epochs", "2"]
     flags += ["--save_dir", str(tmp_path)]
     assert recipes.main(flags) == 0
     folder = tmp_path / "2_epochs" / variant / "0"
-    with open(folder / "log.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert len(rows) == 2 and not any("test" in column for column in rows[0])
+    assert len(read_log(folder)) == 2
     measured = recipes.read_held_out(folder / "held_out.csv")
     assert measured["images"] == 30 and 0 <= measured["accuracy"] <= 1
     assert (tmp_path / "2_epochs" / "recipes.png").read_bytes().startswith(b"\x89PNG")

@@ -186,7 +186,7 @@ def other_format(rng):
 def no_picture(rng):
     case = no_file(valid, rng)
     # In a folder of pictures, a folder with such a name is none.
-    case.refused = "a folder" not in case.what or "--predict" in case.argv
+    case.refused &= "a folder" not in case.what or "--predict" in case.argv
     return case
 
 

@@ -160,17 +160,18 @@ def _classify(status: int, said: str, in_time: bool, peak: int, stolen: bool) ->
     if os.WIFSIGNALED(status):
         return "library crash"
     code = os.WEXITSTATUS(status)
-    # What `errors.warn` says is no noise, and stands before the one line of an error.
-    said = re.sub(r"^warning: .*\n", "", said, flags=re.M)
+    # What `errors.warn` says is no noise, and stands before the one line of an error;
+    # nor is what was chosen for pictures of several sizes.
+    said = re.sub(r"^(warning|Pictures of [\w ]+): .*\n", "", said, flags=re.M)
     if code == WRONG_LOAD:
         return "wrong load"
     if code == 0:
         return "loaded" if not said else "loaded, with noise"
     line = said.removesuffix("\n")
     if code == 2 and ": error: " in line and line.isprintable():
-        # An allocation that failed was tried: the sizes were not checked before.
-        late = ("Unable to allocate", "MemoryError", "Cannot allocate memory")
-        late += ("out of memory",)
+        # An allocation failed half-way. Where NumPy is "unable to allocate" an array
+        # that a header promises, it says so before it reads.
+        late = ("MemoryError", "Cannot allocate memory", "out of memory")
         return "late error" if any(word in line for word in late) else "clear error"
     return "traceback" if "Traceback" in said else "unclear error"
 
