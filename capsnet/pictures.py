@@ -22,6 +22,7 @@ ORIENTATION = 0x0112  # the EXIF tag
 LUMINANCE = np.array([0.299, 0.587, 0.114], "float32")  # of red, green and blue
 # Bytes for a pixel while a picture is read: Pillow's and ours, as measured.
 _PIXEL_COST = 32
+_MAX_FILE = 1 << 29  # bytes; no picture of `Image.MAX_IMAGE_PIXELS` pixels needs more
 
 # Pillow logs errors that it raises as well; without a handler, Python prints them.
 logging.getLogger("PIL.TiffImagePlugin").addHandler(logging.NullHandler())
@@ -88,6 +89,9 @@ def _open(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
     try:
         if os.path.exists(path) and not os.path.isfile(path):  # a pipe may never end
             raise DataError("expected a picture, got a folder, a pipe or a device")
+        size = os.stat(path).st_size  # parts of it are read whole, whatever they hold
+        if size > _MAX_FILE:
+            raise DataError(f"expected at most {_MAX_FILE} bytes, got {size}")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)

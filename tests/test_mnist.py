@@ -463,6 +463,14 @@ def test_sizes_that_lie_are_found_out_without_the_memory(tmp_path, packed):
     assert peak < 20e6
 
 
+@pytest.mark.parametrize("packed", [False, True])
+def test_zeros_behind_the_data_are_not_read(tmp_path, packed):
+    folder = write_idx(tmp_path, tiny_mnist(), packed=packed)
+    path = folder / ("t10k-images-idx3-ubyte" + (".gz" if packed else ""))
+    os.truncate(path, 20 * 10**9)
+    assert "expected a file of at most" in refused(folder)
+
+
 @pytest.mark.parametrize("damage", ["truncated", "flipped bytes", "not gzip"])
 def test_a_damaged_gz_file(tmp_path, damage):
     folder = write_idx(tmp_path, tiny_mnist(), packed=True)

@@ -381,6 +381,17 @@ def test_damage_anywhere_gives_pixels_or_one_line(tmp_path, capfd, recwarn, suff
     assert not recwarn.list and capfd.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize("function", [read_image, image_shape])
+@pytest.mark.parametrize("kind", ["png", "jpg"])
+def test_a_picture_with_gigabytes_behind_it(tmp_path, function, kind):
+    path = save(tmp_path / f"one.{kind}", Image.new("L", (10, 10)))
+    assert function(path) is not None
+    os.truncate(path, 20 * 10**9)
+    with pytest.raises(DataError, match="at most 536870912 bytes, got 2") as error:
+        function(path)
+    one_line(error, path)
+
+
 @pytest.mark.parametrize("pixels", [101, 250])
 @pytest.mark.parametrize("function", [read_image, image_shape])
 def test_more_pixels_than_pillow_allows(tmp_path, monkeypatch, function, pixels):
