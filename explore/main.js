@@ -108,7 +108,6 @@ class Page {
     this.routing.show(seen, index);
     this.say(this.answerOf(lengths, named));
     byId("milliseconds").textContent = Math.round(seen.milliseconds);
-    document.body.dataset.looked = Number(document.body.dataset.looked ?? 0) + 1;
   }
 
   answerOf(lengths, named) {

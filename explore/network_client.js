@@ -8,6 +8,7 @@ export class NetworkClient {
     this.worker.onmessage = ({ data: { id, result, error } }) => {
       const { resolve, reject } = this.waiting.get(id);
       this.waiting.delete(id);
+      this.count();
       if (error === undefined) resolve(result);
       else reject(new Error(error));
     };
@@ -18,7 +19,15 @@ export class NetworkClient {
   ask(call, argument) {
     const id = this.id++;
     this.worker.postMessage({ id, call, argument });
-    return new Promise((resolve, reject) => this.waiting.set(id, { resolve, reject }));
+    return new Promise((resolve, reject) => {
+      this.waiting.set(id, { resolve, reject });
+      this.count();
+    });
+  }
+
+  /** On the page, for its tests: nothing that is shown is old where this is 0. */
+  count() {
+    document.body.dataset.waiting = this.waiting.size;
   }
 }
 

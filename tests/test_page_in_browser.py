@@ -82,7 +82,8 @@ class Page:
         self.driver = driver
         driver.get_log("browser"), driver.get_log("performance")  # of earlier pages
         driver.get(url)
-        self.wait(lambda: self.get("parts").is_displayed() and self.looked())
+        self.wait(lambda: self.get("parts").is_displayed())
+        self.settle()
 
     def get(self, name):
         return self.driver.find_element("id", name)
@@ -90,9 +91,9 @@ class Page:
     def do(self, script, *arguments):
         return self.driver.execute_script(f"return {script}", *arguments)
 
-    def looked(self):
-        """How often the network has looked at a picture."""
-        return int(self.do("document.body.dataset.looked") or 0)
+    def settle(self):
+        """Until all that is shown is of the newest drawing."""
+        self.wait(lambda: self.do("document.body.dataset.waiting") == "0")
 
     def wait(self, condition, seconds=60):
         end = time.monotonic() + seconds
@@ -101,13 +102,11 @@ class Page:
             time.sleep(0.05)
 
     def press(self, name):
-        before = self.looked()
         self.get(name).click()
-        return before
+        self.settle()
 
     def draw(self, name, points):
         """A stroke of the mouse, its button down."""
-
         pad = self.get(name)
         self.do("arguments[0].scrollIntoView({block: 'center'})", pad)
         size = pad.size["width"]
@@ -118,6 +117,7 @@ class Page:
             if i == 0:
                 actions.click_and_hold()
         actions.release().perform()
+        self.settle()
 
     def pixels(self, name):
         """The pixels of a canvas, (height, width, 4)."""
@@ -334,10 +334,9 @@ def test_pictures_take_the_place_of_drawing_for_other_models(open_page, tmp_path
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (20, 22, 3), "uint8")
     Image.fromarray(pixels).save(tmp_path / "fruit.png")
-    before = page.looked()
     page.get("picture-file").send_keys(str(tmp_path / "fruit.png"))
-    page.wait(lambda: page.looked() > before)
-    np.testing.assert_array_equal(page.pixels("seen")[..., :3], pixels)
+    page.wait(lambda: np.array_equal(page.pixels("seen")[..., :3], pixels))
+    page.settle()
     bars = page.driver.find_elements("css selector", ".bar-name")
     assert [bar.text for bar in bars] == names  # as text, whatever is in them
     assert len(page.driver.find_elements("css selector", "#rounds label")) == 2
