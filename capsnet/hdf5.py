@@ -194,8 +194,10 @@ def read_fitting(
                 datasets[: len(part.weights)],
                 datasets[len(part.weights) :],
             )
+            for array, weight in zip(arrays, part.weights):
+                _check_is_plain(array, f"{weight.name} of the layer {part.name}")
             if all(
-                getattr(array, "shape", None) in (tuple(weight.shape), None)
+                array.shape == tuple(weight.shape)
                 for array, weight in zip(arrays, part.weights)
             ):
                 pairs += _read_layer(part, arrays)
