@@ -197,7 +197,7 @@ def read_fitting(
             for array, weight in zip(arrays, part.weights):
                 _check_is_plain(array, f"{weight.name} of the layer {part.name}")
             if all(
-                array.shape == tuple(weight.shape)
+                array.shape in (tuple(weight.shape), None)  # none: damaged
                 for array, weight in zip(arrays, part.weights)
             ):
                 pairs += _read_layer(part, arrays)

@@ -383,6 +383,11 @@ def array_outside(file):
     file.create_dataset(KERNEL, SHAPES[0], "float32", external=[(raw, 0, 82944)])
 
 
+def array_of_nothing(file):
+    del file[KERNEL]
+    file[KERNEL] = h5py.Empty("float32")
+
+
 def table_of_names(file):
     file.attrs["layer_names"] = np.array([[b"conv1"] * 4])
 
@@ -442,6 +447,7 @@ FAULTS = {
         replace_kernel(dtype="int32"),
         "expected floating point numbers for kernel of the layer conv1, found int32",
     ),
+    "of nothing": (edit(array_of_nothing), "expected shape (9, 9, 1, 256) for kernel"),
     "virtual": (edit(virtual_array), "a reference to another file"),
     "external": (edit(array_outside), "a reference to another file"),
     "pipe": (edit(link_to_a_pipe), "'conv1/0/kernel' in the file itself"),
@@ -495,8 +501,10 @@ def test_faults(network, copy, fault):
     assert complaint in refused(network, str(copy))
 
 
-@pytest.mark.parametrize("fault", ["virtual", "external", "pipe", "chunks"])
-def test_shapes_are_not_looked_at_where_that_may_never_end(network, copy, fault):
+@pytest.mark.parametrize(
+    "fault", ["of nothing", "virtual", "external", "pipe", "chunks"]
+)
+def test_what_may_fit_is_looked_at_with_the_same_suspicion(network, copy, fault):
     damage, complaint = FAULTS[fault]
     damage(copy)
     assert complaint in refused(network, str(copy), load_fitting)
