@@ -96,11 +96,11 @@ def CapsNet(
 
     def start(stddev: float = 0.1) -> dict:
         # New objects for each layer: one object would give all the same numbers.
-        kernel = {}
+        kernel = sizes.kernel_initializer
         if sizes.truncated_normal:
-            normal = keras.initializers.TruncatedNormal(stddev=stddev)
-            kernel["kernel_initializer"] = normal
-        return {**kernel, "bias_initializer": keras.initializers.Constant(sizes.bias)}
+            kernel = keras.initializers.TruncatedNormal(stddev=stddev)
+        bias = keras.initializers.Constant(sizes.bias)
+        return {"kernel_initializer": kernel, "bias_initializer": bias}
 
     seen = x
     if normalization is not None:
@@ -126,16 +126,17 @@ def CapsNet(
         **start(),
     )(features)
     # class capsules: (batch, n_class, 16)
-    transformations = keras.initializers.RandomNormal(
-        stddev=sizes.transformation_stddev
-    )
+    transformations = start()
+    if not sizes.truncated_normal:
+        normal = keras.initializers.RandomNormal(stddev=sizes.transformation_stddev)
+        transformations["kernel_initializer"] = normal
     digits = CapsuleLayer(
         n_class,
         sizes.class_dim,
         routings,
         use_bias=sizes.routing_bias,
         name="digitcaps",
-        **{"kernel_initializer": transformations, **start()},
+        **transformations,
     )(primary)
     lengths = Length(name="capsnet")(digits)
     decoder = sizes.decoder

@@ -21,10 +21,12 @@ class Architecture:
         class_dim: Elements of a class capsule.
         decoder: Widths of the decoder's hidden layers; or None for no decoder; or a
             layer or model of one's own, from (batch, n_class * class_dim) to images.
+        kernel_initializer: Keras's name of what the kernels of convolutions and of the
+            decoder start from.
         transformation_stddev: Standard deviation of the transformation matrices at the
             start.
         truncated_normal: Whether kernels start from truncated normal distributions as
-            in the code that the paper's authors released, instead of Keras's defaults.
+            in the code that the paper's authors released, instead of these.
         bias: Of all layers at the start; 0.1 in the released code.
         routing_bias: Whether there is one inside the routing, as in the released code.
         primary_scale: Factor of the primary capsules' convolution; one over their 32
@@ -39,6 +41,7 @@ class Architecture:
     primary_dim: int = 8
     class_dim: int = 16
     decoder: tuple[int, ...] | keras.layers.Layer | None = (512, 1024)
+    kernel_initializer: str = "glorot_uniform"
     transformation_stddev: float = 0.1
     truncated_normal: bool = False
     bias: float = 0.0
@@ -108,6 +111,11 @@ class Architecture:
 PAPER = Architecture()
 ARCHITECTURES = {
     "paper": PAPER,
+    # The paper's layers from other initial weights: features and predictions that are
+    # neither faint nor all alike at the first step, which reconstruction needs.
+    "modern": Architecture(
+        kernel_initializer="lecun_normal", transformation_stddev=0.01
+    ),
     # The code that the authors released.
     "released": Architecture(
         truncated_normal=True, bias=0.1, routing_bias=True, primary_scale=1 / 32

@@ -157,7 +157,6 @@ class Training(Checked):
     Attributes:
         network: What is trained.
         architecture: Of a CapsNet, one of `architecture.ARCHITECTURES`.
-        transformation_stddev: Of a CapsNet's transformation matrices at the start.
         drop_remainder: Whether images left over at the end of an epoch are not used.
         decay_steps: Steps in which the rate falls by `lr_decay`, continuously; None for
             an epoch, in steps.
@@ -182,7 +181,6 @@ class Training(Checked):
     )
     network: str = option("capsnet", Choice(NETWORKS))
     architecture: str = option("paper", Choice(tuple(ARCHITECTURES)))
-    transformation_stddev: float = option(0.1, Number())
     routings: int = option(
         3,
         Integer(1, 100),
@@ -326,10 +324,8 @@ class Training(Checked):
 
     @property
     def sizes(self) -> Architecture:
-        """The layers that `architecture` names, with what they start from."""
-        named = ARCHITECTURES[self.architecture]
-        stddev = self.transformation_stddev
-        return dataclasses.replace(named, transformation_stddev=stddev)
+        """The layers that `architecture` names."""
+        return ARCHITECTURES[self.architecture]
 
     def reconstruction_weight(self, input_shape: tuple[int, int, int]) -> float:
         """The weight of the mean squared error for images of this shape."""

@@ -13,11 +13,11 @@ RECIPES = {
     "modern": Training(
         recipe="modern",
         epochs=20,
-        lr=0.002,
+        architecture="modern",
+        lr=0.003,
         lr_decay=None,
         warmup=200,
         ema=0.999,
-        transformation_stddev=0.01,
         shift_fraction=0.07,  # 2 of MNIST's 28 pixels
         rotation=10.0,
         zoom=0.1,

@@ -68,7 +68,7 @@ class Variant:
 # Numbers of the recipe `seed`, of its changes of images and of all.
 SHIFTS = {"rotation": 0.0, "zoom": 0.0, "shear": 0.0, "shift_fraction": 0.1}
 SEED = {"lr": 0.001, "lr_decay": 0.9, "warmup": 0, "ema": 0.0, **SHIFTS}
-SEED["transformation_stddev"] = 0.1
+SEED["architecture"] = "paper"
 VARIANTS = {
     "modern": Variant("as it is"),
     "no_average": Variant("no average of the weights", {"ema": 0}),
@@ -78,21 +78,27 @@ VARIANTS = {
     ),
     "W_0.1": Variant(
         "transformation matrices start at 0.1 instead of 0.01",
-        {"transformation_stddev": 0.1},
+        sizes={"transformation_stddev": 0.1},
     ),
-    "lr_0.001": Variant("largest learning rate 0.001 instead of 0.002", {"lr": 0.001}),
+    "glorot": Variant(
+        "kernels start from Glorot's distribution instead of LeCun's",
+        sizes={"kernel_initializer": "glorot_uniform"},
+    ),
+    "lr_0.002": Variant("largest learning rate 0.002 instead of 0.003", {"lr": 0.002}),
+    "lr_0.005": Variant("largest learning rate 0.005", {"lr": 0.005}),
     "strong": Variant(
         "15 degrees, zoom and shear 0.2", {"rotation": 15, "zoom": 0.2, "shear": 0.2}
     ),
     "decay_0.9": Variant("0.9 an epoch instead of the cosine", {"lr_decay": 0.9}),
     "W_0.03": Variant(
-        "transformation matrices start at 0.03", {"transformation_stddev": 0.03}
+        "transformation matrices start at 0.03", sizes={"transformation_stddev": 0.03}
     ),
     "W_0.0027": Variant(
-        "transformation matrices start at 0.0027", {"transformation_stddev": 0.0027}
+        "transformation matrices start at 0.0027",
+        sizes={"transformation_stddev": 0.0027},
     ),
     "no_warmup": Variant("no warm-up", {"warmup": 0}),
-    "batch_50": Variant("batches of 50, rate 0.001", {"batch_size": 50, "lr": 0.001}),
+    "batch_50": Variant("batches of 50, rate 0.002", {"batch_size": 50, "lr": 0.002}),
     "weak": Variant(
         "5 degrees, zoom and shear 0.05", {"rotation": 5, "zoom": 0.05, "shear": 0.05}
     ),

@@ -26,9 +26,9 @@ def test_recipes_settle_what_is_not_said(tmp_path):
 
     assert settled() == (50, 0.001, 0.9, 0, 0, 0.1)
     assert settled("--recipe", "paper") == (640, 0.001, 0.96, 0, 0, 0.1)
-    assert settled("--recipe", "modern") == (20, 0.002, None, 0.999, 10, 0.07)
+    assert settled("--recipe", "modern") == (20, 0.003, None, 0.999, 10, 0.07)
     changed = ["--epochs", 3, "--lr_decay", 0.5, "--ema", 0, "--rotation", 0]
-    assert settled("--recipe", "modern", *changed) == (3, 0.002, 0.5, 0, 0, 0.07)
+    assert settled("--recipe", "modern", *changed) == (3, 0.003, 0.5, 0, 0, 0.07)
 
 
 def test_modern_grows_then_falls_to_zero_at_the_last_step():
