@@ -129,12 +129,14 @@ def test_explore_serves_until_ctrl_c(mnist, tmp_path):
         stderr=subprocess.PIPE,
         text=True,
     )
-    with process:
+    try:
         line = next(line for line in process.stdout if line.startswith("Page: "))
-        with urllib.request.urlopen(line.split()[1]) as response:
+        with urllib.request.urlopen(line.split()[1], timeout=60) as response:
             assert b"<h1>" in response.read()
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert (out, err, process.returncode) == ("Ended.\n", "", 0)
     assert os.listdir(tmp_path) == []
 
