@@ -202,7 +202,8 @@ class Training(Checked):
     lr: float = option(
         0.001,
         Number(),
-        "largest learning rate of Adam (default: 0.001; modern, pictures: 0.002)",
+        "largest learning rate of Adam (default: 0.001; modern: 0.003, "
+        "pictures: 0.002)",
     )
     lr_decay: float | None = option(
         0.9,

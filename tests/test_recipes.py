@@ -107,6 +107,15 @@ def test_the_transformation_matrices_start_as_asked_for():
         assert len(biases) == 5 and not any(bias.any() for bias in biases)
 
 
+def test_modern_keeps_the_variance_of_what_its_kernels_see():
+    model, _, _ = kernels_and_biases(ARCHITECTURES["modern"])
+    for name, inputs in (("conv1", 9 * 9), ("primarycaps", 9 * 9 * 256)):
+        kernel = ops.convert_to_numpy(model.get_layer(name).weights[0])
+        assert kernel.std() == pytest.approx(inputs**-0.5, rel=0.02)
+    W = ops.convert_to_numpy(model.get_layer("digitcaps").W)
+    assert W.std() == pytest.approx(0.01, rel=0.01)
+
+
 # The study of changes
 
 
