@@ -197,15 +197,20 @@ def read_csv(path: str) -> list[dict[str, str]]:
         return []
 
 
-def read_test_errors(folder: str) -> list[float]:
-    """The test error in % after each epoch of a run, by its log; none without a log.
+def read_log(folder: str, column: str) -> list[float]:
+    """What a run's log says of each epoch; nothing without a log.
 
     Raises:
         DataError: If it has no numbers there.
     """
     path = os.path.join(folder, LOG)
     try:
-        return [100 * (1 - float(row["test_accuracy"])) for row in read_csv(path)]
+        return [float(row[column]) for row in read_csv(path)]
     except (KeyError, TypeError, ValueError):
-        message = f"{path}: expected a number in test_accuracy of each row"
+        message = f"{path}: expected a number in {column} of each row"
         raise DataError(message) from None
+
+
+def read_test_errors(folder: str) -> list[float]:
+    """The test error in % after each epoch of a run, as `read_log`."""
+    return [100 * (1 - accuracy) for accuracy in read_log(folder, "test_accuracy")]

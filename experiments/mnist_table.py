@@ -37,9 +37,9 @@ from capsnet import command_line, run_folder
 from capsnet.errors import DataError
 from capsnet.flags import Parser
 from capsnet.interrupts import Interrupted
-from capsnet.options import Data, Integer, Number, Options, Training
+from capsnet.options import Data, Integer, Options, Training
 from capsnet.recipes import RECIPES
-from capsnet.run_folder import RunFolder, read_test_errors
+from capsnet.run_folder import RunFolder, read_log, read_test_errors
 from experiments import baseline
 
 RECIPE_NAMES = ("seed", "modern", "paper")  # those for MNIST
@@ -75,14 +75,14 @@ def run_trial(cell: str, trial: int, own: argparse.Namespace) -> None:
         DataError: If there is a log, but not the run state to go on from.
     """
     training = make_training(cell, trial, own)
-    name, epochs = row_name(cell, own), training.epochs
-    path = os.path.join(own.save_dir, own.recipe, name, str(trial))
+    epochs = training.epochs
+    path = os.path.join(own.save_dir, own.recipe, cell, str(trial))
     results = () if cell == "baseline" else capsulenet.RESULTS
     folder = RunFolder(path, results)
     begun = os.path.exists(folder.file(run_folder.STATE))
     model, found = folder.file(run_folder.MODEL), len(read_test_errors(path))
     if found >= epochs and (os.path.exists(model) or not begun):
-        print(f"{name}, trial {trial}: {epochs} epochs are in {path}")
+        print(f"{cell}, trial {trial}: {epochs} epochs are in {path}")
         return
     if found and not begun:
         raise DataError(
@@ -95,7 +95,7 @@ def run_trial(cell: str, trial: int, own: argparse.Namespace) -> None:
         options = command_line.go_on(
             command_line.read_begun(folder), command_line.of_run(options)
         )
-    print(f"\n{name}, trial {trial}, in {path}")
+    print(f"\n{cell}, trial {trial}, in {path}")
     keras.backend.clear_session()
     # It takes one run's functions for those of the last one, and warns of many.
     logging.getLogger("tensorflow").setLevel("ERROR")
@@ -117,9 +117,6 @@ def make_training(cell: str, trial: int, own: argparse.Namespace) -> Training:
             f"rate of --recipe {own.recipe} is zero, received {own.epochs}"
         )
     numbers = {"epochs": own.epochs or recipe.epochs, "seed": trial}
-    numbers["precision"] = own.precision
-    if own.ema is not None:
-        numbers["ema"] = own.ema
     if cell == "baseline":
         numbers |= baseline.WITHOUT_CAPSULES
     else:
@@ -128,31 +125,15 @@ def make_training(cell: str, trial: int, own: argparse.Namespace) -> Training:
     return dataclasses.replace(recipe, **numbers)
 
 
-def row_name(cell: str, own: argparse.Namespace) -> str:
-    """A row of the table: moving averages and other precisions are apart."""
-    parts = [cell]
-    parts += [f"ema{own.ema:g}"] if own.ema is not None else []
-    parts += [own.precision] if own.precision != "float32" else []
-    return "-".join(parts)
-
-
-def cell_of(row: str) -> str:
-    return row.partition("-")[0]
-
-
-def read_runs(save_dir: str, recipe: str) -> dict[str, list[list[float]]]:
-    """Test errors of all trials, by row of the table."""
-    folder = os.path.join(save_dir, recipe)
-    names = os.listdir(folder) if os.path.isdir(folder) else []
-    order = {cell: i for i, cell in enumerate(("baseline", *reversed(CELLS)))}
-    names = {*CELLS, *(name for name in names if cell_of(name) in CELLS)}
-    runs = {}
-    for name in sorted(names, key=lambda n: (order[cell_of(n)], n)):
-        path = os.path.join(folder, name)
+def find_trials(save_dir: str, recipe: str) -> dict[str, list[str]]:
+    """The folders of all trials, by cell of the table."""
+    found = {}
+    for cell in sorted(CELLS):
+        path = os.path.join(save_dir, recipe, cell)
         trials = os.listdir(path) if os.path.isdir(path) else []
         trials = sorted((t for t in trials if t.isdecimal()), key=int)
-        runs[name] = [read_test_errors(os.path.join(path, trial)) for trial in trials]
-    return runs
+        found[cell] = [os.path.join(path, trial) for trial in trials]
+    return found
 
 
 def make_rows(save_dir: str, epochs: int | None) -> list[dict]:
@@ -168,20 +149,24 @@ def make_rows(save_dir: str, epochs: int | None) -> list[dict]:
         n = epochs or settings.epochs
         # A learning rate that ends at zero makes a part of a run no shorter run.
         is_part = settings.lr_decay is None and n != settings.epochs
-        for name, runs in read_runs(save_dir, recipe).items():
-            errors = [run[n - 1] for run in runs if len(run) >= n and not is_part]
-            routings, reconstruction = CELLS[cell_of(name)] or ("", "")
+        for cell, folders in find_trials(save_dir, recipe).items():
+            runs = [] if is_part else [(f, read_test_errors(f)) for f in folders]
+            long_enough = [(f, errors[n - 1]) for f, errors in runs if len(errors) >= n]
+            errors = [error for _, error in long_enough]
+            hours = [sum(read_log(f, "seconds")[:n]) / 3600 for f, _ in long_enough]
+            routings, reconstruction = CELLS[cell] or ("", "")
             rows.append(
                 {
                     "recipe": recipe,
                     "epochs": n,
-                    "network": name,
+                    "network": cell,
                     "routings": routings,
                     "reconstruction": reconstruction,
                     "trials": len(errors),
                     "mean": round(mean(errors), 4) if errors else "",
                     "std": round(stdev(errors), 4) if len(errors) > 1 else "",
                     "errors": " ".join(f"{error:.2f}" for error in errors),
+                    "hours": round(mean(hours), 2) if hours else "",
                 }
             )
     return rows
@@ -191,7 +176,8 @@ def to_markdown(rows: list[dict], epochs: int | None) -> str:
     """Rows of `make_rows`, for the same epochs, as a table with a line above it."""
     title = (
         "MNIST test error in %, mean (standard deviation) of the trials. The paper's "
-        "and the older Keras implementation's (50 epochs) are of 3 trials each."
+        "and the older Keras implementation's (50 epochs) are of 3 trials each. Hours "
+        "are those of a trial, on machines that other programs shared."
     )
     if epochs:
         title += f" This table is of {epochs} epochs and not comparable with theirs."
@@ -199,18 +185,18 @@ def to_markdown(rows: list[dict], epochs: int | None) -> str:
         title,
         "",
         "| recipe | epochs | network | routing | reconstruction | error | trials "
-        "| paper | CapsNet-Keras |",
-        "| --- " * 9 + "|",
+        "| hours | paper | CapsNet-Keras |",
+        "| --- " * 10 + "|",
     ]
     for row in rows:
         error = "not run"
         if row["trials"]:
             error = f"{row['mean']:.3f}"
             error += f" ({row['std']:.3f})" if row["trials"] > 1 else ""
-        cell = cell_of(row["network"])
+        cell = row["network"]
         reconstruction = {True: "yes", False: "no", "": ""}[row["reconstruction"]]
-        values = [row["recipe"], row["epochs"], row["network"], row["routings"]]
-        values += [reconstruction, error, row["trials"] or ""]
+        values = [row["recipe"], row["epochs"], cell, row["routings"]]
+        values += [reconstruction, error, row["trials"] or "", row["hours"]]
         values += [PAPER[cell], KERAS_SEED.get(cell, "")]
         lines.append("| " + " | ".join(map(str, values)) + " |")
     return "\n".join(lines) + "\n"
@@ -243,7 +229,8 @@ def write_table(own: argparse.Namespace) -> None:
     with run_folder.replace_file(written[1]) as path, open(path, "w") as file:
         file.write(to_markdown(rows, own.epochs))
     for recipe in RECIPE_NAMES:
-        runs = read_runs(own.save_dir, recipe)
+        folders = find_trials(own.save_dir, recipe)
+        runs = {cell: list(map(read_test_errors, folders[cell])) for cell in folders}
         if any(errors for trials in runs.values() for errors in trials):
             written.append(os.path.join(own.save_dir, f"errors_{recipe}.png"))
             with run_folder.replace_file(written[-1]) as path:
@@ -283,19 +270,6 @@ def build_parser() -> Parser:
         choices=RECIPE_NAMES,
         default="seed",
         help="as of capsulenet.py",
-    )
-    add(
-        "--ema",
-        type=Number(0, 1),
-        default=None,
-        metavar="X",
-        help="as of capsulenet.py; makes rows of their own",
-    )
-    add(
-        "--precision",
-        choices=("float32", "mixed_bfloat16"),
-        default="float32",
-        help="as of capsulenet.py; the other makes rows of its own",
     )
     add(
         "--data_dir",

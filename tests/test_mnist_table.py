@@ -34,15 +34,17 @@ def test_means_and_deviations_of_what_was_run(tmp_path):
     for trial, error in enumerate((0.30, 0.36, 0.42)):
         write_test_errors(tmp_path / "seed" / "v4" / str(trial), 1.5, error)
     write_test_errors(tmp_path / "seed" / "v1" / "0", 2, 0.5)
-    write_test_errors(tmp_path / "paper" / "v4-ema0.999" / "0", 1, 0.25)
+    write_test_errors(tmp_path / "paper" / "v4" / "0", 1, 0.25)
     rows, text = make_table(tmp_path, epochs=2)
     row = rows["seed", "v4"]
     assert (row["trials"], row["mean"], row["std"]) == ("3", "0.36", "0.06")
     assert row["errors"] == "0.30 0.36 0.42"
-    assert "| seed | 2 | v4 | 3 | yes | 0.360 (0.060) | 3 | 0.25 (0.005) |" in text
-    # One trial has no deviation, and an average of the weights a row of its own.
-    assert "| seed | 2 | v1 | 1 | no | 0.500 | 1 | 0.34 (0.032) |" in text
-    assert "| paper | 2 | v4-ema0.999 | 3 | yes | 0.250 | 1 |" in text
+    assert (
+        "| seed | 2 | v4 | 3 | yes | 0.360 (0.060) | 3 | 0.5 | 0.25 (0.005) |" in text
+    )
+    # One trial has no deviation.
+    assert "| seed | 2 | v1 | 1 | no | 0.500 | 1 | 0.5 | 0.34 (0.032) |" in text
+    assert "| paper | 2 | v4 | 3 | yes | 0.250 | 1 |" in text
     for name in ("errors_seed.png", "errors_paper.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
 
@@ -143,18 +145,18 @@ def begin(folder, finished, **training):
 
 def test_each_trial_is_a_run_of_the_scripts(runs, tmp_path):
     flags = ["--epochs", "2", "--trials", "2", "--save_dir", str(tmp_path)]
-    assert mnist_table.main([*flags, "--recipe", "paper", "--ema", "0.99"]) == 0
+    assert mnist_table.main([*flags, "--recipe", "paper"]) == 0
     assert len(runs) == 10
     found = {
         (script, options.folder.path.removeprefix(str(tmp_path))): options.training
         for script, options in runs
     }
-    paper = dataclasses.replace(RECIPES["paper"], epochs=2, ema=0.99)
-    assert found["capsulenet", "/paper/v1-ema0.99/1"] == dataclasses.replace(
+    paper = dataclasses.replace(RECIPES["paper"], epochs=2)
+    assert found["capsulenet", "/paper/v1/1"] == dataclasses.replace(
         paper, routings=1, lam_recon=0.0, seed=1
     )
-    assert found["capsulenet", "/paper/v4-ema0.99/0"] == paper
-    cnn = found["experiments.baseline", "/paper/baseline-ema0.99/0"]
+    assert found["capsulenet", "/paper/v4/0"] == paper
+    cnn = found["experiments.baseline", "/paper/baseline/0"]
     assert cnn == dataclasses.replace(paper, **baseline.WITHOUT_CAPSULES)
 
 
@@ -198,16 +200,6 @@ def test_a_log_without_its_state_is_not_replaced(runs, tmp_path, capsys):
     assert (
         "expected run_state.h5, to go on after the 1 epochs" in capsys.readouterr().err
     )
-
-
-def test_other_averages_and_precisions_are_rows_of_their_own(runs, tmp_path):
-    flags = ["--trials", "1", "--cells", "v4", "--save_dir", str(tmp_path)]
-    options = ["--ema", "0.9", "--precision", "mixed_bfloat16"]
-    for chosen in ([], options[:2], options[2:], options):
-        assert mnist_table.main([*flags, *chosen]) == 0
-    rows = ["v4", "v4-ema0.9", "v4-mixed_bfloat16", "v4-ema0.9-mixed_bfloat16"]
-    folders = [options.folder.path for _, options in runs]
-    assert folders == [str(tmp_path / "seed" / row / "0") for row in rows]
 
 
 def test_an_interrupted_run_ends_the_table(monkeypatch, tmp_path, capsys):
