@@ -212,6 +212,7 @@ def plot_errors(runs: dict[str, list[list[float]]], title: str, path: str) -> No
             epochs = range(1, len(errors) + 1)
             axes.plot(epochs, errors, f"C{i}", lw=1, marker=".", ms=3, label=label)
     axes.set(xlabel="epoch", ylabel="test error (%)", yscale="log", title=title)
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_formatter("{x:g}")
     axes.grid(alpha=0.3, which="both")

@@ -54,6 +54,7 @@ SHORTER = {
     "--attack iterative": "--data_dir DIGITS --count 5 --steps 2 --epsilons 0 0.1",
     "--attack fgsm": "--data_dir DIGITS --count 5 --epsilons 0 0.1",
     "experiments.adversarial": "--data_dir DIGITS --max_steps 1",
+    "experiments.mnist_table --recipe modern": "--data_dir DIGITS",
     "experiments.mnist_table": "--data_dir DIGITS --epochs 1",
     "experiments.multimnist": FEW,
     "experiments.affnist": f"--epochs 1 --validation_size 10 {FEW}",
