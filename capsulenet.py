@@ -126,9 +126,9 @@ def CapsNet(
         **start(),
     )(features)
     # class capsules: (batch, n_class, 16)
+    normal = keras.initializers.RandomNormal(stddev=sizes.transformation_stddev)
     transformations = start()
     if not sizes.truncated_normal:
-        normal = keras.initializers.RandomNormal(stddev=sizes.transformation_stddev)
         transformations["kernel_initializer"] = normal
     digits = CapsuleLayer(
         n_class,

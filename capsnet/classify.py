@@ -49,7 +49,9 @@ def classify(
     named = said(lengths, info.get("multi_label", False), info.get("objects", 1))
     if info.get("objects", 1) > 1:
         reconstructions = draw_apart(manipulate_model, inputs, lengths, options)
-    for path, (_, done), values, is_named in zip(paths, prepared, lengths, named):
+    for path, (image, done), values, is_named in zip(paths, prepared, lengths, named):
+        if np.ptp(image) == 0:  # which capsules answer to as to any other
+            done = "the picture is of one colour and shows nothing"
         order = np.argsort(-values, kind="stable")
         best, others = order[is_named[order]], order[~is_named[order]]
         title = ", ".join(f"{names[i]} ({values[i]:.2f})" for i in best) or "no class"

@@ -98,7 +98,9 @@ class Page {
     const { lengths, named } = seen;
     const longest = lengths.indexOf(Math.max(...lengths));
     const index = shown ?? longest;
-    this.bars.show(lengths, named, shown);
+    // Capsules answer to an empty picture, too, as if something were there.
+    const isEmpty = seen.image.every((value) => value === 0);
+    this.bars.show(lengths, isEmpty ? [] : named, shown);
     paint(byId("seen"), this.manifest.input_shape, seen.image);
     paint(byId("reconstruction"), this.manifest.input_shape, seen.reconstruction);
     byId("drawn-classes").textContent = this.list(seen.drawn);
@@ -106,7 +108,7 @@ class Page {
     byId("follow").hidden = shown === null;
     this.sliders.show(seen.capsules, index);
     this.routing.show(seen, index);
-    this.say(this.answerOf(lengths, named));
+    this.say(isEmpty ? "Nothing to read" : this.answerOf(lengths, named));
     byId("milliseconds").textContent = Math.round(seen.milliseconds);
   }
 

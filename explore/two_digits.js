@@ -79,7 +79,11 @@ export class TwoDigits {
     const texts = named.map((j) => `${this.names[j]} \u00b7 ${decimals(lengths[j])}`);
     byId("pair-first-name").textContent = texts[0];
     byId("pair-second-name").textContent = texts[1];
-    byId("pair-answer").textContent = named.map((j) => this.names[j]).join(" and ");
+    const isEmpty = image.every((value) => value === 0);
+    byId("pair-answer").classList.toggle("is-long", isEmpty);
+    byId("pair-answer").textContent = isEmpty
+      ? "Nothing to read"
+      : named.map((j) => this.names[j]).join(" and ");
   }
 }
 

@@ -340,9 +340,11 @@ def test_predict_needs_the_model_alone(trained, shapes, tmp_path, capsys):
     pictures = [shapes / "circle" / "0.png", shapes / "square" / "1.png"]
     large = tmp_path / "large.jpg"
     Image.open(pictures[0]).resize((300, 200)).save(large)
+    empty = tmp_path / "empty.png"
+    Image.new("L", (20, 24), 200).save(empty)
     model = ("-w", trained[0] / "trained_model.h5")
     options = (*model, "--save_dir", tmp_path / "out")
-    assert main("--predict", *pictures, large, *options) == 0
+    assert main("--predict", *pictures, large, empty, *options) == 0
     lines = capsys.readouterr().out.splitlines()
     for path, line in zip((*pictures, large), lines[2:]):
         assert re.match(
@@ -351,6 +353,7 @@ def test_predict_needs_the_model_alone(trained, shapes, tmp_path, capsys):
             line,
         )
     assert lines[4].endswith("fitted into 20 x 24")
+    assert lines[5].endswith("; the picture is of one colour and shows nothing")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["predictions.png"]
 
 

@@ -180,7 +180,7 @@ def digits_page(published, mnist):
 def test_a_drawn_seven_is_a_seven(open_page, digits_page):
     page = open_page(digits_page)
     page.press("clear")
-    page.reads("No capsule is longer than 0.5")
+    page.reads("Nothing to read")
     assert page.get("hint").is_displayed()
     page.draw("pad", SEVEN)
     page.reads("7")
@@ -379,6 +379,7 @@ def test_two_layers_give_two_digits(open_page, two_digits, mnist):
     page.press("pair-random")
     page.press("pair-clear")
     page.wait(lambda: not page.pixels("pair-seen")[..., :3].any())
+    assert page.get("pair-answer").text == "Nothing to read"
     page.draw("pair-pad", SEVEN)
     page.wait(lambda: "7" in page.get("pair-answer").text)
     one = page.pixels("pair-seen")[..., 0].sum()
