@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from conftest import ROOT, read_log, read_rows
 
+from benchmarks import time_to_accuracy
 from capsnet.flags import Parser
 from experiments import mnist_table
 
@@ -253,6 +254,20 @@ def test_speed():
             expected.append([name + end, *values])
     expected.append(["ours, on a GPU", "not run", *6 * [""]])
     check_table(find_table("formulation", "train, ms"), expected)
+
+
+def test_time_to_an_error():
+    rows = read_rows(BENCHMARKS / "time_to_accuracy_tensorflow_cpu.csv")
+    numbers = ("step_ms", "minutes", "test_error")
+    rows = [row | {name: float(row[name]) for name in numbers} for row in rows]
+    expected = []
+    for name, (words, _, _) in time_to_accuracy.CURVES.items():
+        step = next(row["step_ms"] for row in rows if row["curve"] == name)
+        minutes = time_to_accuracy.first_at(rows, name, time_to_accuracy.GOAL)
+        first = expected[0][2] if expected else minutes
+        words = words.removesuffix(", at the end of each run")
+        expected.append([words, step, minutes, first / minutes])
+    check_table(find_table("formulation and recipe", "ms a step"), expected)
 
 
 def test_half_precision_learns_as_well():
