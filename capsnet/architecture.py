@@ -111,8 +111,8 @@ class Architecture:
 PAPER = Architecture()
 ARCHITECTURES = {
     "paper": PAPER,
-    # The paper's layers from other initial weights: Glorot's distribution makes the first
-    # features 11 times fainter, and larger matrices begin with predictions at random.
+    # The paper's layers from other initial weights: Glorot's distribution makes the
+    # first features 11 times fainter; larger matrices begin with random predictions.
     "modern": Architecture(
         kernel_initializer="lecun_normal", transformation_stddev=0.01
     ),
