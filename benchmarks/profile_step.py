@@ -1,13 +1,15 @@
 """Shows where the time of a training step goes, and what stands in the way.
 
     python -m benchmarks.profile_step    # about a minute, needs TensorFlow; on the CPU
+    python -m benchmarks.profile_step --side 36    # the images of two digits
 
 Times each part of the step alone, forward and backward, on the batch of
 `benchmarks.train_step`, and counts what its graph holds: the floating point operations
 of its products, and the bytes that its operations read and write. Both have a least
 time, at the best rates that `benchmarks.timing` finds between the parts. The floor of a
 part is the longer of the two, since a processor may compute and move at once: nothing
-that does these operations is faster. Writes profile_tensorflow_cpu.csv.
+that does these operations is faster. Writes profile_tensorflow_cpu.csv, or
+profile_SIDE_tensorflow_cpu.csv.
 """
 
 if __name__ == "__main__":
@@ -201,6 +203,9 @@ def describe(flop: int, moved: list[int], seconds: float, rate: float, rates: di
 
 def build_parser() -> argparse.ArgumentParser:
     parser = report.new_parser(__doc__)
+    parser.add_argument(
+        "--side", type=int, default=28, help="of the images, in pixels (default: 28)"
+    )
     parser.add_argument("--rounds", type=int, default=6, help="blocks of each part")
     parser.add_argument("--repeats", type=int, default=5, help="times in a block")
     return parser
@@ -210,8 +215,8 @@ def main(argv: list[str] | None = None) -> None:
     args = build_parser().parse_args(argv)
     commit = report.find_commit()
     tf.config.set_visible_devices([], "GPU")
-    model = train_step.build(["ours"])["ours"]
-    x, y = (tf.constant(a) for a in train_step.make_batch(BATCH_SIZE))
+    model = train_step.build(["ours"], args.side)["ours"]
+    x, y = (tf.constant(a) for a in train_step.make_batch(BATCH_SIZE, args.side))
     graphs = parts_of_step(model, x, y)
     counts = {name: count(g.get_concrete_function()) for name, g in graphs.items()}
     parts = [counts[name] for name in counts if not name.startswith("-")]
@@ -229,7 +234,8 @@ def main(argv: list[str] | None = None) -> None:
         columns = describe(*counts[name], median(seconds[name]), *rates)
         rows.append({"part": name, **columns})
         report.print_row(rows[-1])
-    report.write(rows, args.save_dir, "profile", "cpu", commit)
+    name = "profile" if args.side == 28 else f"profile_{args.side}"
+    report.write(rows, args.save_dir, name, "cpu", commit)
 
 
 if __name__ == "__main__":
