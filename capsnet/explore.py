@@ -1,8 +1,9 @@
-"""The page to draw on: its files, with the weights of a model in them."""
+"""The page to draw on: its files, with the weights of one or two models in them."""
 
 import dataclasses
 import json
 from pathlib import Path
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -27,18 +28,33 @@ SOURCES = Path(__file__).resolve().parents[1] / "explore"
 LOOKED_AT = 2000  # test images, to find wrong ones among
 SHOWN = 20  # test images of each kind, right and wrong
 LARGEST_HALF = 65504.0
+SECOND = "two_digits_"  # begins the names of the files of a second model
 
 
-def build_page(
-    model: keras.Model, info: dict, title: str, images: Pair | None
-) -> dict[str, bytes]:
-    """Makes all files of the page.
+class Shown(NamedTuple):
+    """A model on the page.
 
-    Args:
+    Attributes:
         model: The eval model of `capsulenet.CapsNet`.
         info: What the model file says about itself, with nothing left out.
         title: What the page calls the model.
         images: Test images and their labels, some of which are shown; None for none.
+    """
+
+    model: keras.Model
+    info: dict
+    title: str
+    images: Pair | None = None
+
+
+def build_page(shown: Shown, two_digits: Shown | None = None) -> dict[str, bytes]:
+    """Makes all files of the page.
+
+    Args:
+        shown: The model that the page is of.
+        two_digits: A model of two digits in a picture, for the part of the page that
+            takes them apart, where `shown` is of one. The page asks for its files when
+            a reader gets there.
 
     Returns:
         The content of each file, by its name.
@@ -52,7 +68,28 @@ def build_page(
             "has and an installation has not"
         )
     files = {path.name: path.read_bytes() for path in sorted(SOURCES.iterdir())}
-    weights, listed = pack_weights(model)
+    takes_apart = "" if shown.info.get("objects", 1) > 1 else None
+    if two_digits is not None:
+        takes_apart = SECOND
+        for name, content in model_files(two_digits).items():
+            files[SECOND + name] = content
+    return files | model_files(shown, takes_apart)
+
+
+def model_files(shown: Shown, two_digits: str | None = None) -> dict[str, bytes]:
+    """What the page needs of a model.
+
+    Args:
+        shown: The model.
+        two_digits: How the names of the files begin that are of a model of two digits;
+            None if there are none.
+
+    Returns:
+        The content of each file, by its name.
+    """
+    model, info, title, images = shown
+    files = {}
+    files["weights.bin"], listed = pack_weights(model)
     manifest = {
         "title": title,
         "dataset": info["dataset"],
@@ -60,6 +97,7 @@ def build_page(
         "input_shape": info["input_shape"],
         "multi_label": info.get("multi_label", False),
         "objects": info.get("objects", 1),
+        "two_digits": two_digits,
         "routings": model.get_layer("digitcaps").routings,
         "normalization": info.get("normalization"),
         "digit_box": info["digit_box"],
@@ -79,7 +117,6 @@ def build_page(
         "weights": listed,
         "test_images": [],
     }
-    files["weights.bin"] = weights
     if images is not None:
         pixels, described = choose_test_images(model, images, info["class_names"])
         files["test_images.bin"], manifest["test_images"] = pixels, described

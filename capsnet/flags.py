@@ -9,6 +9,7 @@ from capsnet.options import Checked, Choice, Data, Sizes, Switch, Training
 
 # A model that comes with the code.
 PRETRAINED = os.path.join("result", "pretrained", "mnist_v4.h5")
+TWO_DIGITS = os.path.join("result", "pretrained", "multimnist.h5")
 
 
 class Parser(argparse.ArgumentParser):

@@ -11,16 +11,19 @@ from capsnet.classify import classify
 from capsnet.errors import one_line
 from capsnet.explain import explain
 from capsnet.explore import (
+    SOURCES,
+    Shown,
     build_page,
     check_page_folder,
     load_test_images,
     write_page,
 )
 from capsnet.export import check_export, export_model
-from capsnet.options import Options
+from capsnet.flags import TWO_DIGITS
+from capsnet.options import Options, Training
 from capsnet.page_server import serve
 from capsnet.pictures import read_image
-from capsnet.weights import ModelFileError, load_weights
+from capsnet.weights import ModelFileError, load_weights, read_info
 
 # What is known of a weights file that says nothing about itself.
 MNIST_INFO = {
@@ -47,59 +50,84 @@ def use_model(
     if own.export_page:
         check_page_folder(own.export_page)
     info = {**MNIST_INFO, **options.info}
-    shape, names = tuple(info["input_shape"]), info["class_names"]
-    pictures = [read_image(path, shape[2]) for path in own.predict or ()]
+    pictures = [read_image(path, info["input_shape"][2]) for path in own.predict or ()]
+    models = open_model(build, options.weights, info, options.training)
+    source = one_line(info["dataset"])  # whatever the file says
+    print(f"Model: {options.weights}, trained on {source}")
+    if own.export:
+        export_model(models[0], own.export, own.half)
+        print("Wrote", own.export)
+        return
+    if own.explore or own.export_page:
+        title = one_line(os.path.basename(options.weights))
+        shown = Shown(models[0], info, title, load_test_images(info))
+        page = build_page(shown, find_two_digits(build, info))
+        if own.export_page:
+            write_page(page, own.export_page)
+            print("Wrote", own.export_page)
+        else:
+            serve(page)
+        return
+    os.makedirs(options.folder.path, exist_ok=True)
+    print(session.describe_device(options.devices))
+    images = classify(*models, own.predict, pictures, info, own.invert, options)
+    if own.explain:
+        explain(models[0], own.predict, images, info, options)
+
+
+def open_model(
+    build: Callable[..., tuple], path: str, info: dict, training: Training
+) -> tuple[keras.Model, keras.Model]:
+    """A network with the weights of a model file.
+
+    Args:
+        build: `capsulenet.CapsNet`.
+        path: The model file.
+        info: What it says about itself, with nothing left out.
+        training: The rounds of routing, and the architecture.
+
+    Returns:
+        The eval model and the manipulate model.
+
+    Raises:
+        ModelFileError: If the file holds no such weights.
+    """
+    shape, n_class = tuple(info["input_shape"]), len(info["class_names"])
     # Without this look, a small file that says to be of large images would make a large
     # network. Weights may be of 16 bits.
-    training = options.training
-    least = 2 * training.sizes.least_weights(shape, len(names))
-    if least > os.path.getsize(options.weights):
+    if 2 * training.sizes.least_weights(shape, n_class) > os.path.getsize(path):
         raise ModelFileError(
-            f"{options.weights}: expected the weights for images of "
-            f"{' x '.join(map(str, shape))} and {len(names)} classes, found a smaller "
+            f"{path}: expected the weights for images of "
+            f"{' x '.join(map(str, shape))} and {n_class} classes, found a smaller "
             "file."
         )
-    train_model, eval_model, manipulate_model = build(
+    train_model, *models = build(
         shape,
-        len(names),
+        n_class,
         training.routings,
         multi_label=info.get("multi_label", False),
         architecture=training.sizes,
         normalization=info.get("normalization"),
     )
-    load_weights(train_model, options.weights)
-    source = one_line(info["dataset"])  # whatever the file says
-    print(f"Model: {options.weights}, trained on {source}")
-    if own.export:
-        export_model(eval_model, own.export, own.half)
-        print("Wrote", own.export)
-        return
-    if own.explore or own.export_page:
-        explore_model(eval_model, info, options, own.export_page)
-        return
-    os.makedirs(options.folder.path, exist_ok=True)
-    print(session.describe_device(options.devices))
-    models = eval_model, manipulate_model
-    images = classify(*models, own.predict, pictures, info, own.invert, options)
-    if own.explain:
-        explain(eval_model, own.predict, images, info, options)
+    load_weights(train_model, path)
+    return tuple(models)
 
 
-def explore_model(
-    model: keras.Model, info: dict, options: Options, folder: str | None
-) -> None:
-    """Serves the page to draw on, or writes it.
+def find_two_digits(build: Callable[..., tuple], info: dict) -> Shown | None:
+    """The published model of two digits, for the page of a model of single digits.
 
     Args:
-        model: The eval model of `CapsNet`.
-        info: What the model file says about itself, with nothing left out.
-        options: Of the use of a model.
-        folder: Where to write; None to serve.
+        build: `capsulenet.CapsNet`.
+        info: What the file of the page's own model says about itself.
+
+    Returns:
+        The model; None if the page's own is of other things, or the file is not there.
     """
-    title = one_line(os.path.basename(options.weights))
-    page = build_page(model, info, title, load_test_images(info))
-    if folder is None:
-        serve(page)
-    else:
-        write_page(page, folder)
-        print("Wrote", folder)
+    path = SOURCES.parent / TWO_DIGITS
+    one_digit = info["dataset"] == "mnist" and info.get("objects", 1) == 1
+    if not one_digit or not path.is_file():
+        return None
+    info = {**MNIST_INFO, **read_info(str(path))}
+    training = Training(routings=info["routings"], architecture=info["architecture"])
+    model, _ = open_model(build, str(path), info, training)
+    return Shown(model, info, path.name, load_test_images(info))

@@ -2,7 +2,7 @@
 
     python -m docs.photograph_page
 
-Opens the page with the published model in Chromium and draws a 5 on it. Needs what is
+Opens the page with the published models in Chromium and draws a 5 on it. Needs what is
 in requirements-dev.txt, and Debian's chromium, chromium-driver and fonts-inter.
 """
 
@@ -21,11 +21,13 @@ import time
 import numpy as np
 from PIL import Image
 from selenium import webdriver
+from selenium.webdriver.support.ui import WebDriverWait
 
-from capsnet import datasets, explore, flags, run_folder
+from capsnet import flags, run_folder
+from capsnet.explore import Shown, build_page, load_test_images
+from capsnet.options import Training
 from capsnet.page_server import PageServer
-from capsnet.uses import MNIST_INFO
-from capsnet.weights import load_weights
+from capsnet.uses import MNIST_INFO, find_two_digits, open_model
 from capsulenet import CapsNet
 
 FOLDER = os.path.dirname(os.path.abspath(__file__))
@@ -77,6 +79,17 @@ def draw(driver: webdriver.Chrome, points: list[tuple[float, float]]) -> None:
     settle(driver)
 
 
+def overlay_digits(driver: webdriver.Chrome) -> None:
+    """Puts two test digits over each other, in the part that takes them apart."""
+    part = driver.find_element("id", "two-digits")
+    driver.execute_script("arguments[0].scrollIntoView()", part)
+    button = driver.find_element("id", "pair-random")
+    WebDriverWait(driver, 60).until(lambda _: button.is_displayed())
+    driver.execute_script("Math.random = () => 0.6")  # the same ones each time
+    button.click()
+    settle(driver)
+
+
 def photograph(driver: webdriver.Chrome, first: str, last: str, name: str) -> None:
     """Writes a picture of the page, over its whole width.
 
@@ -107,12 +120,10 @@ def photograph(driver: webdriver.Chrome, first: str, last: str, name: str) -> No
 
 
 def main() -> None:
-    model, eval_model, _ = CapsNet((28, 28, 1), 10)
-    load_weights(model, WEIGHTS)
-    test_images = datasets.load_dataset().test
-    files = explore.build_page(
-        eval_model, MNIST_INFO, os.path.basename(WEIGHTS), test_images
-    )
+    model, _ = open_model(CapsNet, WEIGHTS, MNIST_INFO, Training())
+    title = os.path.basename(WEIGHTS)
+    shown = Shown(model, MNIST_INFO, title, load_test_images(MNIST_INFO))
+    files = build_page(shown, find_two_digits(CapsNet, MNIST_INFO))
     with PageServer(files, 0) as server:
         threading.Thread(target=server.serve_forever).start()
         driver = open_browser()
@@ -124,6 +135,8 @@ def main() -> None:
             photograph(driver, "body", "#strip-wrong", "explore.png")
             photograph(driver, "#move-title", "#reset", "explore_sliders.png")
             photograph(driver, "#routing-title", "#small-maps", "explore_routing.png")
+            overlay_digits(driver)
+            photograph(driver, "#pair-title", "#pair", "explore_two_digits.png")
             set_width(driver, PHONE, 1.5)
             photograph(driver, "body", "#seen", "explore_phone.png")
         finally:

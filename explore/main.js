@@ -133,32 +133,63 @@ class Page {
   }
 }
 
+/** What a model is, in a sentence. */
 function describe(manifest) {
   const [height, width, channels] = manifest.input_shape;
   const colour = channels === 3 ? " in colour" : "";
   const size = manifest.weights.reduce(
     (sum, { shape }) => sum + shape.reduce((product, side) => product * side, 1), 0);
-  byId("model").textContent =
+  return (
     `${manifest.title}: ${decimals(size / 1e6, 1)} million weights, images of ` +
     `${height} \u00d7 ${width} pixels${colour}, ` +
-    `${manifest.class_names.length} classes, ${manifest.routings} rounds of routing`;
-  byId("seen-size").textContent = `${height} \u00d7 ${width}`;
+    `${manifest.class_names.length} classes, ${manifest.routings} rounds of routing`
+  );
+}
+
+/** A promise of the element being in sight, or nearly. */
+function inSight(element) {
+  return new Promise((resolve) => {
+    const seen = ([entry], observer) => {
+      if (!entry.isIntersecting) return;
+      observer.disconnect();
+      resolve();
+    };
+    new IntersectionObserver(seen, { rootMargin: "50%" }).observe(element);
+  });
+}
+
+/** Part 4, by the page's own model or by another one, which is loaded when needed. */
+async function showTwoDigits(manifest, network, testImages) {
+  const files = manifest.two_digits;
+  if (files === null) return;
+  byId("two-digits").hidden = false;
+  let model = [manifest, network, testImages];
+  if (files) {
+    await inSight(byId("two-digits"));
+    const other = new NetworkClient();
+    const itsManifest = await other.ask("load", files);
+    model = [itsManifest, other, await loadTestImages(itsManifest, files)];
+    byId("pair-model").textContent = `Part 4: ${describe(itsManifest)}`;
+  }
+  byId("pair-loading").hidden = true;
+  byId("pair").hidden = false;
+  new TwoDigits(...model);
 }
 
 async function start() {
   const network = new NetworkClient();
-  const manifest = await network.ask("load");
-  const testImages = await loadTestImages(manifest);
-  describe(manifest);
-  const isPair = manifest.objects > 1;
-  byId("pair").hidden = !isPair;
-  byId("no-pair").hidden = isPair;
+  const manifest = await network.ask("load", "");
+  const testImages = await loadTestImages(manifest, "");
+  const [height, width] = manifest.input_shape;
+  byId("model").textContent = describe(manifest);
+  byId("seen-size").textContent = `${height} \u00d7 ${width}`;
   byId("loading").hidden = true;
   byId("parts").hidden = false;
   new Page(manifest, network, testImages);
-  if (isPair) new TwoDigits(manifest, network, testImages);
+  await showTwoDigits(manifest, network, testImages);
 }
 
 start().catch((error) => {
-  byId("loading").textContent = `The model could not be loaded (${error.message}).`;
+  const text = `The model could not be loaded (${error.message}).`;
+  for (const place of document.querySelectorAll(".loading")) place.textContent = text;
 });

@@ -1,5 +1,7 @@
 // The page's side of worker.js.
 
+let unanswered = 0; // questions, of all clients
+
 export class NetworkClient {
   constructor() {
     const options = { type: "module" };
@@ -8,7 +10,7 @@ export class NetworkClient {
     this.worker.onmessage = ({ data: { id, result, error } }) => {
       const { resolve, reject } = this.waiting.get(id);
       this.waiting.delete(id);
-      this.count();
+      count(-1);
       if (error === undefined) resolve(result);
       else reject(new Error(error));
     };
@@ -21,14 +23,15 @@ export class NetworkClient {
     this.worker.postMessage({ id, call, argument });
     return new Promise((resolve, reject) => {
       this.waiting.set(id, { resolve, reject });
-      this.count();
+      count(1);
     });
   }
+}
 
-  /** On the page, for its tests: nothing that is shown is old where this is 0. */
-  count() {
-    document.body.dataset.waiting = this.waiting.size;
-  }
+/** On the page, for its tests: nothing that is shown is old where this is 0. */
+function count(more) {
+  unanswered += more;
+  document.body.dataset.waiting = unanswered;
 }
 
 /** A function that works on its newest argument alone, whatever comes in meanwhile. */

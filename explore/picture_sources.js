@@ -65,10 +65,15 @@ export function takePictures(channels, onPicture, onFailure) {
   });
 }
 
-/** The test images that came with the page: their values, and what is known of them. */
-export async function loadTestImages(manifest) {
+/** The test images that came with a model: their values, and what is known of them.
+ *
+ * @param {object} manifest - Of the model.
+ * @param {string} beginning - Of the names of its files.
+ */
+export async function loadTestImages(manifest, beginning) {
   if (!manifest.test_images.length) return [];
-  const response = await fetch(new URL("test_images.bin", import.meta.url));
+  const name = `${beginning}test_images.bin`;
+  const response = await fetch(new URL(name, import.meta.url));
   if (!response.ok) return [];
   const pixels = new Uint8Array(await response.arrayBuffer());
   const [height, width, channels] = manifest.input_shape;

@@ -10,11 +10,11 @@ const LARGEST_SHIFT = 4; // pixels, of each of two digits, as in training
 let network;
 
 const calls = {
-  /** Loads the network; returns what its file says. */
-  async load() {
+  /** Loads the network whose files' names begin so; returns what its file says. */
+  async load(beginning) {
     const [manifest, weights] = await Promise.all([
-      fetchFile("model.json").then((response) => response.json()),
-      fetchFile("weights.bin").then((response) => response.arrayBuffer()),
+      fetchFile(`${beginning}model.json`).then((response) => response.json()),
+      fetchFile(`${beginning}weights.bin`).then((response) => response.arrayBuffer()),
     ]);
     network = new Network(manifest, weights);
     return manifest;

@@ -18,8 +18,9 @@ from capsnet import explore, uses
 from capsnet.architecture import ARCHITECTURES, PAPER
 from capsnet.datasets import Dataset
 from capsnet.errors import DataError, UsageError
+from capsnet.explore import Shown
 from capsnet.fields import convolution_layers
-from capsnet.flags import PRETRAINED
+from capsnet.flags import PRETRAINED, TWO_DIGITS
 from capsnet.photos import prepare_picture
 from capsnet.predict import predict
 from capsnet.weights import load_weights
@@ -55,7 +56,7 @@ def write_files(files, folder):
 
 def answers_of_node(model, info, images, folder):
     """Lengths, reconstructions and votes, (rounds, classes, places), of the page."""
-    write_files(explore.build_page(model, info, "a model", None), folder)
+    write_files(explore.build_page(Shown(model, info, "a model")), folder)
     Path(folder, "images.bin").write_bytes(images.astype("<f4").tobytes())
     numbers = run_node("engine", folder).reshape(len(images), -1)
     n_class, pixels = len(info["class_names"]), images[0].size
@@ -178,7 +179,7 @@ def test_the_files_of_the_page(published, mnist):
     x, y = mnist.test
     wrong = 1 - y[:6]  # labels that no picture has
     images = np.concatenate([x[:80], x[:6]]), np.concatenate([y[:80], wrong])
-    files = explore.build_page(published, INFO, "mine.h5", images)
+    files = explore.build_page(Shown(published, INFO, "mine.h5", images))
     names = {path.name for path in (ROOT / "explore").iterdir()}
     assert files.keys() == names | {"model.json", "weights.bin", "test_images.bin"}
     assert {Path(name).suffix for name in files} <= explore.TYPES.keys()
@@ -246,7 +247,7 @@ def test_the_page_is_written_whole(tmp_path):
 def test_an_installation_has_no_page(monkeypatch, tmp_path, published):
     monkeypatch.setattr(explore, "SOURCES", tmp_path / "explore")
     with pytest.raises(UsageError, match="which a clone of the repository has"):
-        explore.build_page(published, INFO, "", None)
+        explore.build_page(Shown(published, INFO, ""))
 
 
 # The command line.
@@ -259,8 +260,26 @@ def test_export_page(tmp_path, monkeypatch, capsys, mnist):
     assert capsys.readouterr().out.splitlines()[-1] == f"Wrote {tmp_path / 'page'}"
     manifest = json.loads((tmp_path / "page" / "model.json").read_text())
     assert manifest["title"] == "mnist_v4.h5"
+    # of one digit; the published model of two is there for part 4
+    second = tmp_path / "page" / f"{manifest['two_digits']}model.json"
+    manifest = json.loads(second.read_text())
+    assert (manifest["title"], manifest["objects"]) == ("multimnist.h5", 2)
+    assert len(manifest["test_images"]) >= 10
     message = refuse(capsys, "--export_page", tmp_path / "page", "-w", model)
     assert message.startswith("--export_page: expected a new or empty folder")
+
+
+@pytest.mark.parametrize(
+    ("info", "file"),
+    [
+        ({}, "none.h5"),  # deleted
+        ({"objects": 2}, TWO_DIGITS),
+        ({"dataset": "fashion_mnist"}, TWO_DIGITS),
+    ],
+)
+def test_a_page_without_a_second_model(info, file, monkeypatch):
+    monkeypatch.setattr(uses, "TWO_DIGITS", file)
+    assert uses.find_two_digits(capsulenet.CapsNet, {**INFO, **info}) is None
 
 
 @pytest.mark.parametrize("flags", [("--explore",), ("--export_page", "page")])

@@ -13,6 +13,7 @@ from PIL import Image
 
 import capsulenet
 from capsnet import explore, flags, uses
+from capsnet.explore import Shown
 from capsnet.page_server import PageServer
 from capsnet.predict import predict
 from capsnet.weights import load_weights
@@ -174,7 +175,7 @@ def open_page(browser):
 @pytest.fixture(scope="module")
 def digits_page(published, mnist):
     images = tuple(part[:200] for part in mnist.test)
-    return explore.build_page(published, uses.MNIST_INFO, "mnist_v4.h5", images)
+    return explore.build_page(Shown(published, uses.MNIST_INFO, "mnist_v4.h5", images))
 
 
 def test_a_drawn_seven_is_a_seven(open_page, digits_page):
@@ -327,7 +328,7 @@ def test_pictures_take_the_place_of_drawing_for_other_models(open_page, tmp_path
     info = {**uses.MNIST_INFO, "input_shape": [20, 22, 3], "digit_box": None}
     names = ["<b>apple</b>", "banana", "cherry"]
     info |= {"class_names": names, "dataset": "fruit"}
-    page = open_page(explore.build_page(model, info, "fruit.h5", None))
+    page = open_page(explore.build_page(Shown(model, info, "fruit.h5")))
     assert not page.get("brush").is_displayed()
     assert "Load a picture" in page.get("hint").text
     assert "20 \u00d7 22 pixels in colour" in page.get("model").text
@@ -340,7 +341,7 @@ def test_pictures_take_the_place_of_drawing_for_other_models(open_page, tmp_path
     bars = page.driver.find_elements("css selector", ".bar-name")
     assert [bar.text for bar in bars] == names  # as text, whatever is in them
     assert len(page.driver.find_elements("css selector", "#rounds label")) == 2
-    assert not page.get("no-pair").is_displayed()  # it is about digits
+    assert not page.get("two-digits").is_displayed()
     (tmp_path / "no_picture.png").write_text("text")
     page.get("picture-file").send_keys(str(tmp_path / "no_picture.png"))
     page.reads("This file is not a picture that the browser can read.")
@@ -355,7 +356,7 @@ def test_several_classes_in_a_picture(open_page, tmp_path):
     digits.W.assign(scales * keras.ops.convert_to_numpy(digits.W))
     info = {**uses.MNIST_INFO, "input_shape": [*shape], "digit_box": None}
     info |= {"class_names": names, "dataset": "street", "multi_label": True}
-    page = open_page(explore.build_page(model, info, "street.h5", None))
+    page = open_page(explore.build_page(Shown(model, info, "street.h5")))
     pixels = np.random.default_rng(0).integers(0, 256, shape, "uint8")
     lengths, drawn = predict(model, [pixels[None] / np.float32(255)])
     order = np.argsort(-lengths[0])
@@ -369,13 +370,22 @@ def test_several_classes_in_a_picture(open_page, tmp_path):
     assert np.abs(seen - drawn[0]).max() < 0.01  # drawn from both capsules at once
 
 
-def test_two_layers_give_two_digits(open_page, two_digits, mnist):
+@pytest.mark.parametrize("is_second", [False, True])
+def test_two_layers_give_two_digits(is_second, open_page, published, two_digits, mnist):
     info = {**uses.MNIST_INFO, "input_shape": [36, 36, 1], "objects": 2}
     x, y = (part[:100] for part in mnist.test)
     x = np.pad(x, ((0, 0), (MARGIN, MARGIN), (MARGIN, MARGIN), (0, 0)))
-    page = open_page(explore.build_page(two_digits, info, "pairs.h5", (x, y)))
-    assert not page.get("no-pair").is_displayed()
+    shown = [Shown(two_digits, info, "pairs.h5", (x, y))]
+    if is_second:
+        shown.insert(0, Shown(published, uses.MNIST_INFO, "mnist_v4.h5"))
+    page = open_page(explore.build_page(*shown))
+    if is_second:  # asked for by nobody who does not get there
+        assert not page.get("pair").is_displayed()
+        assert page.get("pair-model").text == ""
+        page.do("arguments[0].scrollIntoView()", page.get("two-digits"))
+        page.wait(lambda: page.get("pair-model").text.startswith("Part 4: pairs.h5:"))
     page.wait(lambda: " and " in page.get("pair-answer").text)
+    assert not page.get("pair-loading").is_displayed()
     page.press("pair-random")
     page.press("pair-clear")
     page.wait(lambda: not page.pixels("pair-seen")[..., :3].any())
