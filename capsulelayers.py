@@ -124,7 +124,6 @@ class PrimaryCap(FastConv2D):
         strides: Step of the kernel along height and width, in pixels, or one number.
         padding: "valid", or "same" for zeros around the images, so that there is a
             position for each step.
-        scale: Factor of the convolution, before the bias is added.
         kwargs: Those of `FastConv2D` and Keras's `Conv2D`: initializers, regularizers,
             and the method to compute with.
 
@@ -149,7 +148,6 @@ class PrimaryCap(FastConv2D):
         kernel_size: int | tuple[int, int],
         strides: int | tuple[int, int] = 1,
         padding: str = "valid",
-        scale: float = 1.0,
         **kwargs,
     ):
         filters = dim_capsule * n_channels
@@ -157,7 +155,6 @@ class PrimaryCap(FastConv2D):
         super().__init__(filters, kernel_size, strides, padding, **kwargs)
         self.dim_capsule = dim_capsule
         self.n_channels = n_channels
-        self.scale = scale
 
     def build(self, input_shape):
         if len(input_shape) != 4 or input_shape[3] is None:
@@ -169,8 +166,6 @@ class PrimaryCap(FastConv2D):
 
     def call(self, inputs, training=False):
         outputs = self.convolve(inputs, self.kernel, training)
-        if self.scale != 1:
-            outputs = self.scale * outputs
         if self.use_bias:
             outputs = outputs + ops.cast(self.bias, outputs.dtype)
         outputs = self.activation(outputs)
@@ -195,11 +190,10 @@ class PrimaryCap(FastConv2D):
             **config,
             "dim_capsule": self.dim_capsule,
             "n_channels": self.n_channels,
-            "scale": self.scale,
         }
 
 
-def dynamic_routing(u_hat, routings: int, bias=0.0):
+def dynamic_routing(u_hat, routings: int):
     """Routing as the paper writes it (Procedure 1), to read and to compare with.
 
     `CapsuleLayer` computes the same, faster. For input capsules `i` and output
@@ -216,7 +210,6 @@ def dynamic_routing(u_hat, routings: int, bias=0.0):
             (batch, num_capsule, input_capsules, dim_capsule):
             `ops.einsum("bid,jied->bjie", u, W)`.
         routings: Number of rounds, at least 1.
-        bias: Added to `s` in each round, (num_capsule, dim_capsule).
 
     Returns:
         Output capsules, (batch, num_capsule, dim_capsule).
@@ -224,7 +217,7 @@ def dynamic_routing(u_hat, routings: int, bias=0.0):
     b = ops.zeros_like(u_hat[..., 0])  # (batch, num_capsule, input_capsules)
     for i in range(routings):
         c = ops.softmax(b, axis=1)  # each input capsule shares itself out
-        s = ops.einsum("bji,bjie->bje", c, u_hat) + bias
+        s = ops.einsum("bji,bjie->bje", c, u_hat)
         v = squash(s)
         if i < routings - 1:  # the last agreement would be used by nothing
             b = b + ops.einsum("bje,bjie->bji", v, u_hat)
@@ -255,9 +248,6 @@ class CapsuleLayer(keras.layers.Layer):
             smaller one than the default, training starts with a long plateau.
         kernel_regularizer: Regularizer of the transformation matrices.
         kernel_constraint: Constraint on the transformation matrices.
-        use_bias: Whether a bias is added to `s` in each round, as in the code that the
-            paper's authors released.
-        bias_initializer: Initializer of the bias.
         return_couplings: Whether the coupling coefficients of the last round are
             returned too. Over the output capsules, they sum to 1.
 
@@ -281,8 +271,6 @@ class CapsuleLayer(keras.layers.Layer):
         kernel_initializer=None,
         kernel_regularizer=None,
         kernel_constraint=None,
-        use_bias: bool = False,
-        bias_initializer="zeros",
         return_couplings: bool = False,
         **kwargs,
     ):
@@ -299,8 +287,6 @@ class CapsuleLayer(keras.layers.Layer):
         )
         self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
         self.kernel_constraint = keras.constraints.get(kernel_constraint)
-        self.use_bias = use_bias
-        self.bias_initializer = keras.initializers.get(bias_initializer)
         self.return_couplings = return_couplings
 
     def build(self, input_shape):
@@ -320,12 +306,6 @@ class CapsuleLayer(keras.layers.Layer):
             constraint=self.kernel_constraint,
         )
         self.least_batch = 4
-        if self.use_bias:
-            self.bias = self.add_weight(
-                name="bias",
-                shape=(self.num_capsule, 1, self.dim_capsule),
-                initializer=self.bias_initializer,
-            )
 
     def call(self, inputs):
         if self.return_couplings:
@@ -334,13 +314,11 @@ class CapsuleLayer(keras.layers.Layer):
         return by_batch(self._route_few, self._route, inputs, self.least_batch)
 
     def _route_few(self, inputs):
-        bias = ops.cast(self.bias[:, 0], inputs.dtype) if self.use_bias else 0.0
         u_hat = _predict(inputs, ops.cast(self.W, inputs.dtype)[None])
-        return dynamic_routing(u_hat, self.routings, bias)
+        return dynamic_routing(u_hat, self.routings)
 
     def _route(self, inputs):
-        # bias: (num_capsule, 1, dim_capsule), to be added to s of (num_capsule, batch,
-        # dim_capsule); W: (num_capsule, input_capsules * input_dim, dim_capsule)
+        # W: (num_capsule, input_capsules * input_dim, dim_capsule)
         num_capsule, _, dim_capsule, _ = self.W.shape
         W = ops.transpose(ops.cast(self.W, inputs.dtype), (0, 1, 3, 2))
         W = ops.reshape(W, (num_capsule, -1, dim_capsule))
@@ -350,14 +328,12 @@ class CapsuleLayer(keras.layers.Layer):
         u = ops.reshape(inputs, (-1, W.shape[1]))
         s = ops.matmul(u, ops.reshape(ops.transpose(W, (1, 0, 2)), (W.shape[1], -1)))
         s = ops.reshape(s / num_capsule, (-1, num_capsule, dim_capsule))
-        s = ops.transpose(s, (1, 0, 2))  # (num_capsule, batch, dim_capsule)
-        bias = ops.cast(self.bias, s.dtype) if self.use_bias else 0.0
-        v = squash(s + bias)
+        v = squash(ops.transpose(s, (1, 0, 2)))  # (num_capsule, batch, dim_capsule)
         logits = 0.0
         for _ in range(self.routings - 1):
             v_W = ops.matmul(v, W_T)  # (num_capsule, batch, input_capsules * input_dim)
             logits, c_u = _couple(logits, inputs, v_W)
-            v = squash(ops.matmul(c_u, W) + bias)
+            v = squash(ops.matmul(c_u, W))
         v = ops.transpose(v, (1, 0, 2))
         if not self.return_couplings:
             return v
@@ -374,8 +350,6 @@ class CapsuleLayer(keras.layers.Layer):
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
             "kernel_regularizer": keras.regularizers.serialize(self.kernel_regularizer),
             "kernel_constraint": keras.constraints.serialize(self.kernel_constraint),
-            "use_bias": self.use_bias,
-            "bias_initializer": keras.initializers.serialize(self.bias_initializer),
             "return_couplings": self.return_couplings,
         }
 

@@ -94,14 +94,7 @@ def CapsNet(
     names = ["label"] if objects == 1 else [f"label_{i + 1}" for i in range(objects)]
     y, *more = [keras.Input((n_class,), name=name) for name in names]
 
-    def start(stddev: float = 0.1) -> dict:
-        # New objects for each layer: one object would give all the same numbers.
-        kernel = sizes.kernel_initializer
-        if sizes.truncated_normal:
-            kernel = keras.initializers.TruncatedNormal(stddev=stddev)
-        bias = keras.initializers.Constant(sizes.bias)
-        return {"kernel_initializer": kernel, "bias_initializer": bias}
-
+    kernel = sizes.kernel_initializer
     seen = x
     if normalization is not None:
         seen = layers.Normalization(**normalization, name="normalization")(x)
@@ -114,29 +107,20 @@ def CapsNet(
             activation="relu",
             data_format="channels_last",
             name=f"conv{i}",
-            **start(0.05),
+            kernel_initializer=kernel,
         )(features)
     primary = PrimaryCap(
         sizes.primary_dim,
         sizes.primary_types,
         kernel_size=sizes.primary_kernel_size,
         strides=sizes.strides,
-        scale=sizes.primary_scale,
         name="primarycaps",
-        **start(),
+        kernel_initializer=kernel,
     )(features)
     # class capsules: (batch, n_class, 16)
     normal = keras.initializers.RandomNormal(stddev=sizes.transformation_stddev)
-    transformations = start()
-    if not sizes.truncated_normal:
-        transformations["kernel_initializer"] = normal
     digits = CapsuleLayer(
-        n_class,
-        sizes.class_dim,
-        routings,
-        use_bias=sizes.routing_bias,
-        name="digitcaps",
-        **transformations,
+        n_class, sizes.class_dim, routings, kernel_initializer=normal, name="digitcaps"
     )(primary)
     lengths = Length(name="capsnet")(digits)
     decoder = sizes.decoder
@@ -146,7 +130,9 @@ def CapsNet(
     if isinstance(decoder, tuple):
         pixels = int(np.prod(input_shape))
         hidden = [
-            layers.Dense(n, activation="relu", name=f"decoder_{i}", **start())
+            layers.Dense(
+                n, activation="relu", name=f"decoder_{i}", kernel_initializer=kernel
+            )
             for i, n in enumerate(decoder, start=1)
         ]
         decoder = keras.Sequential(
@@ -154,7 +140,10 @@ def CapsNet(
                 keras.Input((n_class * sizes.class_dim,)),
                 *hidden,
                 layers.Dense(
-                    pixels, activation="sigmoid", name="decoder_out", **start()
+                    pixels,
+                    activation="sigmoid",
+                    name="decoder_out",
+                    kernel_initializer=kernel,
                 ),
                 layers.Reshape(input_shape, dtype="float32"),
             ],

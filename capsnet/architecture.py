@@ -25,12 +25,6 @@ class Architecture:
             decoder start from.
         transformation_stddev: Standard deviation of the transformation matrices at the
             start.
-        truncated_normal: Whether kernels start from truncated normal distributions as
-            in the code that the paper's authors released, instead of these.
-        bias: Of all layers at the start; 0.1 in the released code.
-        routing_bias: Whether there is one inside the routing, as in the released code.
-        primary_scale: Factor of the primary capsules' convolution; one over their 32
-            types in the released code.
     """
 
     convolutions: tuple[tuple[int, int, int], ...] = ((256, 9, 1),)
@@ -43,10 +37,6 @@ class Architecture:
     decoder: tuple[int, ...] | keras.layers.Layer | None = (512, 1024)
     kernel_initializer: str = "glorot_uniform"
     transformation_stddev: float = 0.1
-    truncated_normal: bool = False
-    bias: float = 0.0
-    routing_bias: bool = False
-    primary_scale: float = 1.0
 
     @property
     def least_side(self) -> int:
@@ -115,10 +105,6 @@ ARCHITECTURES = {
     # first features 11 times fainter; larger matrices begin with random predictions.
     "modern": Architecture(
         kernel_initializer="lecun_normal", transformation_stddev=0.01
-    ),
-    # The code that the authors released.
-    "released": Architecture(
-        truncated_normal=True, bias=0.1, routing_bias=True, primary_scale=1 / 32
     ),
     # Small kernels, a deeper network: for pictures, of which there may be few.
     "pictures": Architecture(

@@ -207,7 +207,8 @@ def _begin(parser: Parser, given: dict, mode: str) -> Options:
     recipe = RECIPES[given.get("recipe", known)]
     numbers = {"routings": info.get("routings", 3), **parser.training}
     if weights is not None:
-        numbers["architecture"] = _architecture(info)
+        # Files of earlier versions do not say it.
+        numbers["architecture"] = info.get("architecture", "paper")
         numbers["normalize"] = bool(info.get("normalization"))
         if given.get("normalize", numbers["normalize"]) != numbers["normalize"]:
             no = "" if numbers["normalize"] else "no-"
@@ -238,12 +239,6 @@ def _begin(parser: Parser, given: dict, mode: str) -> Options:
         show_batch=given.get("show_batch", False),
         given=frozenset(given),
     )
-
-
-def _architecture(info: dict) -> str:
-    """The network that a model file is of; those of earlier versions do not say it."""
-    of_earlier = "released" if info.get("recipe") == "paper" else "paper"
-    return info.get("architecture", of_earlier)
 
 
 def _part(given: dict, names: set[str]) -> dict:

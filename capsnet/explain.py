@@ -21,8 +21,7 @@ def votes(
 
     A vote is coupling times agreement of the last round, `c_ij u_hat_ij . v_j`. Since
     `s_j` is the sum of the `c_ij u_hat_ij` (equation 2 of the paper) and `v_j` has its
-    direction, the votes of all, and of the routing's bias if there is one, sum to
-    `||s_j|| ||v_j||`.
+    direction, the votes of all sum to `||s_j|| ||v_j||`.
 
     Args:
         model: The eval model of `capsulenet.CapsNet`.

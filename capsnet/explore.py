@@ -108,7 +108,6 @@ def model_files(shown: Shown, two_digits: str | None = None) -> dict[str, bytes]
                 "name": layer.name,
                 "strides": layer.strides[0],
                 "margins": margins(layer),
-                "scale": getattr(layer, "scale", 1),
             }
             for layer in convolution_layers(model)
         ],

@@ -175,7 +175,7 @@ def _add_primary_capsules(graph, model, layers) -> str:
         x = add("Relu", add("Conv", x, kernel, weight(layer.bias), **sizes))
     kernel = weight(primary.kernel, order=(3, 2, 0, 1))
     x = add("Conv", x, kernel, strides=[*primary.strides])
-    x = add("Transpose", add("Mul", x, primary.scale), perm=[0, 2, 3, 1])
+    x = add("Transpose", x, perm=[0, 2, 3, 1])
     _, capsules, dim = primary.output.shape
     x = add("Reshape", add("Add", x, weight(primary.bias)), [-1, capsules, dim])
     return _add_squash(add, x)
@@ -191,9 +191,8 @@ def _add_routing(graph, layer, u: str) -> str:
     # (n_class, capsules * dim, class_dim)
     W = weight(layer.W, order=(0, 1, 3, 2), shape=(n_class, -1, class_dim))
     W_T = add("Transpose", W, perm=[0, 2, 1])
-    bias = weight(layer.bias) if layer.use_bias else 0.0
     s = add("MatMul", add("Reshape", u, [-1, capsules * dim]), W)
-    v = _add_squash(add, add("Add", add("Div", s, float(n_class)), bias))
+    v = _add_squash(add, add("Div", s, float(n_class)))
     logits = 0.0
     for _ in range(layer.routings - 1):
         v_W = add("Reshape", add("MatMul", v, W_T), [n_class, -1, capsules, dim])
@@ -201,7 +200,7 @@ def _add_routing(graph, layer, u: str) -> str:
         logits = add("Add", agreement, logits)  # (n_class, batch, capsules)
         c = add("Unsqueeze", add("Softmax", logits, axis=0), [-1])
         c_u = add("Reshape", add("Mul", c, u), [n_class, -1, capsules * dim])
-        v = _add_squash(add, add("Add", add("MatMul", c_u, W), bias))
+        v = _add_squash(add, add("MatMul", c_u, W))
     return add("Transpose", v, perm=[1, 0, 2])
 
 

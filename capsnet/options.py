@@ -13,7 +13,8 @@ from capsnet.run_folder import RunFolder
 LONGEST_TEXT = 4096
 LARGEST = 1e300  # an integer of JSON may be too large for a float
 PRECISIONS = ("float32", "mixed_bfloat16")
-RECIPE_NAMES = ("seed", "modern", "paper", "pictures")
+RECIPE_NAMES = ("seed", "modern", "pictures")
+PIXEL_WEIGHT = 0.0005  # of the squared error of a pixel, in the paper (section 4.1)
 NETWORKS = ("capsnet", "baseline", "cnn")
 
 
@@ -158,9 +159,6 @@ class Training(Checked):
         network: What is trained.
         architecture: Of a CapsNet, one of `architecture.ARCHITECTURES`.
         drop_remainder: Whether images left over at the end of an epoch are not used.
-        decay_steps: Steps in which the rate falls by `lr_decay`, continuously; None for
-            an epoch, in steps.
-        pixel_weight: Weight of the squared error of a pixel, where `lam_recon` is None.
         stop_at: Accuracy on the validation images at which the training ends; None for
             all epochs.
 
@@ -174,10 +172,8 @@ class Training(Checked):
         "seed: as the older Keras scripts; modern: better in less time, by a learning "
         "rate that grows, then falls to zero, averaged weights and stronger changes of "
         "the images; pictures: for any other data, by how many images there are, with "
-        "a network of small kernels; paper: as the code that the paper's authors "
-        "released, which has other biases, initial weights, learning rates and weights "
-        "of the losses (default: the model "
-        "file's, else seed for MNIST, pictures for others)",
+        "a network of small kernels (default: the model file's, else seed for MNIST, "
+        "pictures for others)",
     )
     network: str = option("capsnet", Choice(NETWORKS))
     architecture: str = option("paper", Choice(tuple(ARCHITECTURES)))
@@ -189,14 +185,14 @@ class Training(Checked):
     epochs: int = option(
         50,
         Integer(1),
-        "passes over the training images (default: 50; modern: 20, paper: 640, "
-        "pictures: 10 to 100, by the number of images)",
+        "passes over the training images (default: 50; modern: 20, pictures: 10 to "
+        "100, by the number of images)",
     )
     batch_size: int = option(
         100,
         Integer(1),
-        "images in a step, and in a batch of the test (default: 100; paper: 128, "
-        "pictures: 16 to 100, by the number of images)",
+        "images in a step, and in a batch of the test (default: 100; pictures: 16 to "
+        "100, by the number of images)",
     )
     drop_remainder: bool = option(False, Switch())
     lr: float = option(
@@ -209,10 +205,9 @@ class Training(Checked):
         0.9,
         Number(),
         "factor of the learning rate from one epoch to the next (default: 0.9; modern, "
-        "pictures: none, half a cosine to zero instead; paper: 0.96, each 2000 steps)",
+        "pictures: none, half a cosine to zero instead)",
         optional=True,
     )
-    decay_steps: int | None = option(None, Integer(1), optional=True)
     warmup: int = option(
         0,
         Integer(),
@@ -230,10 +225,9 @@ class Training(Checked):
         None,
         Number(),
         "weight of the reconstruction's mean squared error (default: the paper's "
-        "0.0005 x height x width x channels, 0.392 for MNIST; paper: 20 times as much)",
+        "0.0005 x height x width x channels, 0.392 for MNIST)",
         optional=True,
     )
-    pixel_weight: float = option(0.0005, Number())
     shift_fraction: float = option(
         0.1,
         Number(0, 1),
@@ -332,7 +326,7 @@ class Training(Checked):
         """The weight of the mean squared error for images of this shape."""
         if self.lam_recon is not None:
             return self.lam_recon
-        return self.pixel_weight * math.prod(input_shape)
+        return PIXEL_WEIGHT * math.prod(input_shape)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -37,17 +37,6 @@ RECIPES = {
         normalize=True,
         architecture="pictures",
     ),
-    # The code that the authors released. It halves the margin loss and divides it by 10
-    # classes, but not the reconstruction loss.
-    "paper": Training(
-        recipe="paper",
-        epochs=640,
-        batch_size=128,
-        lr_decay=0.96,
-        decay_steps=2000,
-        pixel_weight=0.01,
-        architecture="released",
-    ),
 }
 # What `pictures` does with n images: small batches where there are few, since a network
 # needs some thousand steps whatever it learns.
@@ -65,9 +54,6 @@ def pictures_epochs(n: int, batch_size: int) -> int:
     return min(max(least, round(PICTURES_STEPS / math.ceil(n / batch_size))), most)
 
 
-LEAST_RATE = 1e-6  # of a learning rate that falls exponentially
-
-
 @keras.saving.register_keras_serializable("capsnet")
 class WarmUp(keras.optimizers.schedules.LearningRateSchedule):
     """A learning rate that grows linearly, in the first steps, to that of a schedule.
@@ -75,22 +61,19 @@ class WarmUp(keras.optimizers.schedules.LearningRateSchedule):
     Args:
         schedule: Another learning rate schedule.
         steps: Until the schedule alone says the rate.
-        least: Where the rate stops falling.
     """
 
-    def __init__(self, schedule, steps: int, least: float = 0.0):
+    def __init__(self, schedule, steps: int):
         self.schedule = schedule
         self.steps = steps
-        self.least = least
 
     def __call__(self, step):
-        rate = ops.maximum(self.schedule(step), self.least)
         grown = (ops.cast(step, "float32") + 1) / max(1, self.steps)
-        return rate * ops.minimum(grown, 1.0)
+        return self.schedule(step) * ops.minimum(grown, 1.0)
 
     def get_config(self):
         schedule = keras.optimizers.schedules.serialize(self.schedule)
-        return {"schedule": schedule, "steps": self.steps, "least": self.least}
+        return {"schedule": schedule, "steps": self.steps}
 
     @classmethod
     def from_config(cls, config):
@@ -109,9 +92,6 @@ def make_schedule(training: Training, steps_per_epoch: int) -> float | WarmUp:
     if decay is None:
         steps = training.epochs * steps_per_epoch
         return WarmUp(schedules.CosineDecay(lr, steps), warmup)
-    if training.decay_steps is None and not warmup:
+    if not warmup:
         return lr
-    falling = schedules.ExponentialDecay(
-        lr, training.decay_steps or steps_per_epoch, decay
-    )
-    return WarmUp(falling, warmup, LEAST_RATE)
+    return WarmUp(schedules.ExponentialDecay(lr, steps_per_epoch, decay), warmup)

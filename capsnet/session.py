@@ -307,8 +307,6 @@ def describe_training(training: Training) -> str:
     """The header's line about how it is trained: what was said, and what was not."""
     t = training
     falls = "a cosine to zero" if t.lr_decay is None else f"{t.lr_decay:g} an epoch"
-    if t.decay_steps:
-        falls = f"{t.lr_decay:g} in {t.decay_steps} steps"
     warmup = f", {t.warmup} steps of warm-up" if t.warmup else ""
     parts = [
         f"recipe {t.recipe}",

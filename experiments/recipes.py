@@ -26,6 +26,7 @@ import dataclasses
 import logging
 import os
 import sys
+from collections.abc import Callable
 from statistics import mean, stdev
 
 import keras
@@ -56,13 +57,29 @@ class Variant:
         what: In words.
         changes: Of the numbers of `options.Training`.
         sizes: Of the CapsNet, other than the paper's.
+        alter: Changes the train model before it is trained.
         plain_epochs: Last epochs with shifts alone.
     """
 
     what: str
     changes: dict = dataclasses.field(default_factory=dict)
     sizes: dict = dataclasses.field(default_factory=dict)
+    alter: Callable[[keras.Model], None] | None = None
     plain_epochs: int = 0
+
+
+def divide_by_types(model: keras.Model) -> None:
+    """Divides the primary capsules' convolution by 32, before the bias is added."""
+    layer = model.get_layer("primarycaps")
+    convolve = layer.convolve
+    layer.convolve = lambda *arguments: convolve(*arguments) / layer.n_channels
+
+
+def start_biases_at_a_tenth(model: keras.Model) -> None:
+    """Gives all biases the value 0.1."""
+    for weight in model.trainable_weights:
+        if weight.name == "bias":
+            weight.assign(0.1 * keras.ops.ones_like(weight))
 
 
 # Numbers of the recipe `seed`, of its changes of images and of all.
@@ -104,14 +121,11 @@ VARIANTS = {
     ),
     "unchanged": Variant("images as they are", {**SHIFTS, "shift_fraction": 0}),
     "fading": Variant("shifts alone in the last epoch", plain_epochs=1),
+    # Of the code that the paper's authors released.
     "divided": Variant(
-        "primary capsules' convolution divided by 32",
-        sizes={"primary_scale": 1 / 32},
+        "primary capsules' convolution divided by 32", alter=divide_by_types
     ),
-    "biases": Variant(
-        "biases of 0.1, also in the routing",
-        sizes={"bias": 0.1, "routing_bias": True},
-    ),
+    "biases": Variant("biases start at 0.1", alter=start_biases_at_a_tenth),
     "seed": Variant("the recipe `seed`", SEED),
 }
 
@@ -178,6 +192,8 @@ def train_variant(name: str, options: Options) -> None:
         architecture=training.sizes,
         **variant.sizes,
     )
+    if variant.alter:
+        variant.alter(model)
     with session.begin(f"CapsNet, {name}", model, data, options):
         task = capsulenet.task(training.reconstruction_weight(shape), kind)
         info = session.model_info(model, data, options)

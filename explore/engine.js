@@ -138,8 +138,6 @@ export class Network {
         sums[start + e] += coupling * predictions[next];
       }
     }
-    const bias = this.weights["digitcaps/bias"]?.values;
-    if (bias) bias.forEach((value, i) => (sums[i] += value));
     for (let j = 0; j < classes; j++) squash(sums, j * dim, dim);
     return Float32Array.from(sums);
   }
@@ -189,11 +187,11 @@ export class Network {
 }
 
 /** What `convolve` needs; the kernel is (height, width, channels, filters). */
-function makeConvolution(size, { strides, margins, scale }, kernel, bias) {
+function makeConvolution(size, { strides, margins }, kernel, bias) {
   const padded = size.map((side, i) => side + margins[i][0] + margins[i][1]);
   const [rows, columns] = padded.map(
     (side, i) => Math.floor((side - kernel.shape[i]) / strides) + 1);
-  return { size, padded, margins, rows, columns, strides, scale, kernel, bias };
+  return { size, padded, margins, rows, columns, strides, kernel, bias };
 }
 
 /** The input with zeros around it. */
@@ -212,7 +210,7 @@ function pad({ size, padded, margins }, input) {
 
 /** A convolution, (rows, columns, filters). */
 function convolve(layer, input) {
-  const { rows, columns, strides, scale, kernel, bias } = layer;
+  const { rows, columns, strides, kernel, bias } = layer;
   const width = layer.padded[1];
   const padded = pad(layer, input);
   const [kernelHeight, kernelWidth, channels, filters] = kernel.shape;
@@ -237,7 +235,7 @@ function convolve(layer, input) {
     }
   }
   for (let i = 0; i < sums.length; i++) {
-    sums[i] = sums[i] * scale + bias.values[i % filters];
+    sums[i] += bias.values[i % filters];
   }
   return sums;
 }

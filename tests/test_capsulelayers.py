@@ -33,28 +33,25 @@ def squash_oracle(s):
     return norm**2 / (1 + norm**2) * (s / norm)
 
 
-def routing_oracle(u, W, routings, bias=0.0):
-    return routing_and_couplings(u, W, routings, bias)[0]
+def routing_oracle(u, W, routings):
+    return routing_and_couplings(u, W, routings)[0]
 
 
-def routing_and_couplings(u, W, routings, bias=0.0):
-    """Procedure 1: u_hat (batch, out, in, dim), b and c (batch, out, in).
-
-    The bias (out, dim) is what the authors' code adds to s.
-    """
+def routing_and_couplings(u, W, routings):
+    """Procedure 1: u_hat (batch, out, in, dim), b and c (batch, out, in)."""
     u_hat = np.einsum("jied,bid->bjie", W, u)
     b = np.zeros(u_hat.shape[:3])
     for _ in range(routings):
         c = np.exp(b) / np.exp(b).sum(axis=1, keepdims=True)
         s = np.einsum("bji,bjie->bje", c, u_hat)
-        v = squash_oracle(s + bias)
+        v = squash_oracle(s)
         b = b + np.einsum("bjie,bje->bji", u_hat, v)
     return v, c
 
 
-def primary_oracle(x, kernel, bias, strides, dim_capsule, scale=1.0):
+def primary_oracle(x, kernel, bias, strides, dim_capsule):
     """A valid convolution; the channels of a position are its capsules in turn."""
-    outputs = scale * np.einsum(
+    outputs = np.einsum(
         "brcdij,ijdf->brcf", windows_of(x, kernel.shape[:2], strides), kernel
     )
     return squash_oracle((outputs + bias).reshape(len(x), -1, dim_capsule))
@@ -93,9 +90,9 @@ def weighted_sum(layer, factor):
     return lambda *arrays: ops.sum(function(*arrays) * factor)
 
 
-def make_capsules(input_shape, routings=3, use_bias=False):
+def make_capsules(input_shape, routings=3):
     """A built CapsuleLayer; with its large W, routing changes the outputs much."""
-    layer = CapsuleLayer(4, 5, routings, use_bias=use_bias)
+    layer = CapsuleLayer(4, 5, routings)
     layer.build((None, *input_shape))
     layer.set_weights([normal(*w.shape, seed=1) for w in layer.weights])
     layer.least_batch = 1  # the fast form, for a few samples too
@@ -250,20 +247,6 @@ def test_primary_capsules(shape, method):
 @pytest.mark.parametrize("method", ["fft", "direct"])
 def test_primary_capsules_are_channels_last(method, channels_first):
     test_primary_capsules(PRIMARY_SHAPES[0], method)
-
-
-@pytest.mark.parametrize("method", ["fft", "direct"])
-def test_primary_capsules_with_a_scale(method):
-    # The authors divide by the number of types, before the bias.
-    options = {"scale": 0.25, "bias_initializer": keras.initializers.Constant(0.1)}
-    layer = PrimaryCap(4, 2, kernel_size=3, strides=2, method=method, **options)
-    x = normal(2, 7, 7, 3)
-    layer.build(x.shape)
-    outputs = evaluate(layer, x)
-    kernel, bias = (w.astype("float64") for w in layer.get_weights())
-    np.testing.assert_array_equal(bias, np.full(8, np.float32(0.1)))
-    expected = primary_oracle(x.astype("float64"), kernel, bias, 2, 4, scale=0.25)
-    np.testing.assert_allclose(outputs, expected, **FFT_TOLERANCE)
 
 
 @pytest.mark.parametrize("method", ["fft", "direct"])
@@ -514,28 +497,22 @@ def test_other_convolutions_are_left_to_keras(monkeypatch, options):
 # CapsuleLayer
 
 
-@pytest.mark.parametrize("use_bias", [False, True])
 @pytest.mark.parametrize("routings", [1, 2, 3, 5])
-def test_the_layer_and_the_reference_are_procedure_1(routings, use_bias):
-    fast = make_capsules((6, 2), routings, use_bias=use_bias)
-    few = make_capsules((6, 2), routings, use_bias=use_bias)
+def test_the_layer_and_the_reference_are_procedure_1(routings):
+    fast, few = (make_capsules((6, 2), routings) for _ in range(2))
     few.least_batch = 4  # more than these samples
     arrays = [normal(3, 6, 2), *fast.get_weights()]
 
-    def reference(u, W, *bias):  # the layer's bias is (num_capsule, 1, dim_capsule)
-        u_hat = ops.einsum("bid,jied->bjie", u, W)
-        return dynamic_routing(u_hat, routings, *(b[:, 0] for b in bias))
+    def reference(u, W):
+        return dynamic_routing(ops.einsum("bid,jied->bjie", u, W), routings)
 
-    def oracle(u, W, *bias, routings=routings):
-        return routing_oracle(u, W, routings, *(b[:, 0] for b in bias))
+    def oracle(u, W):
+        return routing_oracle(u, W, routings)
 
     exact = [a.astype("float64") for a in arrays]
     expected = oracle(*exact)
-    # The example tells one number of rounds from the next, and a bias from none.
-    others = [oracle(*exact, routings=routings + 1)]
-    others += [oracle(*exact[:2])] if use_bias else []
-    for another in others:
-        assert np.abs(another - expected).max() > 0.01
+    # The example tells one number of rounds from the next.
+    assert np.abs(routing_oracle(*exact, routings + 1) - expected).max() > 0.01
 
     functions = (reference, function_of(fast), function_of(few))
     tensors = [ops.convert_to_tensor(a) for a in arrays]
@@ -595,8 +572,7 @@ def test_default_initialisation_learns_from_the_first_steps():
 # What holds for every layer: zeros, batches, configurations, files
 
 
-@pytest.mark.parametrize("use_bias", [False, True])
-def test_a_few_samples_are_routed_as_the_paper_writes_it(monkeypatch, use_bias):
+def test_a_few_samples_are_routed_as_the_paper_writes_it(monkeypatch):
     calls = []
 
     def spy(*arguments):
@@ -604,7 +580,7 @@ def test_a_few_samples_are_routed_as_the_paper_writes_it(monkeypatch, use_bias):
         return dynamic_routing(*arguments)
 
     monkeypatch.setattr(capsulelayers, "dynamic_routing", spy)
-    layer = CapsuleLayer(4, 5, use_bias=use_bias)
+    layer = CapsuleLayer(4, 5)
     u = normal(6, 7, 2)
     layer.build(u.shape)
     layer.set_weights([normal(*w.shape, seed=1) for w in layer.weights])
@@ -752,7 +728,7 @@ LAYERS = {
     ),
     "primary scaled": (
         PrimaryCap,
-        {"dim_capsule": 4, "n_channels": 2, "kernel_size": (3, 3), "scale": 0.5},
+        {"dim_capsule": 4, "n_channels": 2, "kernel_size": (3, 3)},
         (5, 5, 3),
     ),
     "primary padded": (
@@ -768,11 +744,6 @@ LAYERS = {
     "capsules": (
         CapsuleLayer,
         {"num_capsule": 4, "dim_capsule": 5, "routings": 2},
-        (6, 2),
-    ),
-    "capsules with bias": (
-        CapsuleLayer,
-        {"num_capsule": 4, "dim_capsule": 5, "routings": 2, "use_bias": True},
         (6, 2),
     ),
     "capsules in windows": (

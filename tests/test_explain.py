@@ -15,11 +15,11 @@ from capsnet.options import ONE_DEVICE
 from capsnet.predict import predict
 
 
-@pytest.fixture(scope="module", params=[{}, {"routing_bias": True, "bias": 0.1}])
-def model(request):
+@pytest.fixture(scope="module")
+def model():
     keras.utils.set_random_seed(0)
     sizes = {"convolutions": ((8, 9, 1),), "primary_types": 3, "primary_dim": 4}
-    sizes |= {"class_dim": 5, "decoder": None, **request.param}
+    sizes |= {"class_dim": 5, "decoder": None}
     return capsulenet.CapsNet((21, 25, 1), 3, **sizes)[1]
 
 
@@ -28,21 +28,17 @@ def images(model):
     return np.random.default_rng(0).random((2, *model.input_shape[1:]), "float32")
 
 
-def test_votes_and_bias_sum_to_what_makes_the_capsule_long(model, images):
+def test_votes_sum_to_what_makes_the_capsule_long(model, images):
     found = votes(model, images, 2, ONE_DEVICE)
     assert found.shape == (2, 3, 3, 5)
     primary, routing = (model.get_layer(n) for n in ("primarycaps", "digitcaps"))
     u = keras.Model(model.input, primary.output).predict(images, verbose=0)
     u, W = u.astype("float64"), routing.get_weights()[0].astype("float64")
-    bias = routing.get_weights()[1][:, 0] if routing.use_bias else np.zeros((3, 5))
-    _, c = routing_and_couplings(u, W, 3, bias)
-    s = np.einsum("nji,jied,nid->nje", c, W, u) + bias
+    _, c = routing_and_couplings(u, W, 3)
+    s = np.einsum("nji,jied,nid->nje", c, W, u)
     v = squash_oracle(s)
     expected = np.linalg.norm(s, axis=-1) * np.linalg.norm(v, axis=-1)
-    of_bias = np.sum(v * bias, axis=-1)
-    np.testing.assert_allclose(
-        found.sum(axis=(2, 3)) + of_bias, expected, rtol=1e-4, atol=1e-7
-    )
+    np.testing.assert_allclose(found.sum(axis=(2, 3)), expected, rtol=1e-4, atol=1e-7)
 
 
 def test_a_vote_is_that_of_the_capsules_at_its_position(model, images):

@@ -37,7 +37,6 @@ NETWORKS = {
     "one round": ((17, 17, 1), 2, 1, {}),
     "five rounds": ((24, 19, 1), 4, 5, {}),
     "several labels": ((20, 20, 3), 6, 3, {"multi_label": True}),
-    "paper": ((28, 28, 1), 10, 3, {"architecture": "released"}),
     "pictures": ((21, 26, 3), 4, 3, {"architecture": "pictures"}),
 }
 
@@ -203,7 +202,7 @@ def test_onnx_is_what_other_programs_expect(tmp_path):
 
 
 def test_half_stores_all_weights_in_16_bits(tmp_path):
-    model = build("paper")
+    model = build("plain")
     for half in (False, True):
         path = tmp_path / f"{half}.onnx"
         export_model(model, str(path), half)

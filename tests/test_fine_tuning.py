@@ -91,23 +91,23 @@ def test_freezing_needs_a_file(digits, tmp_path, capsys):
     [
         ("seed", ["-t"], "seed"),  # wherever its images are now
         ("seed", [], "pictures"),  # a training on other images
-        ("paper", ["-t"], "paper"),
-        ("paper", [], "pictures"),
-        ("paper", ["--recipe", "modern"], "modern"),
+        ("modern", ["-t"], "modern"),
+        ("modern", [], "pictures"),
+        ("seed", ["--recipe", "modern"], "modern"),
         ("pictures", ["--recipe", "seed"], "seed"),
     ],
 )
 def test_which_recipe_follows_a_file(of_file, flags, expected, tmp_path, monkeypatch):
     (tmp_path / "x.h5").touch()
     info = {"recipe": of_file, "dataset": "elsewhere/pictures"}
-    if of_file == "pictures":
-        info["architecture"] = "pictures"
+    networks = {"seed": "paper", "modern": "modern", "pictures": "pictures"}
+    if of_file != "seed":
+        info["architecture"] = networks[of_file]
     monkeypatch.setattr(command_line, "read_info", lambda path: info)
     argv = ["-w", str(tmp_path / "x.h5"), "--dataset", "pictures", *flags]
     options, _ = command_line.read_options(capsulenet.build_parser(), argv)
     assert options.training.recipe == expected
     # The network stays that of the file, also where earlier versions did not say it.
-    networks = {"seed": "paper", "paper": "released", "pictures": "pictures"}
     assert options.training.architecture == networks[of_file]
 
 

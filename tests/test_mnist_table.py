@@ -34,7 +34,6 @@ def test_means_and_deviations_of_what_was_run(tmp_path):
     for trial, error in enumerate((0.30, 0.36, 0.42)):
         write_test_errors(tmp_path / "seed" / "v4" / str(trial), 1.5, error)
     write_test_errors(tmp_path / "seed" / "v1" / "0", 2, 0.5)
-    write_test_errors(tmp_path / "paper" / "v4" / "0", 1, 0.25)
     rows, text = make_table(tmp_path, epochs=2)
     row = rows["seed", "v4"]
     assert (row["trials"], row["mean"], row["std"]) == ("3", "0.36", "0.06")
@@ -44,19 +43,18 @@ def test_means_and_deviations_of_what_was_run(tmp_path):
     )
     # One trial has no deviation.
     assert "| seed | 2 | v1 | 1 | no | 0.500 | 1 | 0.5 | 0.34 (0.032) |" in text
-    assert "| paper | 2 | v4 | 3 | yes | 0.250 | 1 |" in text
-    for name in ("errors_seed.png", "errors_paper.png"):
-        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "errors_seed.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_table_is_of_the_epochs_of_each_recipe(tmp_path):
-    for recipe, epochs in (("seed", 50), ("paper", 640)):
+    for recipe, epochs in (("seed", 50), ("modern", 20)):
         errors = [1.0] * (epochs - 1) + [0.5] + [2.0]
         write_test_errors(tmp_path / recipe / "v4" / "0", *errors)
     rows, text = make_table(tmp_path)
-    assert rows["seed", "v4"]["errors"] == rows["paper", "v4"]["errors"] == "0.50"
-    assert "| seed | 50 | v4 |" in text and "| paper | 640 | v4 |" in text
+    assert rows["seed", "v4"]["errors"] == rows["modern", "v4"]["errors"] == "0.50"
+    assert "| seed | 50 | v4 |" in text and "| modern | 20 | v4 |" in text
     assert "not comparable" not in text
+    assert (tmp_path / "errors_modern.png").read_bytes().startswith(b"\x89PNG")
     # Another number of epochs has a table of its own, and says so.
     before = (tmp_path / "table.csv").read_bytes()
     _, text = make_table(tmp_path, epochs=10)
@@ -104,14 +102,14 @@ def test_what_is_no_trial_is_left_alone(tmp_path):
     write_test_errors(tmp_path / "seed" / "v4" / "notes", 5)
     write_test_errors(tmp_path / "seed" / "mine" / "0", 5)
     rows, _ = make_table(tmp_path, epochs=1)
-    assert rows["seed", "v4"]["errors"] == "1.00" and len(rows) == 15
+    assert rows["seed", "v4"]["errors"] == "1.00" and len(rows) == 10
 
 
 def test_what_was_not_run_is_an_empty_cell(tmp_path):
     rows, text = make_table(tmp_path, epochs=640)
     assert {row["trials"] for row in rows.values()} == {"0"}
     assert {row["mean"] for row in rows.values()} == {""}
-    assert text.count("not run") == 15  # five networks, three recipes
+    assert text.count("not run") == 10  # five networks, two recipes
     assert not list(tmp_path.glob("*.png"))
 
 
@@ -144,20 +142,20 @@ def begin(folder, finished, **training):
 
 
 def test_each_trial_is_a_run_of_the_scripts(runs, tmp_path):
-    flags = ["--epochs", "2", "--trials", "2", "--save_dir", str(tmp_path)]
-    assert mnist_table.main([*flags, "--recipe", "paper"]) == 0
+    flags = ["--trials", "2", "--save_dir", str(tmp_path)]
+    assert mnist_table.main([*flags, "--recipe", "modern"]) == 0
     assert len(runs) == 10
     found = {
         (script, options.folder.path.removeprefix(str(tmp_path))): options.training
         for script, options in runs
     }
-    paper = dataclasses.replace(RECIPES["paper"], epochs=2)
-    assert found["capsulenet", "/paper/v1/1"] == dataclasses.replace(
-        paper, routings=1, lam_recon=0.0, seed=1
+    modern = RECIPES["modern"]
+    assert found["capsulenet", "/modern/v1/1"] == dataclasses.replace(
+        modern, routings=1, lam_recon=0.0, seed=1
     )
-    assert found["capsulenet", "/paper/v4/0"] == paper
-    cnn = found["experiments.baseline", "/paper/baseline/0"]
-    assert cnn == dataclasses.replace(paper, **baseline.WITHOUT_CAPSULES)
+    assert found["capsulenet", "/modern/v4/0"] == modern
+    cnn = found["experiments.baseline", "/modern/baseline/0"]
+    assert cnn == dataclasses.replace(modern, **baseline.WITHOUT_CAPSULES)
 
 
 def test_only_what_is_missing_is_run(runs, monkeypatch, tmp_path, capsys):

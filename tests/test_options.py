@@ -26,7 +26,7 @@ from capsnet.run_folder import RunFolder
         (Training, "epochs", None, "1 to "),
         (Training, "lr", math.nan, "at least 0 and less than inf"),
         (Training, "ema", 1, "at least 0 and less than 1"),
-        (Training, "recipe", "mine", "seed or modern or paper"),
+        (Training, "recipe", "mine", "seed or modern or pictures"),
         (Training, "drop_remainder", 1, "true or false"),
         (Data, "image_size", (28,), "two numbers of pixels"),
         (Data, "dataset", 3, "a text of at most"),

@@ -71,7 +71,7 @@ def flags_of(module: str) -> set[str]:
 
 
 def test_flags_are_whole_words():
-    code = "python x.py -t --lr_decay 0.9 --recipe seed|paper a-b --data_dir=my -1"
+    code = "python x.py -t --lr_decay 0.9 --recipe seed|modern a-b --data_dir=my -1"
     assert find_flags(code) == {"-t", "--lr_decay", "--recipe", "--data_dir"}
 
 

@@ -12,7 +12,7 @@ import capsulenet
 from capsnet import command_line
 from capsnet.architecture import ARCHITECTURES, Architecture
 from capsnet.options import Training
-from capsnet.recipes import LEAST_RATE, RECIPES, WarmUp, make_schedule
+from capsnet.recipes import RECIPES, WarmUp, make_schedule
 from experiments import recipes
 
 
@@ -25,7 +25,6 @@ def test_recipes_settle_what_is_not_said(tmp_path):
         return tuple(getattr(options.training, name) for name in names)
 
     assert settled() == (50, 0.001, 0.9, 0, 0, 0.1)
-    assert settled("--recipe", "paper") == (640, 0.001, 0.96, 0, 0, 0.1)
     assert settled("--recipe", "modern") == (20, 0.003, None, 0.999, 10, 0.07)
     changed = ["--epochs", 3, "--lr_decay", 0.5, "--ema", 0, "--rotation", 0]
     assert settled("--recipe", "modern", *changed) == (3, 0.003, 0.5, 0, 0, 0.07)
@@ -43,12 +42,11 @@ def test_modern_grows_then_falls_to_zero_at_the_last_step():
 
 
 @pytest.mark.parametrize(
-    ("step", "rate"),
-    [(0, 1e-3), (1000, 1e-3 * 0.96**0.5), (2000, 0.96e-3), (10**6, LEAST_RATE)],
+    ("step", "rate"), [(0, 1e-4), (9, 0.98e-3), (100, 0.9e-3), (150, 0.9e-3 * 0.9**0.5)]
 )
-def test_paper_falls_continuously_to_its_floor(step, rate):
-    schedule = make_schedule(RECIPES["paper"], steps_per_epoch=468)
-    assert float(schedule(step)) == pytest.approx(rate, rel=1e-5)
+def test_after_a_warmup_the_rate_falls_from_step_to_step(step, rate):
+    schedule = make_schedule(Training(lr_decay=0.9, warmup=10), steps_per_epoch=100)
+    assert float(schedule(step)) == pytest.approx(rate, rel=0.02)
 
 
 def test_seed_falls_between_epochs():
@@ -80,21 +78,12 @@ def kernels_and_biases(architecture):
     )
 
 
-def test_the_recipe_of_the_paper_has_its_weights():
-    model, kernels, biases = kernels_and_biases(ARCHITECTURES["released"])
-    assert len(biases) == 6  # conv1, primary and class capsules, three of the decoder
-    for bias in biases:
-        np.testing.assert_array_equal(bias, np.full(bias.shape, np.float32(0.1)))
-    # Cut at two standard deviations, a normal distribution keeps 0.88 of its own. With
-    # PyTorch, Keras draws four times at most, and a few numbers stay outside.
-    for kernel, stddev in zip(kernels, (0.05, 0.1, 0.1, 0.1, 0.1, 0.1), strict=True):
-        assert kernel.std() == pytest.approx(0.88 * stddev, rel=0.02)
-        assert np.mean(np.abs(kernel) > 2 * stddev + 1e-6) < 2e-5
-    assert model.get_layer("primarycaps").scale == 1 / 32
-    # one initializer for all layers would give all the same numbers
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_no_two_layers_start_from_the_same_numbers(name):
+    _, kernels, _ = kernels_and_biases(ARCHITECTURES[name])
     first = [kernel.ravel()[:10] for kernel in kernels]
     ratios = [tuple(np.round(numbers / numbers[0], 3)) for numbers in first]
-    assert len(set(ratios)) == 6
+    assert len(set(ratios)) == len(kernels) >= 6
 
 
 def test_the_transformation_matrices_start_as_asked_for():

@@ -87,7 +87,7 @@ def _write_files() -> None:
     for name, argv in {
         "run": [],
         "best": ["--validation_size", "4", "--ema", "0.9"],
-        "paper": ["--recipe", "paper"],
+        "modern": ["--recipe", "modern"],
     }.items():
         keras.Model.fit = lambda model, *args, name=name, callbacks, **kwargs: (
             _write_run(model, callbacks, name)
@@ -129,7 +129,7 @@ def _write_run(model, loop, name):
     if name == "run":
         save_model(model, "ours.h5", save.info)
         model.save_weights("keras3.weights.h5")
-    if name == "paper":
+    if name == "modern":
         save_model(model, "recipe.h5", save.info)
     raise _Enough
 
@@ -228,8 +228,7 @@ def read(options, own) -> None:
 
 
 def check_network(model, options) -> None:
-    bias = [(2, 1, 16)] if options.training.recipe == "paper" else []
-    shapes = [(9, 9, 1, 256), (256,), (9, 9, 256, 256), (256,), (2, 32, 16, 8), *bias]
+    shapes = [(9, 9, 1, 256), (256,), (9, 9, 256, 256), (256,), (2, 32, 16, 8)]
     shapes += [(32, 512), (512,), (512, 1024), (1024,), (1024, 289), (289,)]
     weights = [keras.ops.convert_to_numpy(weight) for weight in model.weights]
     # If there are no data, the file says what images it is for.

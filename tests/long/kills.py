@@ -68,7 +68,7 @@ EPOCHS = 4
 OPTIONS = ["--epochs", EPOCHS, "--batch_size", 20]
 # Rounds take turns: the best weights are kept, or a moving average of them, with a
 # learning rate that falls from step to step.
-VARIANTS = (["--validation_size", 20], ["--recipe", "paper", "--ema", 0.9])
+VARIANTS = (["--validation_size", 20], ["--recipe", "modern"])
 STATE, LOG, MODEL = "run_state.h5", "log.csv", "trained_model.h5"
 PICTURES = ("log.png", *report.FILES[1:], "manipulate-5.png")
 FILES = (STATE, LOG, MODEL, "test.csv", *PICTURES)

@@ -8,7 +8,7 @@ import numpy as np
 from tests.long import hdf5_files as files
 from tests.long.cases import Case, Kind, no_file
 
-NAMES = ("run", "run", "best", "paper")
+NAMES = ("run", "run", "best", "modern")
 
 
 def of_state(rng, data, what="valid", refused=False, exact=False) -> Case:
