@@ -53,7 +53,7 @@ export class TwoDigits {
     this.pad.show(canvas);
     const [height, width, channels] = this.shape;
     const picture = { height, width, channels, values };
-    this.see(["see", { picture, shown: null }]);
+    this.see(["see", { picture, shown: null }, pictures]);
   }
 
   moved({ values }) {
@@ -69,9 +69,12 @@ export class TwoDigits {
     });
   }
 
-  async seeNow([call, argument]) {
+  async seeNow([call, argument, pictures]) {
     const seen = await this.network.ask(call, argument);
-    const { alone, named, lengths, image } = seen;
+    const { lengths, image } = seen;
+    // In the colours of the layers, whichever capsule is the longer one.
+    const order = areInOrder(seen.alone, pictures ?? seen.parts) ? [0, 1] : [1, 0];
+    const [alone, named] = [seen.alone, seen.named].map((pair) => order.map((k) => pair[k]));
     paint(byId("pair-seen"), this.shape, image);
     paintTinted(byId("pair-both"), this.shape, alone, [RED, GREEN]);
     paintTinted(byId("pair-first"), this.shape, [alone[0]], [RED]);
@@ -86,5 +89,9 @@ export class TwoDigits {
       : named.map((j) => this.names[j]).join(" and ");
   }
 }
+
+/** Whether two drawings are of two parts in this order, rather than in the other. */
+const areInOrder = ([a, b], [first, second]) =>
+  a.reduce((sum, value, i) => sum + (value - b[i]) * (first[i] - second[i]), 0) >= 0;
 
 const pick = (array) => array[Math.floor(Math.random() * array.length)];

@@ -32,12 +32,9 @@ const calls = {
 
   /** Two drawn digits over each other, each where it was drawn, but in MNIST's size. */
   seeLayers({ layers }) {
-    const { height, width } = network;
-    const image = new Float32Array(height * width);
-    for (const layer of layers) {
-      place(layer).forEach((value, i) => (image[i] = Math.min(1, image[i] + value)));
-    }
-    return answer(image, null);
+    const [first, second] = layers.map(place);
+    const image = first.map((value, i) => Math.min(1, value + second[i]));
+    return { ...answer(image, null), parts: [first, second] };
   },
 
   decode: ({ capsules, shown }) => network.decode(capsules, shown),
