@@ -26,7 +26,7 @@ TYPES = {
 }
 SOURCES = Path(__file__).resolve().parents[1] / "explore"
 LOOKED_AT = 2000  # test images, to find wrong ones among
-SHOWN = 20  # test images of each kind, right and wrong
+PER_KIND = 20  # test images of each kind, right and wrong
 LARGEST_HALF = 65504.0
 SECOND = "two_digits_"  # begins the names of the files of a second model
 
@@ -197,7 +197,7 @@ def choose_test_images(
     right, wrong = (np.flatnonzero(part) for part in (labels == named, labels != named))
     earlier = [np.sum(labels[right[:i]] == labels[n]) for i, n in enumerate(right)]
     right = right[np.lexsort((labels[right], earlier))]
-    chosen = [*right[:SHOWN], *wrong[:SHOWN]]
+    chosen = [*right[:PER_KIND], *wrong[:PER_KIND]]
     described = [
         {"class": class_names[labels[i]], "named": class_names[named[i]]}
         for i in chosen

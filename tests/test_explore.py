@@ -191,7 +191,7 @@ def test_the_files_of_the_page(published, mnist):
     described = manifest["test_images"]
     right = [image["class"] for image in described if image["class"] == image["named"]]
     # of each class in turn
-    assert right[:10] == INFO["class_names"] and len(right) == explore.SHOWN
+    assert right[:10] == INFO["class_names"] and len(right) == explore.PER_KIND
     assert len(described) == len(right) + 6
     pixels = np.frombuffer(files["test_images.bin"], "uint8").reshape(-1, 28, 28, 1)
     assert len(pixels) == len(described)
