@@ -152,13 +152,14 @@ def pack_weights(model: keras.Model) -> tuple[bytes, list[dict]]:
     return np.concatenate(parts).tobytes(), listed
 
 
-def load_test_images(info: dict) -> Pair | None:
+def load_test_images(info: dict, count: int) -> Pair | None:
     """Some test images of the data set that a model was trained on, if there are any.
 
     Those of a folder of one's own are not taken: nobody asked to publish them.
 
     Args:
         info: What the model file says about itself, with nothing left out.
+        count: How many of them.
 
     Returns:
         Images, with a margin of zeros where the model's are larger, and labels.
@@ -171,7 +172,7 @@ def load_test_images(info: dict) -> Pair | None:
         )
     except DataError:
         return None
-    x, y = (part[:LOOKED_AT] for part in data.test)
+    x, y = (part[:count] for part in data.test)
     height, width, _ = info["input_shape"]
     margins = [max(0, n - side) // 2 for n, side in zip((height, width), x.shape[1:])]
     x = np.pad(x, [(0, 0), *((margin, margin) for margin in margins), (0, 0)])

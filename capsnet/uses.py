@@ -11,6 +11,8 @@ from capsnet.classify import classify
 from capsnet.errors import one_line
 from capsnet.explain import explain
 from capsnet.explore import (
+    LOOKED_AT,
+    PER_KIND,
     SOURCES,
     Shown,
     build_page,
@@ -60,7 +62,7 @@ def use_model(
         return
     if own.explore or own.export_page:
         title = one_line(os.path.basename(options.weights))
-        shown = Shown(models[0], info, title, load_test_images(info))
+        shown = Shown(models[0], info, title, load_test_images(info, LOOKED_AT))
         page = build_page(shown, find_two_digits(build, info))
         if own.export_page:
             write_page(page, own.export_page)
@@ -130,4 +132,5 @@ def find_two_digits(build: Callable[..., tuple], info: dict) -> Shown | None:
     info = {**MNIST_INFO, **read_info(str(path))}
     training = Training(routings=info["routings"], architecture=info["architecture"])
     model, _ = open_model(build, str(path), info, training)
-    return Shown(model, info, path.name, load_test_images(info))
+    # Part 4 puts digits together that are read right: it needs no more than these.
+    return Shown(model, info, path.name, load_test_images(info, 10 * PER_KIND))

@@ -24,7 +24,7 @@ from selenium import webdriver
 from selenium.webdriver.support.ui import WebDriverWait
 
 from capsnet import flags, run_folder
-from capsnet.explore import Shown, build_page, load_test_images
+from capsnet.explore import LOOKED_AT, Shown, build_page, load_test_images
 from capsnet.options import Training
 from capsnet.page_server import PageServer
 from capsnet.uses import MNIST_INFO, find_two_digits, open_model
@@ -122,7 +122,7 @@ def photograph(driver: webdriver.Chrome, first: str, last: str, name: str) -> No
 def main() -> None:
     model, _ = open_model(CapsNet, WEIGHTS, MNIST_INFO, Training())
     title = os.path.basename(WEIGHTS)
-    shown = Shown(model, MNIST_INFO, title, load_test_images(MNIST_INFO))
+    shown = Shown(model, MNIST_INFO, title, load_test_images(MNIST_INFO, LOOKED_AT))
     files = build_page(shown, find_two_digits(CapsNet, MNIST_INFO))
     with PageServer(files, 0) as server:
         threading.Thread(target=server.serve_forever).start()

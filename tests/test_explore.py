@@ -214,14 +214,14 @@ def test_test_images_get_the_margin_of_the_model(monkeypatch):
     x, y = np.ones((3, 28, 28, 1), "float32"), np.eye(10, dtype="float32")[:3]
     data = Dataset((x, y), (x, y), INFO["class_names"], "mnist")
     monkeypatch.setattr(explore, "load_dataset", lambda *arguments: data)
-    images, _ = explore.load_test_images({**INFO, "input_shape": [36, 36, 1]})
+    images, _ = explore.load_test_images({**INFO, "input_shape": [36, 36, 1]}, 9)
     assert images.shape == (3, 36, 36, 1) and images.sum() == x.sum()
     assert images[:, 4:-4, 4:-4].all()
     # not of another kind of model
     for other in ({"input_shape": [28, 28, 3]}, {"class_names": ["a", "b"]}):
-        assert explore.load_test_images({**INFO, **other}) is None
+        assert explore.load_test_images({**INFO, **other}, 9) is None
     # nor pictures of one's own, wherever the model file says that they are
-    assert explore.load_test_images({**INFO, "dataset": "my_pictures"}) is None
+    assert explore.load_test_images({**INFO, "dataset": "my_pictures"}, 9) is None
 
 
 def test_without_the_data_there_are_no_test_images(monkeypatch):
@@ -229,7 +229,7 @@ def test_without_the_data_there_are_no_test_images(monkeypatch):
         raise DataError("no network")
 
     monkeypatch.setattr(explore, "load_dataset", fail)
-    assert explore.load_test_images(INFO) is None
+    assert explore.load_test_images(INFO, 9) is None
 
 
 def test_the_page_is_written_whole(tmp_path):
@@ -254,7 +254,7 @@ def test_an_installation_has_no_page(monkeypatch, tmp_path, published):
 
 
 def test_export_page(tmp_path, monkeypatch, capsys, mnist):
-    monkeypatch.setattr(explore, "LOOKED_AT", 20)
+    monkeypatch.setattr(uses, "LOOKED_AT", 20)
     model = ROOT / PRETRAINED
     assert main("--export_page", tmp_path / "page", "-w", model) == 0
     assert capsys.readouterr().out.splitlines()[-1] == f"Wrote {tmp_path / 'page'}"

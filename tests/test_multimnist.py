@@ -12,7 +12,7 @@ from keras import ops
 from PIL import Image
 
 import capsulenet
-from capsnet import command_line, datasets, explore, training
+from capsnet import command_line, datasets, training, uses
 from capsnet.classify import draw_apart
 from capsnet.options import Options, Training
 from capsnet.predict import predict
@@ -380,7 +380,7 @@ def test_a_run_and_its_test(mnist, tmp_path, capsys, monkeypatch):
     assert main("-t", *model, *flags, "--pairs", 2) == 0
     assert " % of 60 pairs" in capsys.readouterr().out
 
-    monkeypatch.setattr(explore, "LOOKED_AT", 20)
+    monkeypatch.setattr(uses, "LOOKED_AT", 20)
     page = tmp_path / "page"
     assert capsulenet.main(["--export_page", str(page), *map(str, model)]) == 0
     manifest = json.loads((page / "model.json").read_text())
