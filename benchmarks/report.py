@@ -67,10 +67,12 @@ def describe_machine(device: str) -> dict[str, str]:
         device: cpu or gpu.
     """
     hardware = f"{processor()}, {os.cpu_count()} cores"
+    if device == "gpu":
+        hardware = f"{backend.gpu_name()}; {hardware}"
     name = keras.backend.backend()
     return {
         "device": device,
-        "hardware": hardware if device == "cpu" else f"{gpu()}; {hardware}",
+        "hardware": hardware,
         "backend": f"{name} {importlib.import_module(name).__version__}",
         "keras": keras.version(),
     }
@@ -86,21 +88,20 @@ def processor() -> str:
     return platform.processor()
 
 
-def gpu() -> str:
-    """The name of the first GPU."""
+def gpu_peak_memory() -> int:
+    """The most bytes of the first GPU's memory that this process had in use."""
     name = keras.backend.backend()
     if name == "tensorflow":
         import tensorflow as tf
 
-        device = tf.config.list_physical_devices("GPU")[0]
-        return tf.config.experimental.get_device_details(device)["device_name"]
+        return tf.config.experimental.get_memory_info("GPU:0")["peak"]
     if name == "jax":
         import jax
 
-        return jax.devices()[0].device_kind
+        return jax.devices()[0].memory_stats()["peak_bytes_in_use"]
     import torch
 
-    return torch.cuda.get_device_name()
+    return torch.cuda.max_memory_allocated()
 
 
 def make_path(save_dir: str, name: str, device: str, end: str = ".csv") -> str:

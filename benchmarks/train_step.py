@@ -89,7 +89,7 @@ def arithmetic(name: str, batch_size: int, side: int = 28) -> float:
     decoder = 160 * 512 + 512 * 1024 + 1024 * side**2
     # Each product has two gradients, but the images need none.
     image = 2 * 81 * 256 * features**2 + 3 * decoder
-    if name == "ours":
+    if name == "ours" and backend.runs_on_cpu():
         plan = fft_conv.plan(features, 9, 2)
         p, taps = plan.kernel.shape
         transform = 2 * 4 * kernel / 81 * (p * taps * taps + p * p * taps)
@@ -101,7 +101,10 @@ def arithmetic(name: str, batch_size: int, side: int = 28) -> float:
 
 
 def peak_memory(name: str) -> float:
-    """Peak resident MB of a process that trains with one formulation."""
+    """Peak resident MB of a process that trains with one formulation.
+
+    On a GPU, those of its own memory.
+    """
     command = [sys.executable, "-m", "benchmarks.train_step", "--peak_memory", name]
     run = subprocess.run(command, check=True, capture_output=True, text=True)
     return float(run.stdout.split()[-1])
@@ -110,6 +113,9 @@ def peak_memory(name: str) -> float:
 def print_peak_memory(name: str) -> None:
     """For the process that `peak_memory` starts; Linux only."""
     measure(100, 28, [name], rounds=1, repeats=3)
+    if not backend.runs_on_cpu():
+        print(report.gpu_peak_memory() / 1e6)
+        return
     # Not getrusage's ru_maxrss, which a child process inherits from its parent.
     with open("/proc/self/status") as file:
         peak = next(line for line in file if line.startswith("VmHWM"))

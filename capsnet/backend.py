@@ -36,6 +36,23 @@ def device_kind() -> str:
     return device.split(":")[0].lower()
 
 
+def gpu_name() -> str:
+    """The name of the first GPU."""
+    name = keras.backend.backend()
+    if name == "tensorflow":
+        import tensorflow as tf
+
+        device = tf.config.list_physical_devices("GPU")[0]
+        return tf.config.experimental.get_device_details(device)["device_name"]
+    if name == "jax":
+        import jax
+
+        return jax.devices()[0].device_kind
+    import torch
+
+    return torch.cuda.get_device_name()
+
+
 _portable = False
 
 

@@ -334,6 +334,8 @@ def describe_device(devices: Devices = ONE_DEVICE) -> str:
     device = backend.device_kind().upper()
     if device == "CPU":
         device += f", {os.cpu_count()} cores"
+    elif device in ("GPU", "CUDA"):
+        device += f", {backend.gpu_name()}"
     if devices.count > 1:
         device = f"{devices.count // devices.num_hosts} x {device}"
     if devices.num_hosts > 1:

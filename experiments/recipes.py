@@ -69,9 +69,13 @@ class Variant:
 
 
 def divide_by_types(model: keras.Model) -> None:
-    """Divides the primary capsules' convolution by 32, before the bias is added."""
+    """Divides the primary capsules' convolution by 32, before the bias is added.
+
+    Its kernel starts from the standard deviation 0.1, as it does there.
+    """
     layer = model.get_layer("primarycaps")
-    convolve = layer.convolve
+    convolve, kernel = layer.convolve, layer.kernel.numpy()
+    layer.kernel.assign(kernel * (0.1 / kernel.std()))
     layer.convolve = lambda *arguments: convolve(*arguments) / layer.n_channels
 
 
@@ -79,7 +83,7 @@ def start_biases_at_a_tenth(model: keras.Model) -> None:
     """Gives all biases the value 0.1."""
     for weight in model.trainable_weights:
         if weight.name == "bias":
-            weight.assign(0.1 * keras.ops.ones_like(weight))
+            weight.assign(np.full(weight.shape, 0.1))
 
 
 # Numbers of the recipe `seed`, of its changes of images and of all.

@@ -250,10 +250,16 @@ def test_the_test_set_selects_nothing(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("kind", "name"), [("cpu", f"CPU, {os.cpu_count()} cores"), ("mps", "MPS")]
+    ("kind", "name"),
+    [
+        ("cpu", f"CPU, {os.cpu_count()} cores"),
+        ("gpu", "GPU, NVIDIA H200"),
+        ("mps", "MPS"),
+    ],
 )
 def test_the_header_names_the_device(monkeypatch, kind, name):
     monkeypatch.setattr(backend, "device_kind", lambda: kind)
+    monkeypatch.setattr(backend, "gpu_name", lambda: "NVIDIA H200")
     monkeypatch.setattr(backend, "missing_gpu_package", lambda: None)
     line = session.describe_device()
     assert line.startswith(f"Device: {name}; Keras {keras.version()} on ")
