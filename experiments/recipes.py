@@ -24,6 +24,7 @@ import argparse
 import csv
 import dataclasses
 import logging
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -91,7 +92,7 @@ SHIFTS = {"rotation": 0.0, "zoom": 0.0, "shear": 0.0, "shift_fraction": 0.1}
 SEED = {"lr": 0.001, "lr_decay": 0.9, "warmup": 0, "ema": 0.0, **SHIFTS}
 SEED["architecture"] = "paper"
 VARIANTS = {
-    "modern": Variant("as it is"),
+    "modern": Variant("the recipe `modern` as it is"),
     "no_average": Variant("no average of the weights", {"ema": 0}),
     "shift_only": Variant("whole pixels' shifts alone, up to 2", SHIFTS),
     "reconstruction_7.84": Variant(
@@ -127,7 +128,8 @@ VARIANTS = {
     "fading": Variant("shifts alone in the last epoch", plain_epochs=1),
     # Of the code that the paper's authors released.
     "divided": Variant(
-        "primary capsules' convolution divided by 32", alter=divide_by_types
+        "primary capsules: kernel from 0.1, convolution divided by 32",
+        alter=divide_by_types,
     ),
     "biases": Variant("biases start at 0.1", alter=start_biases_at_a_tenth),
     "seed": Variant("the recipe `seed`", SEED),
@@ -216,7 +218,7 @@ def read_held_out(path: str) -> dict[str, float]:
 
 
 def make_rows(save_dir: str, epochs: int) -> list[dict]:
-    """What came out of each variant after so many epochs."""
+    """What came out of each variant after so many epochs, the best one first."""
     rows = []
     for name, variant in VARIANTS.items():
         folder = os.path.join(save_dir, name)
@@ -239,7 +241,8 @@ def make_rows(save_dir: str, epochs: int) -> list[dict]:
                 "margin_losses": " ".join(f"{loss:.3f}" for loss in losses),
             }
         )
-    return rows
+    # The best one first, what was not run last.
+    return sorted(rows, key=lambda row: row["error"] if row["runs"] else math.inf)
 
 
 def to_markdown(rows: list[dict]) -> str:

@@ -243,18 +243,28 @@ def test_speed():
     columns = ("train_ms", "train_images_per_second", "train_ratio")
     columns += ("infer_ms", "infer_images_per_second", "infer_ratio", "peak_mb")
     expected = []
-    for backend, end, names in (
-        ("tensorflow", "", ("plain", "einsum", "ours")),
-        ("jax", ", JAX", ("plain", "ours")),
-        ("torch", ", PyTorch", ("plain", "ours")),
+    for name, end, names in (
+        ("tensorflow_cpu", "", ("plain", "einsum", "ours")),
+        ("jax_cpu", ", JAX", ("plain", "ours")),
+        ("torch_cpu", ", PyTorch", ("plain", "ours")),
+        ("jax_gpu", ", JAX, on a GPU", ("ours",)),
     ):
-        rows = read_rows(BENCHMARKS / f"train_step_{backend}_cpu.csv")
+        rows = read_rows(BENCHMARKS / f"train_step_{name}.csv")
         rows = {row["formulation"]: row for row in rows}
         for name in names:
             values = [float(rows[name][column]) for column in columns]
             expected.append([name + end, *values])
-    expected.append(["ours, on a GPU", "not run", *6 * [""]])
     check_table(find_table("formulation", "train, ms"), expected)
+
+
+def test_epochs_on_a_gpu():
+    expected = []
+    for precision in ("float32", "mixed_bfloat16"):
+        log = read_log(PUBLISHED / "gpu" / precision)
+        seconds = ", ".join(f"{float(row['seconds']):.1f}" for row in log)
+        rate = float(log[-1]["images_per_second"])
+        expected.append([precision, seconds, rate, error(log[-1])])
+    check_table(find_table("precision"), expected)
 
 
 def test_time_to_an_error():
@@ -447,21 +457,51 @@ def test_overlapping_digits():
     expected = []
     for name, text, recipe in (
         ("modern/capsnet", "CapsNet,", "modern"),
+        ("two_epochs/capsnet", "", "modern"),
         ("capsnet", "", "seed"),
-        (None, "baseline CNN,", "modern"),
+        ("two_epochs/baseline", "baseline CNN,", "modern"),
         ("cnn", "", "seed"),
     ):
-        if name is None:
-            expected.append([text, recipe, "", "not run", "", ""])
-            continue
-        log = read_log(PUBLISHED / "multimnist" / name)
-        (test,) = read_rows(PUBLISHED / "multimnist" / name / "test.csv")
-        assert test["pairs"] == "10000"
-        assert error(log[-1]) == pytest.approx(float(test["error"]))
+        log, results = read_pairs(name)
         hours = sum(float(epoch["seconds"]) for epoch in log) / 3600
-        values = [float(test[column]) for column in ("error", "one_right")]
-        expected.append([text, recipe, 60000 * len(log), hours, *values])
+        expected.append([text, recipe, 60000 * len(log), hours, *results])
     check_table(find_table("network", "recipe", "pairs seen"), expected)
+    text = " ".join(TEXTS[ROOT / "experiments" / "README.md"].split())
+    a, b = (read_log(PUBLISHED / "multimnist" / "stopped" / n)[27] for n in NETWORKS)
+    assert a["epoch"] == b["epoch"] == "28"  # of 60 000 pairs each
+    assert f"averages were at {error(a):.1f} % (CapsNet" in text
+    assert f"and {error(b):.1f} % ([CNN]" in text
+
+
+NETWORKS = ("capsnet", "baseline")
+
+
+def read_pairs(name: str) -> tuple[list[dict], list[float]]:
+    """The log of a run of multimnist, and its test: both right and one, in %."""
+    log = read_log(PUBLISHED / "multimnist" / name)
+    (test,) = read_rows(PUBLISHED / "multimnist" / name / "test.csv")
+    assert test["pairs"] == "10000"
+    assert error(log[-1]) == pytest.approx(float(test["error"]))
+    return log, [float(test[column]) for column in ("error", "one_right")]
+
+
+def test_what_parts_give_for_overlapping_digits():
+    expected = []
+    for name in ("r1_none", "r1", "r3_none", "r3"):
+        log, results = read_pairs(f"equal_pairs/{name}")
+        assert len(log) == 5  # of 60 000 pairs each
+        reconstruction = "no" if name.endswith("none") else "yes"
+        expected.append([name[1], reconstruction, *results])
+    check_table(find_table("rounds of routing"), expected)
+
+
+def test_the_recipe_part_by_part():
+    rows = read_rows(PUBLISHED / "recipes" / "8_epochs" / "recipes.csv")
+    expected = []
+    for row in rows:
+        numbers = (float(row[name]) for name in ("error", "margin_loss_x1000"))
+        expected.append([row["what"], row["runs"], *numbers])
+    check_table(find_table("change", "runs"), expected)
 
 
 def test_new_poses():
@@ -470,11 +510,12 @@ def test_new_poses():
         ("capsnet", "CapsNet,", "79 (at 99.23)"),
         ("cnn", "CNN with pooling and dropout,", "66 (at 99.22)"),
     ):
-        for epoch in read_log(PUBLISHED / "affnist" / name):
+        log = read_log(PUBLISHED / "affnist" / name)
+        for epoch in log:
             columns = ("test_accuracy", "synthetic_accuracy")
             values = [100 * float(epoch[column]) for column in columns]
             expected.append(["", 55000 * int(epoch["epoch"]), *values, ""])
-        expected[-3][0], expected[-1][-1] = text, paper
+        expected[-len(log)][0], expected[-1][-1] = text, paper
     check_table(find_table("network", "images seen"), expected)
 
 

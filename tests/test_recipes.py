@@ -118,10 +118,12 @@ def test_the_study_compares_finished_runs(tmp_path):
 
     write("modern", 0, 0.99, 0.01)
     write("modern", 1, 0.98, 0.02)
+    write("strong", 0, 0.99, 0.02)
     (tmp_path / "2_epochs" / "no_average" / "0").mkdir(parents=True)  # begun
     flags = ["--table_only", "--epochs", "2", "--save_dir", str(tmp_path)]
     assert recipes.main(flags) == 0
     rows = read_rows(tmp_path / "2_epochs" / "recipes.csv")
+    assert [row["variant"] for row in rows[:2]] == ["strong", "modern"]
     rows = {row["variant"]: row for row in rows}
     modern = rows["modern"]
     assert (modern["runs"], modern["error"], modern["error_std"]) == (
@@ -132,7 +134,10 @@ def test_the_study_compares_finished_runs(tmp_path):
     assert modern["margin_losses"] == "10.000 20.000"
     assert rows["no_average"]["runs"] == "0" and rows["no_average"]["error"] == ""
     text = (tmp_path / "2_epochs" / "recipes.md").read_text()
-    assert "| modern | as it is | 2 | 1.500 (0.707) | 15.000 (7.071) |" in text
+    assert (
+        "| modern | the recipe `modern` as it is | 2 | 1.500 (0.707) | 15.000 (7.071) |"
+        in text
+    )
     assert "| no_average | no average of the weights | not run |  |  |" in text
 
 
