@@ -1,6 +1,8 @@
 """What the tests share."""
 
+import contextlib
 import csv
+import io
 import os
 import subprocess
 import sys
@@ -92,7 +94,7 @@ def mnist(pytestconfig):
         for name, value in pytestconfig.user_caches.items():
             patch.setenv(name, value)
         arrays = load_mnist()
-    copy.mkdir()
+    copy.mkdir(exist_ok=True)
     np.savez(copy / "mnist.npz", **arrays)
     return load_dataset()
 
@@ -174,6 +176,17 @@ def write_digits(folder, mnist, n_train=600, n_test=300, leave_out=None):
     return folder
 
 
+def write_noise(folder, n, shape):
+    """Pictures of noise, n of each of two classes, which their brightness says."""
+    rng = np.random.default_rng(0)
+    for name, low in (("bright", 128), ("dark", 0)):
+        (folder / name).mkdir(parents=True)
+        for i in range(n):
+            pixels = rng.integers(low, low + 128, shape, "uint8")
+            Image.fromarray(pixels).save(folder / name / f"{i}.png")
+    return folder
+
+
 def write_test_errors(folder, *errors):
     """The log of a run with these test errors in %; returns the folder."""
     folder.mkdir(parents=True)
@@ -237,16 +250,12 @@ def environment(root=ROOT):
     return {**kept, "PYTHONPATH": os.pathsep.join(path)}
 
 
-def run(*arguments, cwd, program=(ROOT / "capsulenet.py",)):
-    """Runs a script as a user does: a process of its own, in any folder."""
-    return subprocess.run(
-        [sys.executable, *program, *map(str, arguments)],
-        cwd=cwd,
-        env=environment(),
-        capture_output=True,
-        encoding="utf-8",
-        timeout=300,
-    )
+def run(*arguments, program=(ROOT / "capsulenet.py",), **how):
+    """Runs a script as a user does: a process of its own, in the folder of the test."""
+    defaults = {"env": environment(), "encoding": "utf-8", "timeout": 300}
+    defaults |= {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    command = [sys.executable, *map(str, (*program, *arguments))]
+    return subprocess.run(command, **defaults | how)
 
 
 def run_here(module, *arguments):
@@ -267,8 +276,15 @@ def main(*arguments):
         return end.code
 
 
-def refuse(capsys, *arguments):
-    """Runs capsulenet.py with what is wrong; returns what it says, before all else."""
+def quiet_main(*arguments):
+    """Runs capsulenet.py in fixtures of a module; returns what it prints."""
+    with contextlib.redirect_stdout(io.StringIO()) as output:
+        assert main(*arguments) == 0
+    return output.getvalue()
+
+
+def refuse(capsys, *arguments, main=main):
+    """Runs a program with what is wrong; returns what it says, before all else."""
     assert main(*arguments) == 2
     out, err = capsys.readouterr()
     assert out == ""
@@ -280,6 +296,68 @@ def error_line(err):
     program, kind, message = err.split(": ", maxsplit=2)
     assert kind == "error" and message.endswith("\n") and message.count("\n") == 1
     return message.removesuffix("\n")
+
+
+def contents(folder, but=(".lock",)):
+    """What is in a folder: of files the bytes, and when they were written."""
+    return {
+        str(path.relative_to(folder)): path.is_file()
+        and (path.read_bytes(), path.stat().st_mtime_ns)
+        for path in folder.rglob("*")
+        if path.name not in but
+    }
+
+
+@pytest.fixture
+def fails(capsys, tmp_path):
+    """Runs what ends with one line, and returns the line; nothing is to be touched."""
+
+    def fails(*arguments):
+        before = contents(tmp_path)
+        message = refuse(capsys, *arguments)
+        assert contents(tmp_path) == before
+        return message
+
+    return fails
+
+
+@pytest.fixture
+def no_data(monkeypatch):
+    """Ends a run where it loads its data."""
+    from capsnet import datasets
+
+    def load_dataset(*arguments):
+        raise datasets.DataError(f"loading {arguments[1]}")
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+
+
+@pytest.fixture
+def on_step(monkeypatch):
+    """Does something at the end of a training step."""
+    from capsnet.callbacks import StopOnNaN
+
+    def on_step(epoch, step, do):
+        def on_train_batch_end(self, batch, logs=None):
+            if (self.epoch + 1, batch + 1) == (epoch, step):
+                do()
+            check(self, batch, logs)
+
+        check = StopOnNaN.on_train_batch_end
+        monkeypatch.setattr(StopOnNaN, "on_train_batch_end", on_train_batch_end)
+
+    return on_step
+
+
+@pytest.fixture(scope="session")
+def published():
+    """The published model of a digit, from images to lengths and reconstructions."""
+    import capsulenet
+    from capsnet import flags, weights
+
+    train_model, eval_model, _ = capsulenet.CapsNet((28, 28, 1), 10)
+    weights.load_weights(train_model, str(ROOT / flags.PRETRAINED))
+    return eval_model
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ from functools import partial
 import keras
 import numpy as np
 import pytest
-from conftest import assert_picture, finite_differences, read_rows, run_here
+from conftest import assert_picture, finite_differences, read_rows, refuse, run_here
 from keras import ops
 
 import capsulenet
@@ -329,22 +329,16 @@ def test_a_curve_goes_on_where_it_was_interrupted(
         ("--source x --target 1", "--source: expected 0 to 9, received x"),
         ("--source 3 --target 3", "--target: expected another class than --source"),
         ("--step_size 0", "--step_size: expected at least 0.0001"),
-        ("--max_steps 0", "--max_steps: expected 1 to "),
         ("--count 5", "--count has no effect with --attack walk"),
         ("--attack fgsm --source 3", "--source has no effect with --attack fgsm"),
         ("--attack fgsm --steps 3", "--steps has no effect with --attack fgsm"),
         ("--attack fgsm --epsilons 2", "--epsilons: expected at least 0 and less than"),
-        ("--attack fgsm --epsilons nan", "less than 1, received nan"),
-        ("--attack deepfool", "--attack: invalid choice: 'deepfool'"),
     ],
 )
 def test_bad_arguments(options, complaint, arguments, tmp_path, capsys):
-    folder = tmp_path / "out"
-    assert main(*arguments, "--save_dir", folder, *options.split()) == 2
-    out, err = capsys.readouterr()
-    assert out == "" and err.count("\n") == 1
-    assert complaint in err
-    assert not folder.exists()
+    flags = (*arguments, "--save_dir", tmp_path / "out", *options.split())
+    assert complaint in refuse(capsys, *flags, main=main)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_grid_of_too_many_classes():

@@ -5,7 +5,6 @@ import pytest
 from scipy import ndimage
 
 from capsnet.augmentation import Affine, transform
-from capsnet.batches import ShiftedBatches
 
 IDENTITY = np.eye(2, 3, dtype="float32")
 
@@ -79,24 +78,3 @@ def test_drawn_changes_stay_within_their_ranges_and_use_them():
     mirrored = Affine(flip=True).draw(4000, 8, 8, rng)
     assert np.mean(mirrored[:, 1, 1] == -1) == pytest.approx(0.5, abs=0.05)
     np.testing.assert_array_equal(np.abs(mirrored[:, [0, 1], [0, 1]]), 1)
-
-
-def test_batches_depend_on_seed_and_epoch_alone():
-    x, y = images(n=20), np.eye(20, dtype="float32")
-
-    def batches(**how):
-        parts = ShiftedBatches(x, y, 8, affine=Affine(20, 0.1, 0.1, 0.1), **how)
-        return [parts[i] for i in range(len(parts))]
-
-    def pixels(parts):
-        return np.concatenate([x for (x, _), _ in parts])
-
-    first = batches(seed=3, epoch=2)
-    for (seen, labels), (expected, target) in first:
-        np.testing.assert_array_equal(
-            seen, target
-        )  # the decoder's target is changed too
-        np.testing.assert_array_equal(labels, expected)
-    np.testing.assert_array_equal(pixels(first), pixels(batches(seed=3, epoch=2)))
-    assert np.abs(pixels(first) - pixels(batches(seed=3, epoch=3))).max() > 0.1
-    assert np.abs(pixels(first) - pixels(batches(seed=4, epoch=2))).max() > 0.1

@@ -1,9 +1,9 @@
 """batches.py: shifted images, and the batches of an epoch."""
 
-import keras
 import numpy as np
 import pytest
 
+from capsnet.augmentation import Affine
 from capsnet.batches import ShiftedBatches, shift
 from capsnet.errors import DataError
 
@@ -38,20 +38,6 @@ def test_shift_is_the_obvious_loop(shape, largest):
     assert not np.shares_memory(shifted, images)
 
 
-def test_positive_offsets_go_down_and_right():
-    image = np.arange(1, 10).reshape(1, 3, 3, 1)
-    assert shift(image, [[1, 0]])[0, :, :, 0].tolist() == [
-        [0, 0, 0],
-        [1, 2, 3],
-        [4, 5, 6],
-    ]
-    assert shift(image, [[0, 1]])[0, :, :, 0].tolist() == [
-        [0, 1, 2],
-        [0, 4, 5],
-        [0, 7, 8],
-    ]
-
-
 # ShiftedBatches
 
 
@@ -62,6 +48,10 @@ def dots(n=50, side=28):
     return x, np.eye(n, dtype="float32")
 
 
+# Shifts by whole pixels, or affine changes.
+either = pytest.mark.parametrize("affine", [None, Affine(20, 0.1, 0.1, 0.1)])
+
+
 def content(batches):
     items = list(batches)
     return np.concatenate([item[0][0] for item in items]), np.concatenate(
@@ -69,19 +59,14 @@ def content(batches):
     )
 
 
-def test_the_shifted_image_is_both_input_and_target():
-    (x, y), (y_target, x_target) = ShiftedBatches(*dots(), batch_size=8)[0]
+@either
+def test_the_changed_image_is_both_input_and_target(affine):
+    (x, y), (y_target, x_target) = ShiftedBatches(*dots(), 8, affine=affine)[0]
     assert x.shape == (8, 28, 28, 1) and y.shape == (8, 50)
-    np.testing.assert_array_equal(x, x_target)
-    np.testing.assert_array_equal(y, y_target)
-    for array in (x, y):
+    for array, target in ((x, x_target), (y, y_target)):
+        np.testing.assert_array_equal(array, target)
+        assert not np.shares_memory(array, target)  # which may be overwritten
         assert array.dtype == np.float32 and array.flags.c_contiguous
-
-
-def test_what_overwrites_the_target_leaves_the_image_alone():
-    (x, y), (y_target, x_target) = ShiftedBatches(*dots(), batch_size=8)[0]
-    assert not np.shares_memory(x, x_target)
-    assert not np.shares_memory(y, y_target)
 
 
 def test_shards_of_a_batch_are_its_parts_in_order():
@@ -101,9 +86,11 @@ def test_shards_of_a_batch_are_its_parts_in_order():
             np.testing.assert_array_equal(array, np.concatenate(of_shards))
 
 
-def test_order_and_shifts_are_a_function_of_seed_and_epoch():
+@either
+def test_order_and_changes_are_a_function_of_seed_and_epoch(affine):
     def epoch(seed, epoch):
-        return content(ShiftedBatches(*dots(), batch_size=8, seed=seed, epoch=epoch))
+        how = {"seed": seed, "epoch": epoch, "affine": affine}
+        return content(ShiftedBatches(*dots(), 8, **how))
 
     for one, again in zip(epoch(3, 5), epoch(3, 5), strict=True):
         np.testing.assert_array_equal(one, again)
@@ -176,12 +163,6 @@ def test_shifts_are_even_over_all_whole_pixels_within_the_bound(
     assert np.abs(counts - expected).max() < 5 * np.sqrt(expected)
 
 
-def test_no_shift():
-    x, y = dots()
-    shifted, labels = content(ShiftedBatches(x, y, 8, shift_fraction=0))
-    np.testing.assert_array_equal(shifted, x[labels.argmax(axis=1)])
-
-
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -195,35 +176,6 @@ def test_no_shift():
 def test_bad_arguments(arguments):
     with pytest.raises(DataError, match="expected .*, got "):
         ShiftedBatches(*dots(50), **arguments)
-
-
-def test_fit_gets_each_epochs_batches_in_order():
-    served = []
-
-    class Recorder(ShiftedBatches):
-        def __getitem__(self, index):
-            served.append((self.epoch, index))
-            return super().__getitem__(index)
-
-    image, label = keras.Input((28, 28, 1)), keras.Input((50,))
-    outputs = [keras.layers.Dense(50)(label), keras.layers.Rescaling(0.5)(image)]
-    model = keras.Model([image, label], outputs)
-    model.compile("sgd", loss=["mse", "mse"])
-    batches = Recorder(*dots(50), batch_size=8)
-    for first, last in ((0, 2), (2, 4)):  # a run, and a later one that goes on with it
-        served.clear()
-        name_epoch = keras.callbacks.LambdaCallback(on_epoch_begin=batches.set_epoch)
-        model.fit(
-            batches,
-            initial_epoch=first,
-            epochs=last,
-            shuffle=False,
-            callbacks=[name_epoch],
-            verbose=0,
-        )
-        # Before training Keras looks at a batch or two, for their shapes.
-        wanted = [(epoch, index) for epoch in range(first, last) for index in range(7)]
-        assert served[-len(wanted) :] == wanted
 
 
 # What comes in from outside, and how often each class is seen

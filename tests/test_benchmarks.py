@@ -4,12 +4,11 @@ import dataclasses
 import os
 import shutil
 import subprocess
-import sys
 
 import keras
 import numpy as np
 import pytest
-from conftest import ROOT, environment, read_rows, write_test_errors
+from conftest import ROOT, read_rows, run, write_test_errors
 
 from benchmarks import (
     direct_convolution,
@@ -63,8 +62,8 @@ def test_rows_name_the_gpu(monkeypatch):
 def git(folder, *arguments):
     who = ["-c", "user.name=A", "-c", "user.email=a@b.c"]
     command = ["git", "-C", folder, *who, *arguments]
-    run = subprocess.run(command, check=True, capture_output=True, text=True)
-    return run.stdout.strip()
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return done.stdout.strip()
 
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
@@ -126,25 +125,6 @@ def test_the_products_of_the_primary_capsules_are_among_those_for_the_rate():
 
     p = len(fft_conv.plan(20, 9, 2).kernel)
     assert (p, 100, 4 * 256, 256) in timing.PRODUCTS
-
-
-def test_rates_of_the_memory_are_those_of_buffers_that_stay(monkeypatch):
-    monkeypatch.setattr(timing, "BUFFERS", (1 << 16, 1 << 20))
-    monkeypatch.setattr(timing, "PASSED", 1 << 20)
-    passes, negations = timing.make_passes(), []
-    negative = np.negative
-
-    def spy(buffer, out):
-        negations.append(buffer.nbytes)
-        assert out is buffer
-        return negative(buffer, out=out)
-
-    monkeypatch.setattr(np, "negative", spy)
-    for size, function in passes.items():
-        negations.clear()
-        function()
-        assert sum(negations) <= 1 << 20
-        assert max(negations) == size // os.cpu_count() // 4 * 4
 
 
 def test_the_rate_of_a_tensor_is_that_of_a_buffer_that_is_no_larger(monkeypatch):
@@ -235,9 +215,9 @@ def test_the_floor_is_the_longer_time_of_products_and_memory(rate, floor):
 @pytest.mark.slow
 @needs_tensorflow
 def test_a_profile(tmp_path):
-    command = [sys.executable, "-m", "benchmarks.profile_step", "--rounds", "1"]
-    command += ["--repeats", "1", "--save_dir", str(tmp_path)]
-    subprocess.run(command, check=True, env=environment(), timeout=300)
+    flags = ("--rounds", 1, "--repeats", 1, "--save_dir", tmp_path)
+    done = run(*flags, program=("-m", "benchmarks.profile_step"))
+    assert done.returncode == 0, done.stderr
     rows = read_rows(tmp_path / "profile_tensorflow_cpu.csv")
     assert rows[0]["part"] == "whole step" and len(rows) == 8
     parts = [row for row in rows[1:] if not row["part"].startswith("-")]
@@ -265,8 +245,6 @@ def test_a_training_step_is_timed_at_all_batch_sizes(monkeypatch, tmp_path):
     rows = read_rows(tmp_path / f"scaling_{end}.csv")
     sizes = {int(row["batch_size"]) for row in rows if row["side"] == "28"}
     assert {1, 4, 8, 16, 100} <= sizes
-    for row in (*table, *rows):
-        assert list(row)[-len(MACHINE) :] == MACHINE
 
 
 def test_an_epoch_takes_as_long_as_its_steps(monkeypatch, tmp_path, capsys):
@@ -292,7 +270,6 @@ def test_an_epoch_takes_as_long_as_its_steps(monkeypatch, tmp_path, capsys):
         ("modern", "2", "6.0", "0.6"),
         ("modern", "4", "12.0", "0.4"),
     ]
-    assert list(rows[0])[-len(MACHINE) :] == MACHINE
     found = capsys.readouterr().out.splitlines()[-3:]
     assert [line.split(": ")[-1] for line in found] == [
         "30 minutes",
@@ -336,7 +313,6 @@ def test_one_image_is_timed_in_all_forms(tmp_path):
     assert all(float(row["ms"]) > 0 for row in rows)
     sizes = [float(row["file_mb"] or 0) for row in rows]
     assert sizes[:2] == [0, 0] and 1.9 < sizes[2] / sizes[3] < 2.1
-    assert list(rows[0])[-len(MACHINE) :] == MACHINE
 
 
 def test_devices_are_timed_in_turn_and_without_a_strategy(monkeypatch, tmp_path):
@@ -358,7 +334,6 @@ def test_devices_are_timed_in_turn_and_without_a_strategy(monkeypatch, tmp_path)
         ("2", "200", "800.0", "250.0"),
         ("4", "400", "not run", "not run"),
     ]
-    assert list(rows[0])[-len(MACHINE) :] == MACHINE
 
 
 def test_without_a_gpu_nothing_is_written(monkeypatch, tmp_path, capsys):
@@ -374,17 +349,10 @@ def test_without_a_gpu_nothing_is_written(monkeypatch, tmp_path, capsys):
 @pytest.mark.skipif(BACKEND == "torch", reason="has one device")
 @pytest.mark.parametrize("replicas", ["none", "1"])
 def test_a_step_of_one_device(replicas, mnist):
-    command = [sys.executable, "-m", "benchmarks.multi_gpu", "--device", "cpu"]
-    command += ["--measure", replicas]
-    run = subprocess.run(
-        command,
-        check=True,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert float(run.stdout) > 0
+    flags = ("--device", "cpu", "--measure", replicas)
+    done = run(*flags, program=("-m", "benchmarks.multi_gpu"))
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) > 0
 
 
 def test_the_direct_convolution_is_written_beside_the_published_run(
@@ -407,4 +375,3 @@ def test_the_direct_convolution_is_written_beside_the_published_run(
     assert [float(row["published_test_error"]) for row in rows] == pytest.approx(
         [100 * (1 - float(row["test_accuracy"])) for row in log[:2]]
     )
-    assert list(rows[0])[-len(MACHINE) :] == MACHINE

@@ -1,17 +1,13 @@
 """conftest.py: the outcome of the tests does not depend on where and how they run."""
 
-import os
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
-import keras
 import pytest
-from conftest import ROOT, environment
+from conftest import ROOT, environment, run
 
 INNER = """
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -32,6 +28,7 @@ def test_inner(tmp_path, time, pytestconfig):
     settings = [n for n in os.environ if n.startswith(("PYTHON", "TF_", "KERAS_"))]
     assert sorted(settings) == ["KERAS_BACKEND", "KERAS_HOME", "PYTHONPATH"]
     assert os.environ["KERAS_BACKEND"] == "jax"
+    assert "keras" not in sys.modules  # which would have another backend by now
     assert os.environ["PYTHONPATH"] == "packages"
     for name in ("KERAS_HOME", "CAPSNET_CACHE"):
         assert not os.path.exists(os.environ[name])
@@ -66,24 +63,7 @@ def test_nothing_that_the_user_has_set_is_seen(tmp_path, processes):
         "PYTHONUNBUFFERED": "1",
     }
     arguments = ["-p", "no:cacheprovider", "--backend", "jax", "-n", str(processes)]
-    process = subprocess.run(
-        [sys.executable, "-m", "pytest", *arguments],
-        cwd=tmp_path,
-        env=environment() | hostile,
-        capture_output=True,
-        encoding="utf-8",
-    )
+    env = environment() | hostile
+    process = run(*arguments, program=("-m", "pytest"), env=env)
     assert process.returncode == 0, process.stdout + process.stderr
     assert "2 passed" in process.stdout
-
-
-def test_keras_has_the_backend_that_was_asked_for(pytestconfig):
-    assert keras.backend.backend() == pytestconfig.getoption("backend")
-    assert keras.config.image_data_format() == "channels_last"
-
-
-def test_the_scripts_have_a_copy_of_mnist(mnist, pytestconfig):
-    """That of the user is read, and may be broken or of another user."""
-    copy = Path(os.environ["CAPSNET_CACHE"])
-    assert [path.name for path in copy.iterdir()] == ["mnist.npz"]
-    assert str(copy) != pytestconfig.user_caches.get("CAPSNET_CACHE")

@@ -192,31 +192,6 @@ def test_labels_become_one_hot(tmp_path, encode, class_names, used):
         np.testing.assert_array_equal(y, np.eye(len(class_names))[columns])
 
 
-@pytest.mark.parametrize("n_class", [2, 120])
-@pytest.mark.parametrize("form", ["npz", "pictures"])
-def test_as_many_classes_as_there_are(tmp_path, form, n_class):
-    classes = np.arange(n_class)
-    if form == "npz":
-        x = draw(n_class, 5, 4)
-        changes = {"x_train": x, "y_train": classes, "x_test": x, "y_test": classes}
-        path = npz(tmp_path, **changes)
-    else:
-        path = pictures(tmp_path, {str(i): 2 for i in classes})
-    dataset = load_dataset(path)
-    assert dataset.class_names == [str(i) for i in classes]
-    for x, y in dataset:
-        assert x.shape == (n_class, 5, 4, 1)
-        np.testing.assert_array_equal(y.sum(axis=0), np.ones(n_class))
-
-
-def test_what_a_data_set_unpacks_to(tmp_path):
-    path = npz(tmp_path)
-    dataset = load_dataset(path)
-    train, test = dataset
-    assert train is dataset.train and test is dataset.test
-    assert dataset.name == path and dataset.split is None
-
-
 @pytest.mark.parametrize("packed", [False, True])
 def test_a_path_to_idx_files_of_any_size_and_number_of_classes(tmp_path, packed):
     arrays = {
@@ -289,25 +264,21 @@ def first_pixels(x):
 
 
 @pytest.mark.parametrize("form", ["npz", "idx"])
-def test_files_sorted_by_class_give_parts_with_all_classes(tmp_path, form):
-    path, arrays = write_sorted(tmp_path, form)
-    dataset = load_dataset(path, seed=1)
-    train, validation = split(*dataset.train, train_size=12, validation_size=12)
-    for _, y in (train, validation):
-        assert np.abs(y.sum(axis=0) - [6, 4, 2]).max() <= 1  # their part of all 60
-    x, y = dataset.train
-    assert sorted(first_pixels(x)) == list(range(60))
-    np.testing.assert_array_equal(y.argmax(axis=1), arrays["y_train"][first_pixels(x)])
-
-
-@pytest.mark.parametrize("form", ["npz", "idx"])
-def test_the_order_is_a_function_of_the_seed(tmp_path, form):
+def test_the_order_is_a_function_of_the_seed_and_its_parts_have_all_classes(
+    tmp_path, form
+):
     path, arrays = write_sorted(tmp_path, form)
     one, again, other = (load_dataset(path, seed=seed) for seed in (1, 1, 2))
     assert one.digest() == again.digest()
-    assert set(map(tuple, one.train[1][:9])) == set(map(tuple, other.train[1][:9]))
     assert not np.array_equal(first_pixels(one.train[0]), first_pixels(other.train[0]))
-    for dataset in (one, other):  # tests stay as they are
+    for dataset in (one, other):
+        x, y = dataset.train
+        found = first_pixels(x)
+        assert sorted(found) == list(range(60))
+        np.testing.assert_array_equal(y.argmax(axis=1), arrays["y_train"][found])
+        for _, part in split(x, y, train_size=12, validation_size=12):
+            assert np.abs(part.sum(axis=0) - [6, 4, 2]).max() <= 1  # as of all 60
+        # tests stay as they are
         assert first_pixels(dataset.test[0]).tolist() == list(range(60))[::-1]
 
 
@@ -372,44 +343,21 @@ def with_pixel(value, dtype="float64"):
 
 SHAPES = "x_train: expected images of shape (n, height, width) or (n, height, width, "
 NUMBERS = "x_train: expected whole numbers from 0, or fractions from 0 to 1, got "
-LABEL_FORMS = (
-    "y_train and y_test: expected labels that are whole numbers, names or rows"
-)
+FORMS = "y_train and y_test: expected labels that are whole numbers, names or rows"
+ROWS, TEST_ROWS = np.eye(3)[LABELS], np.eye(3)[TEST_LABELS]
 FAULTY_ARRAYS = {
-    "no x_test": ({"x_test": None}, "cannot be read: x_test is not a file"),
-    "objects": ({"y_test": np.array([2, 0, "ä"], object)}, "cannot be read: Object ar"),
     "NaN": ({"x_train": with_pixel(np.nan)}, NUMBERS + "float64 from nan to nan"),
-    "infinity": ({"x_train": with_pixel(np.inf)}, NUMBERS + "float64 from 0.0 to inf"),
-    "minus infinity": ({"x_train": with_pixel(-np.inf)}, NUMBERS + "float64 from -inf"),
-    "floats up to 255": (
-        {"x_train": with_pixel(255)},
-        NUMBERS + "float64 from 0.0 to 25",
-    ),
+    "up to 255": ({"x_train": with_pixel(255)}, NUMBERS + "float64 from 0.0 to 25"),
     "negative": ({"x_train": with_pixel(-1, int)}, NUMBERS + "int64 from -1 to 0"),
-    "over 65535": (
-        {"x_train": with_pixel(65536, int)},
-        NUMBERS + "int64 from 0 to 65536",
-    ),
-    "text as images": (
-        {"x_train": with_pixel("a", "U1")},
-        "x_train: expected numbers, got <U1",
-    ),
-    "complex": (
-        {"x_train": with_pixel(1j, complex)},
-        "x_train: expected numbers, got complex",
-    ),
-    "a number as images": ({"x_train": 7}, SHAPES),
+    "large": ({"x_train": with_pixel(65536, int)}, NUMBERS + "int64 from 0 to 65536"),
+    "text": ({"x_train": with_pixel("a", "U1")}, "x_train: expected numbers, got <U1"),
     "flat images": ({"x_train": draw(6, 20)}, SHAPES + "1 or 3), got shape (6, 20)"),
-    "5 dimensions": ({"x_train": draw(6, 5, 4, 1, 1)}, SHAPES),
-    "2 channels": ({"x_train": draw(6, 5, 4, 2)}, SHAPES),
     "4 channels": ({"x_train": draw(6, 5, 4, 4)}, SHAPES),
     "no images": ({"x_train": draw(0, 5, 4), "y_train": LABELS[:0]}, SHAPES),
-    "no pixels": ({"x_train": draw(6, 0, 4)}, SHAPES),
     "a label too few": (
         {"y_train": LABELS[:5]},
         "y_train: expected 6 labels, one for each image, got shape (5,)",
     ),
-    "a label too many": ({"y_test": LABELS[:4]}, "y_test: expected 3 labels"),
     "a number as labels": (
         {"y_test": 7},
         "y_test: expected 3 labels, one for each image, got shape ()",
@@ -422,21 +370,9 @@ FAULTY_ARRAYS = {
         {"x_test": draw(3, 5, 5)},
         "x_test: expected images of (5, 4), got (5, 5)",
     ),
-    "colours in the test": (
-        {"x_test": draw(3, 5, 4, 3)},
-        "x_test: expected images of (5, 4), got (5, 4, 3)",
-    ),
     "negative label": (
         {"y_train": LABELS - 1},
         "y_train and y_test: expected labels from 0 on, got negatives",
-    ),
-    "negative test label": (
-        {"y_test": TEST_LABELS - 1},
-        "y_train and y_test: expected labels from 0 on, got negatives",
-    ),
-    "test label beyond": (
-        {"y_test": TEST_LABELS + 1},
-        "y_test: expected the classes of y_train, got 3 as well",
     ),
     "test label between": (
         {"y_train": 2 * LABELS},
@@ -462,39 +398,22 @@ FAULTY_ARRAYS = {
         {"y_train": 0 * LABELS, "y_test": 0 * TEST_LABELS},
         "y_train: expected at least 2 classes, got 1",
     ),
-    "one name": (
-        {"y_train": ANIMALS[0 * LABELS], "y_test": ANIMALS[[0, 0, 0]]},
-        "y_train: expected at least 2 classes, got 1",
-    ),
-    "1001 names": (
-        {
-            "x_train": draw(1001, 1, 1),
-            "x_test": draw(3, 1, 1),
-            "y_train": np.arange(1001).astype("U"),
-            "y_test": TEST_LABELS.astype("U"),
-        },
-        "y_train: expected at most 1000 classes, got 1001",
-    ),
-    "float labels": ({"y_train": LABELS / 1, "y_test": TEST_LABELS / 1}, LABEL_FORMS),
+    "float labels": ({"y_train": LABELS / 1, "y_test": TEST_LABELS / 1}, FORMS),
     "numbers and names": (
         {"y_test": ANIMALS[TEST_LABELS]},
-        LABEL_FORMS + " of 0 and 1, got int64 of shape (6,) and <U3 of shape (3,)",
+        FORMS + " of 0 and 1, got int64 of shape (6,) and <U3 of shape (3,)",
     ),
-    "numbers and one-hot": ({"y_test": np.eye(3)[TEST_LABELS]}, LABEL_FORMS),
-    "twos in rows": (
-        {"y_train": 2 * np.tri(3)[LABELS], "y_test": np.eye(3)[TEST_LABELS]},
-        "y_train: expected rows of 0 and 1, got other numbers",
-    ),
+    "numbers and one-hot": ({"y_test": TEST_ROWS}, FORMS),
     "the same row for all": (
-        {"y_train": np.ones((6, 3)), "y_test": np.eye(3)[TEST_LABELS]},
+        {"y_train": np.ones((6, 3)), "y_test": TEST_ROWS},
         "y_train: expected rows that differ, got the same for all",
     ),
     "probabilities": (
-        {"y_train": np.eye(3)[LABELS], "y_test": np.full((3, 3), 1 / 3)},
+        {"y_train": ROWS, "y_test": np.full((3, 3), 1 / 3)},
         "y_test: expected rows of 0 and 1, got other numbers",
     ),
     "other columns in the test": (
-        {"y_train": np.eye(3)[LABELS], "y_test": np.eye(4)[TEST_LABELS]},
+        {"y_train": ROWS, "y_test": np.eye(4)[TEST_LABELS]},
         "y_test: expected 3 columns, got 4",
     ),
 }
@@ -511,22 +430,6 @@ def test_a_path_to_nothing(tmp_path):
     with pytest.raises(DataError) as caught:
         load_dataset(str(path))
     assert str(caught.value).endswith(f" a folder, got {path}, which does not exist")
-
-
-@pytest.mark.parametrize("form", ["text", "picture", "npy", "truncated npz"])
-def test_a_file_that_is_no_npz(tmp_path, form):
-    path = tmp_path / "file"
-    if form == "text":
-        path.write_text("1,2,3")
-    elif form == "picture":
-        Image.new("L", (5, 4)).save(path, "PNG")
-    elif form == "npy":
-        with open(path, "wb") as file:
-            np.save(file, draw(6, 5, 4))
-    else:
-        with open(npz(tmp_path), "rb") as file:
-            path.write_bytes(file.read()[:-100])
-    assert refused(path).startswith("cannot be read: expected a whole npz file")
 
 
 # Pictures of your own, one folder a class. Their brightness is their number.
@@ -700,13 +603,6 @@ def test_grey_images_stay_as_they_are_with_grayscale(tmp_path):
     assert plain.train[0].shape == (2, 5, 4, 1)
 
 
-@pytest.mark.parametrize("form", ["npz", "pictures"])
-def test_both_forms_with_size_and_grayscale(tmp_path, form):
-    path = of_images(tmp_path, form, draw(5, 4, 3), draw(5, 4, 3, seed=1))
-    (x, _), (x_test, _) = load_dataset(path, image_size=(7, 9), grayscale=True)
-    assert x.shape == x_test.shape == (2, 7, 9, 1)
-
-
 @pytest.mark.parametrize(
     ("sizes", "expected", "found"),
     [
@@ -812,18 +708,6 @@ def test_keras_gives_channels_first_if_keras_json_says_so(monkeypatch, channels_
         np.testing.assert_array_equal(found, pixels / np.float32(255))
 
 
-def test_what_keras_cannot_load(monkeypatch):
-    def load_data():
-        raise Exception("URL fetch failure:\n  503 -- no network.")
-
-    monkeypatch.setattr(keras.datasets.cifar100, "load_data", load_data)
-    complaint = refused("cifar100")
-    assert complaint.startswith(
-        "Keras cannot load it: URL fetch failure: 503 -- no net"
-    )
-    assert complaint.endswith("pass a path of your own copy instead")
-
-
 # split
 
 
@@ -839,13 +723,6 @@ def test_validation_samples_come_from_the_end_whatever_the_train_size():
         np.testing.assert_array_equal(x_val, np.arange(80, 100))
         np.testing.assert_array_equal(y_train, x_train % 10)
         np.testing.assert_array_equal(y_val, x_val % 10)
-
-
-def test_without_validation_samples_there_is_no_second_pair():
-    x, y = samples(100)
-    (x_train, y_train), validation = split(x, y)
-    assert len(x_train) == len(y_train) == 100 and validation is None
-    assert len(split(x, y, 7)[0][0]) == 7
 
 
 @pytest.mark.parametrize(
@@ -874,12 +751,6 @@ def test_more_than_there_is(train_size, validation_size, numbers):
 def test_names_of_characters_that_are_none(tmp_path, code, order):
     codes = np.array([[97, 98], [99, code]], f"{order}u4")
     names = codes.view(f"{order}U2")[:, 0]
-    path = npz(tmp_path, y_train=names[LABELS % 2], y_test=names[TEST_LABELS % 2])
-    assert refused(path) == "y_train: expected names of printable characters"
-
-
-def test_names_that_terminals_obey_in_bytes(tmp_path):
-    names = np.array([b"a", b"\x1b[2J"])
     path = npz(tmp_path, y_train=names[LABELS % 2], y_test=names[TEST_LABELS % 2])
     assert refused(path) == "y_train: expected names of printable characters"
 

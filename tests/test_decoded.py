@@ -5,8 +5,7 @@ from collections import namedtuple
 
 import numpy as np
 import pytest
-from conftest import main, read_log
-from PIL import Image
+from conftest import main, read_log, refuse, write_noise
 
 from capsnet import decoded, predict
 from capsnet.datasets import load_dataset
@@ -22,15 +21,7 @@ def _own_cache(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """15 pictures of noise of each of two classes."""
-    folder = tmp_path_factory.mktemp("pictures")
-    rng = np.random.default_rng(0)
-    for name, low in (("bright", 128), ("dark", 0)):
-        (folder / name).mkdir()
-        for i in range(15):
-            pixels = rng.integers(low, low + 128, SHAPE, "uint8")
-            Image.fromarray(pixels).save(folder / name / f"{i}.png")
-    return folder
+    return write_noise(tmp_path_factory.mktemp("pictures"), 15, SHAPE)
 
 
 @pytest.fixture
@@ -98,7 +89,6 @@ def test_a_run_from_a_file(folder, no_memory, monkeypatch, tmp_path, capsys):
 def test_a_full_disk(folder, no_memory, monkeypatch, capsys):
     usage = namedtuple("usage", "free")
     monkeypatch.setattr(decoded.shutil, "disk_usage", lambda path: usage(1000))
-    assert main("--dataset", folder, "--epochs", 1) == 2
-    err = capsys.readouterr().err
-    assert "30 images: expected 0.0 GB of memory, or 0.0 GB of disk space" in err
-    assert err.count("\n") == 1 and list(cache_folder().iterdir()) == []
+    message = refuse(capsys, "--dataset", folder, "--epochs", 1)
+    assert "30 images: expected 0.0 GB of memory, or 0.0 GB of disk space" in message
+    assert list(cache_folder().iterdir()) == []

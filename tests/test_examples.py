@@ -3,33 +3,23 @@
 import os
 import shutil
 import subprocess
-import sys
 
 import matplotlib
 import numpy as np
 import pytest
-from conftest import ROOT, environment
+from conftest import ROOT, environment, run
 from PIL import Image
 
 from capsnet.pictures import list_classes
 
 FONTS = matplotlib.get_data_path() + "/fonts/ttf"
-
-
-def draw(*arguments, cwd):
-    return subprocess.run(
-        [sys.executable, str(ROOT / "examples" / "draw_letters.py"), *arguments],
-        cwd=cwd,
-        env=environment(cwd),
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+DRAW_LETTERS = (ROOT / "examples" / "draw_letters.py",)
 
 
 def test_letters_of_matplotlibs_fonts(tmp_path):
     (tmp_path / "no_font.ttf").write_text("text")
-    done = draw(FONTS, "letters", cwd=tmp_path)
+    alone = environment(tmp_path)  # as for a reader: our modules are not found
+    done = run(FONTS, "letters", program=DRAW_LETTERS, env=alone)
     assert done.returncode == 0, done.stderr
     classes = list_classes(tmp_path / "letters")
     assert list(classes) == list("ABCDEFGHIJ")
@@ -41,19 +31,17 @@ def test_letters_of_matplotlibs_fonts(tmp_path):
         assert (pixels[:, 0] == 255).all() and pixels.min(axis=(1, 2)).max() < 128
 
 
-def test_a_folder_without_fonts(tmp_path):
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ((".", "letters"), "a folder with fonts that have A to J, received ."),
+        ((FONTS,), f"two folders, FONTS and where to write, received {FONTS}"),
+    ],
+)
+def test_folders_without_which_no_letters_are_drawn(arguments, complaint, tmp_path):
     (tmp_path / "no_font.TTF").write_text("text")
-    done = draw(".", "letters", cwd=tmp_path)
-    assert done.returncode == 2
-    assert done.stderr == "expected a folder with fonts that have A to J, received .\n"
-
-
-def test_both_folders_have_to_be_named(tmp_path):
-    done = draw(FONTS, cwd=tmp_path)
-    assert done.returncode == 2
-    assert done.stderr == (
-        f"expected two folders, FONTS and where to write, received {FONTS}\n"
-    )
+    done = run(*arguments, program=DRAW_LETTERS)
+    assert (done.returncode, done.stderr) == (2, f"expected {complaint}\n")
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="a script of bash")

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from conftest import ROOT, main, refuse
 from PIL import Image, ImageDraw
+from test_capsulelayers import routing_and_couplings
 
 import capsulenet
 from capsnet import explore, uses
@@ -23,8 +24,6 @@ from capsnet.fields import convolution_layers
 from capsnet.flags import PRETRAINED, TWO_DIGITS
 from capsnet.photos import prepare_picture
 from capsnet.predict import predict
-from capsnet.weights import load_weights
-from capsulelayers import dynamic_routing
 
 INFO = uses.MNIST_INFO
 NORMALIZATION = {"mean": [0.3, 0.5, 0.6], "variance": [0.05, 0.05, 0.05]}
@@ -37,13 +36,6 @@ def run_node(*arguments):
     process = subprocess.run(command, capture_output=True, timeout=300)
     assert process.returncode == 0, process.stderr.decode()
     return np.frombuffer(process.stdout, "<f4")
-
-
-@pytest.fixture(scope="module")
-def published():
-    train_model, eval_model, _ = capsulenet.CapsNet((28, 28, 1), 10)
-    load_weights(train_model, str(ROOT / PRETRAINED))
-    return eval_model
 
 
 def write_files(files, folder):
@@ -104,22 +96,17 @@ def test_other_models(shape, n_class, routings, architecture, normalization, tmp
 
 
 def test_votes_are_couplings_times_agreements(published, tmp_path, mnist):
-    """By the routing as the paper writes it, its couplings from its rounds."""
+    """By the routing as the paper writes it."""
     images = mnist.test[0][:3]
     *_, votes = answers_of_node(published, INFO, images, tmp_path)
     primary = keras.Model(published.inputs, published.get_layer("primarycaps").output)
     u = predict(primary, [images])[0].astype("float64")
-    W = keras.ops.convert_to_numpy(published.get_layer("digitcaps").W)
-    u_hat = np.einsum("bid,jied->bjie", u, W.astype("float64"))
-    routed = u_hat.astype("float32")
-    logits = np.zeros(u_hat.shape[:3])
+    W = published.get_layer("digitcaps").get_weights()[0].astype("float64")
     for i in range(3):
-        c = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-        v = keras.ops.convert_to_numpy(dynamic_routing(routed, i + 1))
-        agreement = np.einsum("bje,bjie->bji", v, u_hat)
+        v, c = routing_and_couplings(u, W, i + 1)
+        agreement = np.einsum("bje,jied,bid->bji", v, W, u, optimize=True)
         by_place = (c * agreement).reshape(3, 10, 36, 32).sum(axis=3)
         assert np.abs(votes[:, i] - by_place).max() < 2e-2 * np.abs(by_place).max()
-        logits += agreement
 
 
 # Pictures in the layout of the training.
@@ -286,15 +273,3 @@ def test_a_page_without_a_second_model(info, file, monkeypatch):
 def test_the_published_model_is_the_default(flags, capsys):
     # in a folder without it
     assert refuse(capsys, *flags) == f"{PRETRAINED}: No such file or directory."
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (("--explore", "-t"), "not allowed with argument"),
-        (("--explore", "--export_page", "x"), "not allowed with argument"),
-        (("--explore", "--dataset", "mnist"), "--dataset has no effect with"),
-    ],
-)
-def test_bad_arguments(flags, message, capsys):
-    assert message in refuse(capsys, *flags, "-w", ROOT / PRETRAINED)

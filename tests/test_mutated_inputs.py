@@ -2,26 +2,16 @@
 
 import csv
 import re
-import subprocess
-import sys
 
 import pytest
-from conftest import environment
+from conftest import run
 
 from tests.long.results import COLUMNS, record
 
 pytest.importorskip("resource")  # and fork, which Windows has neither of
 
 
-def python(*args):
-    # In a process of its own: this one may have started threads, which do not fork.
-    return subprocess.run(
-        [sys.executable, *args],
-        env=environment(),
-        capture_output=True,
-        encoding="utf-8",
-        timeout=300,
-    )
+# In a process of its own: this one may have started threads, which do not fork.
 
 
 @pytest.mark.slow
@@ -33,9 +23,8 @@ def python(*args):
     ],
 )
 def test_damaged_and_forged_files_load_or_end_in_one_line(kinds, n):
-    done = python(
-        "-m", "tests.long.mutated_inputs", "--kinds", *kinds, "--cases", str(n)
-    )
+    program = ("-m", "tests.long.mutated_inputs")
+    done = run("--kinds", *kinds, "--cases", n, program=program)
     assert done.returncode == 0, done.stdout + done.stderr
     said = re.findall(rf"^(\w+): {n} cases, (.*) \(", done.stdout, re.M)
     assert [kind for kind, _ in said] == kinds
@@ -100,7 +89,7 @@ assert m.main(["--kinds", "idx", "--cases", "3", "--seed", "7"]) == 1
 
 @pytest.mark.slow
 def test_each_fault_would_be_noticed():
-    done = python("-c", OUTCOMES)
+    done = run(program=("-c", OUTCOMES))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "idx: 3 cases, 3 traceback" in done.stdout
     assert "--kinds idx --seed 7 --only 2" in done.stdout

@@ -11,40 +11,12 @@ from capsnet.architecture import ARCHITECTURES, PAPER, Architecture
 from capsnet.datasets import Dataset
 from capsnet.errors import UsageError
 from capsnet.fields import convolution_layers
-from capsnet.options import Data, Options, Training
+from capsnet.options import Options, Training
 from capsnet.predict import predict
-from capsnet.recipes import RECIPES
 from capsnet.run_folder import RunFolder
 
 
-@pytest.mark.parametrize(
-    ("group", "name", "value", "expected"),
-    [
-        (Training, "epochs", 0, "1 to "),
-        (Training, "epochs", 2.5, "1 to "),
-        (Training, "epochs", True, "1 to "),
-        (Training, "epochs", None, "1 to "),
-        (Training, "lr", math.nan, "at least 0 and less than inf"),
-        (Training, "ema", 1, "at least 0 and less than 1"),
-        (Training, "recipe", "mine", "seed or modern or pictures"),
-        (Training, "drop_remainder", 1, "true or false"),
-        (Data, "image_size", (28,), "two numbers of pixels"),
-        (Data, "dataset", 3, "a text of at most"),
-    ],
-)
-def test_what_no_option_can_be(group, name, value, expected):
-    with pytest.raises(UsageError, match=f"--{name}: expected {expected}"):
-        group(**{name: value})
-
-
-def test_recipes_are_trainings_of_their_names():
-    assert RECIPES["seed"] == Training()
-    for name, recipe in RECIPES.items():
-        assert recipe.recipe == name
-
-
-def test_the_reconstruction_weighs_half_a_thousandth_a_pixel():
-    assert Training().reconstruction_weight((28, 28, 1)) == pytest.approx(0.392)
+def test_a_weight_of_zero_is_not_the_one_that_the_size_of_the_images_asks_for():
     assert Training(lam_recon=0.0).reconstruction_weight((28, 28, 1)) == 0
 
 

@@ -1,8 +1,6 @@
 """The user's own images, through the command line: train, test, predict."""
 
-import contextlib
 import dataclasses
-import io
 import json
 import os
 import re
@@ -12,7 +10,7 @@ import h5py
 import keras
 import numpy as np
 import pytest
-from conftest import ROOT, main, refuse
+from conftest import ROOT, main, quiet_main, refuse
 from PIL import Image, ImageDraw
 from test_photos import draw_photo
 
@@ -70,9 +68,7 @@ def trained(shapes, tmp_path_factory):
     """A model of the shapes: 24 pictures to train, 6 to test."""
     folder = tmp_path_factory.mktemp("trained")
     flags = ("--epochs", 1, "--batch_size", 8, "--seed", 3, "--save_dir", folder)
-    with contextlib.redirect_stdout(io.StringIO()) as output:
-        assert main("--dataset", shapes, *flags) == 0
-    return folder, output.getvalue()
+    return folder, quiet_main("--dataset", shapes, *flags)
 
 
 def test_the_network_follows_the_data(trained):
@@ -374,11 +370,6 @@ def test_images_that_are_too_small(tmp_path, capsys):
     message = refuse(capsys, "--dataset", folder, "--save_dir", tmp_path / "out")
     assert "at least 9 x 9" in message and "received 8 x 30" in message
     assert not (tmp_path / "out").exists()
-
-
-def test_an_export_needs_a_model(tmp_path, capsys):
-    message = refuse(capsys, "--export", "x", "--save_dir", tmp_path)
-    assert message.startswith(f"there is no {tmp_path / 'trained_model.h5'}; train a ")
 
 
 def arrays(**changes):

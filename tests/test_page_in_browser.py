@@ -8,15 +8,13 @@ import time
 import keras
 import numpy as np
 import pytest
-from conftest import ROOT
 from PIL import Image
 
 import capsulenet
-from capsnet import explore, flags, uses
+from capsnet import explore, uses
 from capsnet.explore import Shown
 from capsnet.page_server import PageServer
 from capsnet.predict import predict
-from capsnet.weights import load_weights
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium")
 pytestmark = pytest.mark.slow
@@ -24,13 +22,6 @@ pytestmark = pytest.mark.slow
 SEVEN = [(0.25, 0.25), (0.5, 0.24), (0.75, 0.25), (0.6, 0.5), (0.45, 0.85)]
 ONE = [(0.5, 0.15), (0.5, 0.5), (0.5, 0.85)]
 MARGIN = 4  # pixels of the model of two digits around one
-
-
-@pytest.fixture(scope="module")
-def published():
-    models = capsulenet.CapsNet((28, 28, 1), 10)
-    load_weights(models[0], str(ROOT / flags.PRETRAINED))
-    return models[1]
 
 
 @pytest.fixture(scope="module")

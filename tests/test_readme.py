@@ -70,11 +70,6 @@ def flags_of(module: str) -> set[str]:
     return {flag for flag in flags if not flag.startswith("--no-")}
 
 
-def test_flags_are_whole_words():
-    code = "python x.py -t --lr_decay 0.9 --recipe seed|modern a-b --data_dir=my -1"
-    assert find_flags(code) == {"-t", "--lr_decay", "--recipe", "--data_dir"}
-
-
 @pytest.mark.parametrize("module", SCRIPTS)
 def test_every_flag_of_the_command_line_is_explained(module):
     # Those of pip and of the studies are other flags.
@@ -119,13 +114,14 @@ def test_ci_runs_the_test_command_as_it_is_written(tmp_path):
 
 
 def test_links_lead_to_files():
+    notebook = ROOT / "examples" / "capsules.ipynb"
     links = [
-        (path.parent / link.partition("#")[0], link)
-        for path, text in TEXTS.items()
+        (path, path.parent / link.partition("#")[0])
+        for path, text in {**TEXTS, notebook: notebook.read_text("utf-8")}.items()
         for link in re.findall(r"\]\(((?!http)[^)]+)\)", text)
     ]
-    assert links
-    assert [link for target, link in links if not target.exists()] == []
+    assert {path for path, _ in links} >= {FILES[0], notebook}
+    assert [target for _, target in links if not target.exists()] == []
 
 
 def test_commands_leave_what_is_published_alone():

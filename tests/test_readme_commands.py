@@ -9,12 +9,11 @@ import re
 import shlex
 import shutil
 import subprocess
-import sys
 from typing import NamedTuple
 
 import numpy as np
 import pytest
-from conftest import ROOT, environment, write_digits
+from conftest import ROOT, environment, run, write_digits
 from PIL import Image
 from test_own_data import draw_shape
 from test_photos import draw_photo
@@ -58,6 +57,7 @@ SHORTER = {
     "experiments.mnist_table --recipe modern": "--data_dir DIGITS",
     "experiments.mnist_table": "--data_dir DIGITS --epochs 1",
     "experiments.multimnist": FEW,
+    "experiments.recipes --table_only": "",
     "experiments.affnist": f"--epochs 1 --validation_size 10 {FEW}",
 }
 
@@ -120,22 +120,6 @@ def all_commands():
                 yield from find_commands(block)
 
 
-def test_commands_are_found_and_shortened():
-    block = "A=1 python x.py --a 1 2 -b  # --c\n.venv/bin/python -m y \\\n  --d && z\n"
-    commands = find_commands(block)
-    assert [c.text for c in commands] == [
-        "A=1 python x.py --a 1 2 -b # --c",
-        ".venv/bin/python -m y --d",
-        "z",
-    ]
-    first, second, _ = commands
-    assert first.variables == {"A": "1"}
-    assert shorten(first.words, "--a 3 --e 4 5 --f") == [
-        *("python", "x.py", "--a", "3", "-b", "--e", "4", "5", "--f")
-    ]
-    assert second.words == ["python", "-m", "y", "--d"]
-
-
 def test_what_the_tables_say_is_about_a_command():
     rest = list(all_commands())
     for parts in (NOT_RUN, SHORTER):
@@ -181,13 +165,7 @@ def test_commands_can_be_typed_from_top_to_bottom(clone):
         assert command.words[0] == "python", command.text
         part = first_part(command, SHORTER)
         words = shorten(command.words, SHORTER[part]) if part else command.words
-        process = subprocess.run(
-            [sys.executable, *words[1:]],
-            cwd=clone,
-            env=environment(clone) | command.variables,
-            capture_output=True,
-            encoding="utf-8",
-            timeout=600,
-        )
+        env = environment(clone) | command.variables
+        process = run(*words[1:], cwd=clone, program=(), env=env, timeout=600)
         said = f"$ {shlex.join(words)}\n{process.stdout}{process.stderr}"
         assert process.returncode == 0 and "Traceback" not in said, said

@@ -13,13 +13,6 @@ def put(path, text):
         file.write(text)
 
 
-def test_a_new_file_replaces_the_old_one(tmp_path):
-    for text in ("old", "new"):
-        put(tmp_path / "log.csv", text)
-        assert (tmp_path / "log.csv").read_text() == text
-        assert os.listdir(tmp_path) == ["log.csv"]
-
-
 def test_until_the_end_there_is_only_the_old_file(tmp_path):
     put(tmp_path / "log.csv", "old")
     with replace_file(str(tmp_path / "log.csv")) as temporary:

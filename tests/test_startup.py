@@ -3,12 +3,10 @@
 import ast
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, environment
+from conftest import ROOT, run
 
 from capsnet import startup
 
@@ -18,14 +16,7 @@ MODULES += [f"experiments.{p.stem}" for p in (ROOT / "experiments").glob("[!_]*.
 
 def python(*arguments, closed):
     """Runs Python in a process of its own, which finds these descriptors closed."""
-    return subprocess.run(
-        [sys.executable, *arguments],
-        env=environment(),
-        preexec_fn=lambda: [os.close(descriptor) for descriptor in closed],
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    return run(*arguments, program=(), preexec_fn=lambda: [*map(os.close, closed)])
 
 
 needs_proc = pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs /proc")

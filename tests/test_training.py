@@ -85,15 +85,6 @@ def test_averaged_gives_the_weights_back_bit_for_bit():
         np.testing.assert_array_equal(weight, value)
 
 
-def test_without_a_moving_average_nothing_changes():
-    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
-    model.compile(backend.adam(0.1), "mse")
-    before = weights_of(model)
-    with averaged(model):
-        for weight, value in zip(weights_of(model), before):
-            np.testing.assert_array_equal(weight, value)
-
-
 def test_the_goal_is_one_of_the_validation_set():
     def reached(stop_at, accuracy):
         others = {"accuracy": 1 - accuracy, "test_accuracy": 1 - accuracy}

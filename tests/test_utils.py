@@ -40,22 +40,13 @@ def gray_box(pixels):
 
 
 def test_tiles_go_from_left_to_right_and_from_top_to_bottom():
-    images = np.arange(1, 4)[:, None, None, None] * np.ones((1, 1, 2, 1), int)
-    tiled = utils.tile_images(images, columns=2)
-    assert tiled[..., 0].tolist() == [
-        [1, 1, 2, 2],
-        [3, 3, 0, 0],  # the unfinished row ends with zeros
-    ]
-
-
-def test_tiles_keep_rows_columns_and_channels_apart():
-    images = np.random.default_rng(0).random((6, 2, 3, 4), dtype="float32")
+    images = np.random.default_rng(0).random((5, 2, 3, 4), dtype="float32")
     tiled = utils.tile_images(images, columns=3)
     assert tiled.shape == (2 * 2, 3 * 3, 4) and tiled.dtype == np.float32
-    for i, image in enumerate(images):
+    for i, image in enumerate([*images, np.zeros((2, 3, 4))]):
         row, column = divmod(i, 3)
         part = tiled[2 * row : 2 * row + 2, 3 * column : 3 * column + 3]
-        np.testing.assert_array_equal(part, image)
+        np.testing.assert_array_equal(part, image)  # the rest of the last row is zero
 
 
 @pytest.mark.parametrize("n", [1, 3, 50])

@@ -68,7 +68,8 @@ def saved(network, tmp_path_factory):
 
 @pytest.fixture
 def copy(saved, tmp_path):
-    return shutil.copy(saved, tmp_path / "copy.h5")
+    """Its name does not matter: what is in it says what it is."""
+    return shutil.copy(saved, tmp_path / "epoch 3.keras")
 
 
 def assert_weights(model, expected):
@@ -100,22 +101,6 @@ def test_info_may_be_longer_than_an_attribute(network, tmp_path):
     assert read_info(str(tmp_path / "x.h5")) == {"format_version": 2, **info}
 
 
-def test_the_file_is_keras_legacy_layout_without_optimizer(saved):
-    with h5py.File(saved) as file:
-        assert names(file, "layer_names") == list(PARTS)
-        assert set(file) == {*PARTS, "info"}
-        for part, shapes in PARTS.items():
-            arrays = [file[part][name] for name in names(file[part], "weight_names")]
-            assert [array.shape for array in arrays] == shapes
-            assert all(array.dtype == np.float32 for array in arrays)
-
-
-def test_keras_itself_loads_the_file(saved):
-    model = CapsNet(SHAPE, 10)[0]
-    model.load_weights(saved)
-    assert_weights(model, random_weights(1))
-
-
 @pytest.mark.parametrize("name", ["x.weights.h5", "x.keras"])
 def test_weights_saved_by_keras_3(network, tmp_path, name):
     network.set_weights(random_weights(2))
@@ -125,13 +110,6 @@ def test_weights_saved_by_keras_3(network, tmp_path, name):
     assert read_info(path) == {}
     load_weights(network, path)
     assert_weights(network, random_weights(2))
-
-
-def test_the_name_of_a_file_does_not_matter(network, saved, tmp_path):
-    path = shutil.copy(saved, tmp_path / "epoch 3.keras")
-    network.set_weights(random_weights(2))
-    load_weights(network, path)
-    assert_weights(network, random_weights(1))
 
 
 def test_a_model_configuration_in_the_file_is_not_read(network, copy):
@@ -281,6 +259,11 @@ def remove(path):
     os.remove(path)
 
 
+def put_a_folder(path):
+    os.remove(path)
+    os.mkdir(path)
+
+
 def write(content):
     def damage(path):
         with open(path, "wb") as file:
@@ -329,26 +312,13 @@ def drop_a_layer(file):
     file.attrs["layer_names"] = file.attrs["layer_names"][:-1]
 
 
-def add_a_layer(file):
-    file.copy("decoder", "more")
-    file.attrs["layer_names"] = [*names(file, "layer_names"), "more"]
-
-
 def drop_a_bias(file):
     file["conv1"].attrs["weight_names"] = file["conv1"].attrs["weight_names"][:1]
-
-
-def drop_an_array(file):
-    del file[KERNEL]
 
 
 def group_for_an_array(file):
     del file[KERNEL]
     file.create_group(KERNEL)
-
-
-def no_list_of_layers(file):
-    file.attrs["layer_names"] = 4
 
 
 def foreign_file(file):
@@ -410,6 +380,7 @@ def put_info(text):
 
 FAULTS = {
     "missing": (remove, "No such file"),
+    "a folder": (put_a_folder, "a folder, a pipe or a device"),
     "empty": (write(b""), "expected a weights file (.h5, .weights.h5 or .keras)"),
     "text": (write(b"accuracy: 0.99\n" * 9), "expected a weights file"),
     "signature only": (write(b"\x89HDF\r\n\x1a\n"), "damaged weights file"),
@@ -417,31 +388,22 @@ FAULTS = {
     "but its end": (cut_to(0.999), "damaged weights file"),
     "zip": (zip_with("x.txt", "x"), "no item named 'model.weights.h5'"),
     "zip of text": (zip_with("model.weights.h5", "text"), "damaged weights file"),
-    "empty .keras": (zip_with("model.weights.h5", ""), "damaged weights file"),
-    "half a zip": (write(b"PK\x03\x04" + bytes(99)), "damaged weights file"),
     "other shape": (
         replace_kernel((5, 5, 1, 256)),
         "expected shape (9, 9, 1, 256) for kernel of the layer conv1, "
         "found (5, 5, 1, 256)",
     ),
-    "other rank": (replace_kernel((20736,)), "of the layer conv1, found (20736,)"),
-    "nothing": (edit(group_for_an_array), "of the layer conv1, found no array"),
+    "nothing": (edit(group_for_an_array), "kernel of the layer conv1, found no array"),
     "fewer layers": (
         edit(drop_a_layer),
         "expected 4 layers with weights (conv1, primarycaps, digitcaps, decoder), "
         "found 3 (conv1, primarycaps, digitcaps)",
     ),
-    "more layers": (edit(add_a_layer), "found 5 (conv1, primarycaps, digitcaps, dec"),
     "foreign": (edit(foreign_file), "expected 4 layers with weights"),
     "fewer arrays": (
         edit(drop_a_bias),
         "expected 2 arrays for the layer conv1, found 1",
     ),
-    "array missing": (
-        edit(drop_an_array),
-        "expected an array for kernel of the layer conv1, found no array",
-    ),
-    "no list": (edit(no_list_of_layers), "damaged weights file"),
     "no groups": (edit(array_for_layers), "2 arrays for the layer conv1, found 0"),
     "integers": (
         replace_kernel(dtype="int32"),
@@ -456,7 +418,6 @@ FAULTS = {
         "expected kernel of the layer conv1 in one piece and in the file itself, "
         "found chunks",
     ),
-    "compressed": (replace_kernel(compression="gzip"), "found chunks, compression or"),
     "not a number": (
         replace_kernel(fillvalue=np.nan),
         "expected finite numbers for kernel of the layer conv1, found others",
@@ -472,7 +433,6 @@ FAULTS = {
         "expected format version 1 or 2, found 3",
     ),
     "attribute deep": (set_attribute("[" * 10**5), "object in the attribute capsnet"),
-    "attribute no JSON": (set_attribute("{"), "object in the attribute capsnet"),
     "attribute numbers": (
         set_attribute(np.arange(3)),
         "expected a JSON object in the attribute capsnet, found something else",
@@ -510,18 +470,28 @@ def test_what_may_fit_is_looked_at_with_the_same_suspicion(network, copy, fault)
     assert complaint in refused(network, str(copy), load_fitting)
 
 
+SPLIT = {"seed": 1, "fraction": 0.5, "digest": ""}
+COLOUR = {"mean": [1, 1, 1], "variance": [1, 1, 1]}
+
+
 @pytest.mark.parametrize(
-    "value",
+    ("name", "value", "complaint"),
     [
-        {"dataset": "x" * 5000},
-        {"split": {"seed": 1, "fraction": 1, "digest": ""}},
-        {"split": {"seed": 1, "fraction": -0.5, "digest": ""}},
-        {"split": {"seed": 1, "fraction": 0.5, "digest": "", "contents": None}},
+        ("dataset", "x" * 5000, "dataset is"),
+        ("split", {**SPLIT, "fraction": 1}, "split is"),
+        ("split", {**SPLIT, "fraction": -0.5}, "split is"),
+        ("split", {**SPLIT, "contents": None}, "split is"),
+        ("normalization", COLOUR, "expected a mean for each of 1"),
+        ("normalization", {"mean": [0.5], "variance": [0.0]}, "normalization is"),
+        ("normalization", {"mean": [0.5]}, "normalization is"),
+        ("normalization", {"mean": 0.5, "variance": [0.1]}, "normalization is"),
+        ("normalization", {"mean": [10**400], "variance": [0.1]}, "normalization is"),
+        ("normalization", [], "normalization is"),
     ],
 )
-def test_values_that_no_training_writes(copy, value):
-    put_info(json.dumps({**INFO, **value}).encode())(copy)
-    with pytest.raises(ModelFileError, match=f"{next(iter(value))} is ") as caught:
+def test_values_that_no_training_writes(copy, name, value, complaint):
+    put_info(json.dumps({**INFO, name: value}).encode())(copy)
+    with pytest.raises(ModelFileError, match=complaint) as caught:
         read_info(str(copy))
     assert len(str(caught.value)) < 400
 
@@ -548,10 +518,6 @@ def test_a_zip_unpacks_to_no_more_than_it_says(network, saved, tmp_path):
     content = content.replace(size.to_bytes(4, "little"), (1000).to_bytes(4, "little"))
     path.write_bytes(content)
     assert "damaged weights file" in refused(network, str(path))
-
-
-def test_a_folder_is_no_file(network, tmp_path):
-    assert "a folder, a pipe or a device" in refused(network, str(tmp_path))
 
 
 def test_an_array_that_does_not_fit_late_in_the_file_changes_nothing(network, copy):
@@ -652,30 +618,3 @@ def test_a_zip_of_more_than_memory(network, tmp_path, monkeypatch):
     monkeypatch.setattr(memory, "available_memory", lambda: 1000)
     with pytest.raises(DataError, match=rf"the weights of {path} need about"):
         load_weights(network, path)
-
-
-@pytest.mark.parametrize(
-    ("normalization", "complaint"),
-    [
-        ({"mean": [0.5], "variance": [0.1]}, None),
-        (None, None),
-        (
-            {"mean": [0.5] * 3, "variance": [0.1] * 3},
-            "expected a mean for each of 1",
-        ),
-        ({"mean": [0.5], "variance": [0.0]}, "normalization is"),
-        ({"mean": [0.5]}, "normalization is"),
-        ({"mean": 0.5, "variance": [0.1]}, "normalization is"),
-        ({"mean": [10**400], "variance": [0.1]}, "normalization is"),
-        ([], "normalization is"),
-    ],
-)
-def test_what_images_are_normalized_by(tmp_path, normalization, complaint):
-    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
-    path = str(tmp_path / "model.h5")
-    save_model(model, path, {**INFO, "normalization": normalization})
-    if complaint is None:
-        assert read_info(path)["normalization"] == normalization
-        return
-    with pytest.raises(ModelFileError, match=complaint):
-        read_info(path)
