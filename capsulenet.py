@@ -17,6 +17,7 @@ if __name__ == "__main__":
 
 import argparse
 import dataclasses
+import functools
 import os
 import sys
 
@@ -33,7 +34,7 @@ from capsnet.errors import UsageError
 from capsnet.flags import Parser
 from capsnet.options import Options
 from capsnet.predict import predict
-from capsnet.run_folder import replace_file
+from capsnet.run_folder import draw
 from capsnet.task import THRESHOLD, Task, accuracy, exact_match
 from capsnet.weights import load_weights
 from capsulelayers import PACKAGE, CapsuleLayer, Length, Mask, PrimaryCap
@@ -95,11 +96,10 @@ def CapsNet(
     y, *more = [keras.Input((n_class,), name=name) for name in names]
 
     kernel = sizes.kernel_initializer
-    seen = x
+    features = x
     if normalization is not None:
-        seen = layers.Normalization(**normalization, name="normalization")(x)
+        features = layers.Normalization(**normalization, name="normalization")(x)
     # In the paper, conv1: 256 feature maps; primary capsules: 32 types of 8-D capsules
-    features = seen
     for i, convolution in enumerate(sizes.convolutions, start=1):
         features = layers.Conv2D(
             *convolution,
@@ -128,27 +128,16 @@ def CapsNet(
         model = keras.Model(x, lengths)
         return model, model, None
     if isinstance(decoder, tuple):
-        pixels = int(np.prod(input_shape))
+        dense = functools.partial(layers.Dense, kernel_initializer=kernel)
         hidden = [
-            layers.Dense(
-                n, activation="relu", name=f"decoder_{i}", kernel_initializer=kernel
-            )
+            dense(n, activation="relu", name=f"decoder_{i}")
             for i, n in enumerate(decoder, start=1)
         ]
-        decoder = keras.Sequential(
-            [
-                keras.Input((n_class * sizes.class_dim,)),
-                *hidden,
-                layers.Dense(
-                    pixels,
-                    activation="sigmoid",
-                    name="decoder_out",
-                    kernel_initializer=kernel,
-                ),
-                layers.Reshape(input_shape, dtype="float32"),
-            ],
-            name="decoder",
-        )
+        pixels = int(np.prod(input_shape))
+        out = dense(pixels, activation="sigmoid", name="decoder_out")
+        capsules = keras.Input((n_class * sizes.class_dim,))
+        image = layers.Reshape(input_shape, dtype="float32")
+        decoder = keras.Sequential([capsules, *hidden, out, image], name="decoder")
     mask = Mask(THRESHOLD if multi_label else None, name="mask")
     # the shared decoder draws each object alone, from its own capsule
     drawn = [decoder(mask([digits, label])) for label in (y, *more)]
@@ -301,13 +290,8 @@ def manipulate_latent(
     batch_size = options.training.batch_size
     (images,) = predict(model, [*repeated, noise], batch_size, options.devices)
     path = options.folder.file(f"manipulate-{label}.png")
-    with replace_file(path) as temporary:
-        title = (
-            f"Capsule of class {data.class_names[label]}, one dimension changed at a "
-            "time"
-        )
-        utils.plot_manipulation(images, changes, title, temporary)
-    print("Wrote", path)
+    title = f"Capsule of class {data.class_names[label]}, one dimension changed at a "
+    draw(path, utils.plot_manipulation, images, changes, f"{title}time")
 
 
 def build_parser(doc: str = __doc__) -> Parser:

@@ -1,6 +1,7 @@
 """The sizes and initial values of a CapsNet, and what they cost."""
 
 import dataclasses
+import itertools
 import math
 
 import keras
@@ -41,10 +42,7 @@ class Architecture:
     @property
     def least_side(self) -> int:
         """Height and width of the smallest images that all kernels fit into."""
-        side = self.primary_kernel_size
-        for _, kernel_size, strides in reversed(self.convolutions):
-            side = strides * (side - 1) + (1 if self.padding == "same" else kernel_size)
-        return side
+        return next(n for n in itertools.count(1) if self.primary_capsules((n, n, 1)))
 
     def feature_maps(
         self, input_shape: tuple[int, int, int]

@@ -70,7 +70,11 @@ def _read_idx(path: Path) -> np.ndarray:
                 )
             shape = np.frombuffer(header[4:], ">u4").tolist()
             size = math.prod(shape)
-            _check_packed_size(path.stat().st_size, size)
+            # Deflating adds 5 bytes to 16 000 at most. Python's gzip reads zeros behind
+            # the data to their end, however many there are.
+            largest = size + size // 1000 + 4096
+            if path.stat().st_size > largest:
+                raise DataError(f"expected a file of at most {largest} bytes, got more")
             check_memory(size, "its bytes")
             data = file.read(size + 1)
             if len(data) != size:
@@ -81,14 +85,6 @@ def _read_idx(path: Path) -> np.ndarray:
     except (OSError, EOFError, MemoryError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read: {reason(error)}") from None
     return np.frombuffer(data, "uint8").reshape(shape)
-
-
-def _check_packed_size(packed: int, size: int) -> None:
-    # Deflating adds 5 bytes to 16 000 at most. Python's gzip reads zeros behind the
-    # data to their end, however many there are.
-    largest = size + size // 1000 + 4096
-    if packed > largest:
-        raise DataError(f"expected a file of at most {largest} bytes, got more")
 
 
 def check_is_file(path: Path) -> None:

@@ -12,15 +12,6 @@ import numpy as np
 from keras import ops
 
 
-def in_tensorflow_graph() -> bool:
-    """Whether TensorFlow is the backend and is tracing a function."""
-    if keras.backend.backend() != "tensorflow":
-        return False
-    import tensorflow as tf
-
-    return tf.inside_function()
-
-
 def device_kind() -> str:
     """The kind of the backend's default device, as it is called there: "cpu", "gpu".
 
@@ -133,8 +124,11 @@ def compiled(function):
 
     @functools.wraps(function)
     def call(*args):
-        if in_tensorflow_graph() and runs_on_cpu():
-            return compile_with_xla()(*args)
+        if keras.backend.backend() == "tensorflow":
+            import tensorflow as tf
+
+            if tf.inside_function() and runs_on_cpu():
+                return compile_with_xla()(*args)
         return function(*args)
 
     return call

@@ -27,16 +27,29 @@ class DivergedError(RuntimeError):
 
 
 @dataclasses.dataclass
-class Record:
-    """What a run has found so far.
+class Run:
+    """A training: what it is made of, and what it has found so far.
 
     Attributes:
+        options: How, and where to.
+        task: What the model is trained for.
+        batches: The training data.
+        held_out: For each set to evaluate, by the prefix of its columns in the log:
+            the model's inputs, and what to compare its outputs with.
+        info: What the model file says about itself.
+        digest: Of the data, so that a run goes on with what it was begun with.
         rows: Of the log, one for each finished epoch.
         best_epoch: The one with the best accuracy of "val".
         best_weights: Its weights.
         stuck: Whether the last epoch's outputs are alike for all images.
     """
 
+    options: Options
+    task: Task
+    batches: ShiftedBatches
+    held_out: dict[str, tuple[list, list]]
+    info: dict
+    digest: str
     rows: list[dict] = dataclasses.field(default_factory=list)
     best_epoch: int | None = None
     best_weights: list[np.ndarray] | None = None
@@ -93,42 +106,15 @@ class Progress(keras.callbacks.ProgbarLogger):
 
 
 class Job(keras.callbacks.Callback):
-    """A part of what a run does around its steps.
+    """A part of what a run does around its steps."""
 
-    Args:
-        record: What the run has found so far.
-        options: Of the run.
-    """
-
-    def __init__(self, record: Record, options: Options):
+    def __init__(self, run: Run):
         super().__init__()
-        self.record = record
-        self.options = options
+        self.run = run
 
 
 class Evaluate(Job):
-    """Makes the log's row of an epoch: its time, its losses, those of other sets.
-
-    Args:
-        record, options: As of `Job`.
-        batches: The training data.
-        held_out: For each set to evaluate, by the prefix of its columns in the log:
-            the model's inputs, and what to compare its outputs with.
-        task: What the model is trained for.
-    """
-
-    def __init__(
-        self,
-        record: Record,
-        options: Options,
-        batches: ShiftedBatches,
-        held_out: dict[str, tuple[list, list]],
-        task: Task,
-    ):
-        super().__init__(record, options)
-        self.batches = batches
-        self.held_out = held_out
-        self.task = task
+    """Makes the log's row of an epoch: its time, its losses, those of other sets."""
 
     def on_epoch_begin(self, epoch, logs=None):
         self.started = time.perf_counter()
@@ -136,78 +122,66 @@ class Evaluate(Job):
     def on_epoch_end(self, epoch, logs=None):
         seconds = time.perf_counter() - self.started
         rate = ops.convert_to_numpy(self.model.optimizer.learning_rate)
-        columns = self.task.columns(self.model)
+        run, task = self.run, self.run.task
         row = {
             "epoch": epoch + 1,
             "seconds": round(seconds, 3),
-            "images_per_second": round(self.batches.num_samples / seconds, 1),
+            "images_per_second": round(run.batches.num_samples / seconds, 1),
             "learning_rate": float(rate),
             "loss": float(logs["loss"]),
-            **{column: float(logs[name]) for name, column in columns.items()},
+            **{
+                column: float(logs[name])
+                for name, column in task.columns(self.model).items()
+            },
         }
-        batch_size = self.options.training.batch_size
-        for name, (inputs, expected) in self.held_out.items():
+        how = run.options.training.batch_size, run.options.devices
+        for name, (inputs, expected) in run.held_out.items():
             with averaged(self.model):
-                found, outputs = self.task.evaluate(
-                    self.model, inputs, expected, batch_size, self.options.devices
-                )
+                found, outputs = task.evaluate(self.model, inputs, expected, *how)
             row.update({f"{name}_{column}": value for column, value in found.items()})
         for name, value in row.items():
             if not math.isfinite(value):
                 fault = f"{name} is {value} after epoch {epoch + 1}"
-                raise diverged(fault, self.record, self.options)
+                raise diverged(fault, run)
         # Seven digits are what float32 holds.
         row = {k: float(f"{v:.7g}") if k != "epoch" else v for k, v in row.items()}
-        self.record.rows.append(row)
+        run.rows.append(row)
         several = (expected[0] != expected[0][0]).any()
-        self.record.stuck = several and all_alike(outputs)
+        run.stuck = several and all_alike(outputs)
 
 
 class KeepBest(Job):
     """Keeps the weights of the epoch that does best on "val", if that is there."""
 
     def on_epoch_end(self, epoch, logs=None):
-        *earlier, row = self.record.rows
+        *earlier, row = self.run.rows
         if "val_accuracy" in row and all(
             row["val_accuracy"] > other["val_accuracy"] for other in earlier
         ):
             with averaged(self.model):
-                self.record.best_weights = self.model.get_weights()
-            self.record.best_epoch = epoch + 1
+                self.run.best_weights = self.model.get_weights()
+            self.run.best_epoch = epoch + 1
 
 
 class SaveState(Job):
-    """Replaces the run state, from which a run can go on: this finishes an epoch.
-
-    Args:
-        record, options: As of `Job`.
-        info: What the model file says about itself.
-        digest: Of the data, so that a run goes on with what it was begun with.
-    """
-
-    def __init__(self, record: Record, options: Options, info: dict, digest: str):
-        super().__init__(record, options)
-        self.info = info
-        self.digest = digest
+    """Replaces the run state, from which a run can go on: this finishes an epoch."""
 
     def on_epoch_end(self, epoch, logs=None):
-        record, folder = self.record, self.options.folder
-        run = {
-            "arguments": self.options.to_json(),
-            "digest": self.digest,
-            "rows": record.rows,
-            "best_epoch": record.best_epoch,
-            "overwrite": folder.overwrite and len(record.rows) == 1,
+        run, folder = self.run, self.run.options.folder
+        state = {
+            "arguments": run.options.to_json(),
+            "digest": run.digest,
+            "rows": run.rows,
+            "best_epoch": run.best_epoch,
+            "overwrite": folder.overwrite and len(run.rows) == 1,
         }
         # The file has the averages as its weights, and what was trained beside them.
-        trained = self.model.get_weights() if self.options.training.ema else None
+        trained = self.model.get_weights() if run.options.training.ema else None
         path = folder.file(run_folder.STATE)
         with run_folder.replace_file(path) as temporary, averaged(self.model):
-            save_run(
-                self.model, temporary, self.info, run, record.best_weights, trained
-            )
-        folder.finished = len(record.rows)
-        if run["overwrite"]:  # what this allowed, now that the state is safe
+            save_run(self.model, temporary, run.info, state, run.best_weights, trained)
+        folder.finished = len(run.rows)
+        if state["overwrite"]:  # what this allowed, now that the state is safe
             folder.remove_earlier_run()
 
 
@@ -215,8 +189,8 @@ class WriteLog(Job):
     """Writes log.csv and log.png, and prints a line."""
 
     def on_epoch_end(self, epoch, logs=None):
-        write_log(self.record.rows, self.options.folder)
-        row = self.record.rows[-1]
+        write_log(self.run.rows, self.run.options.folder)
+        row = self.run.rows[-1]
         name = "test" if "test_accuracy" in row else "val"
         error = 100 * (1 - row[f"{name}_accuracy"])
         print(f"epoch {epoch + 1}: {row['seconds']:.0f} s, {name} error {error:.2f} %")
@@ -229,27 +203,24 @@ def write_log(rows: list[dict], folder: RunFolder) -> None:
         utils.plot_log(rows, temporary)
 
 
-class StopAtGoal(Job):
-    """Ends the training where the accuracy of "val" is enough, or gets no better."""
+class StopEarly(Job):
+    """Ends a training where the accuracy of "val" is enough, or gets no better.
+
+    Also one whose network says the same of all images, once it could learn.
+    """
 
     def on_epoch_end(self, epoch, logs=None):
-        training = self.options.training
-        if self.record.reached(training.stop_at, training.patience):
+        training = self.run.options.training
+        if self.run.reached(training.stop_at, training.patience):
             self.model.stop_training = True
-
-
-class StopWhenStuck(Job):
-    """Ends a run whose network says the same of all images, once it could learn."""
-
-    def on_epoch_end(self, epoch, logs=None):
         steps = int(ops.convert_to_numpy(self.model.optimizer.iterations))
-        had_time = steps >= self.options.training.warmup + STEPS_TO_LEARN
-        if self.record.stuck and epoch > 0 and had_time:
+        had_time = steps >= training.warmup + STEPS_TO_LEARN
+        if self.run.stuck and epoch > 0 and had_time:
             fault = (
                 f"all images get the same outputs after epoch {epoch + 1}: no capsule "
                 "has any length, or all are saturated"
             )
-            raise diverged(fault, self.record, self.options)
+            raise diverged(fault, self.run)
 
 
 class StopOnNaN(Job):
@@ -259,8 +230,8 @@ class StopOnNaN(Job):
     is acted on in the next step.
     """
 
-    def __init__(self, record: Record, options: Options):
-        super().__init__(record, options)
+    def __init__(self, run: Run):
+        super().__init__(run)
         self.found = {}
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -281,7 +252,7 @@ class StopOnNaN(Job):
             batch = min(self.found)
             where = f"in epoch {self.epoch + 1}, step {batch + 1}"
             fault = f"the loss is {self.found[batch]} {where}"
-            raise diverged(fault, self.record, self.options)
+            raise diverged(fault, self.run)
 
 
 class StopOnSignal(keras.callbacks.Callback):
@@ -319,11 +290,11 @@ def all_alike(outputs: np.ndarray) -> bool:
     return bool(outputs.max() < 0.1 or outputs.std(axis=0).max() < 0.01)
 
 
-def diverged(fault: str, record: Record, options: Options) -> DivergedError:
+def diverged(fault: str, run: Run) -> DivergedError:
     """What is said of a training that cannot succeed: what to try, what is kept."""
     rest = "no epoch was finished"
-    if record.rows:
-        path = options.folder.file(run_folder.STATE)
-        rest = f"the weights of epoch {len(record.rows)} are in {path}"
-    lower = f"--lr {0.3 * options.training.lr:.1g}"
+    if run.rows:
+        path = run.options.folder.file(run_folder.STATE)
+        rest = f"the weights of epoch {len(run.rows)} are in {path}"
+    lower = f"--lr {0.3 * run.options.training.lr:.1g}"
     return DivergedError(f"{fault}; try a lower learning rate, {lower}; {rest}")

@@ -14,8 +14,8 @@ from capsnet import backend, datasets
 from capsnet.callbacks import DivergedError
 from capsnet.errors import DataError, UsageError, one_line, shorten
 from capsnet.flags import PRETRAINED, Parser
-from capsnet.interrupts import Interrupted, interruptible
-from capsnet.options import Data, Options, Text, Training
+from capsnet.interrupts import Interrupted, handle_signals, raise_interrupted
+from capsnet.options import TEXT, Data, Options, Training
 from capsnet.recipes import RECIPES
 from capsnet.run_folder import MODEL, STATE, RunFolder
 from capsnet.weights import ModelFileError, read_info, read_run
@@ -64,7 +64,7 @@ def read_options(
     if given.get("resume"):
         options = _resume(parser, given)
     else:
-        mode = "test" if given.get("testing") else parser.mode
+        mode = "test" if given.get("testing") else "train"
         used = {name for name in USES if getattr(own, name, None)}
         if used:
             mode = "use"
@@ -172,8 +172,8 @@ def options_from_json(values: dict, folder: RunFolder, path: str) -> Options:
     if isinstance(data["image_size"], list):
         data["image_size"] = tuple(data["image_size"])
     try:
-        if weights is not None and not Text().accepts(weights):
-            raise UsageError(f"--weights: expected {Text.expected}")
+        if weights is not None and not TEXT.accepts(weights):
+            raise UsageError(f"--weights: expected {TEXT.expected}")
         training = Training(**values["training"])
         return Options(folder, "train", training, Data(**data), weights=weights)
     except UsageError as error:
@@ -183,7 +183,7 @@ def options_from_json(values: dict, folder: RunFolder, path: str) -> Options:
 def _begin(parser: Parser, given: dict, mode: str) -> Options:
     """The options of a new run, of a test or of the use of a model."""
     save_dir = given.get("save_dir") or parser.save_dir
-    weights = given.get("weights", parser.weights)
+    weights = given.get("weights")
     if mode != "train" and weights is None:
         save_dir = save_dir or default_save_dir(given.get("dataset"))
         weights = os.path.join(save_dir, MODEL)
@@ -348,7 +348,7 @@ def guard(program: str, function) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")
     message = ""
     try:
-        with interruptible():
+        with handle_signals(raise_interrupted):
             status = function() or 0
         print(end="", flush=True)
     except BrokenPipeError:

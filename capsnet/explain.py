@@ -10,7 +10,7 @@ from capsnet.classify import MAX_ROWS
 from capsnet.fields import fields
 from capsnet.options import Devices, Options
 from capsnet.predict import predict
-from capsnet.run_folder import replace_file
+from capsnet.run_folder import draw
 from capsnet.task import said
 
 
@@ -106,7 +106,5 @@ def explain(
         for row, classes in zip(lengths, order)
     ]
     path = options.folder.file("explained.png")
-    with replace_file(path) as temporary:
-        shown = [os.path.basename(name) for name in paths]
-        utils.plot_votes(images, maps, shown, titles, temporary)
-    print("Wrote", path)
+    shown = [os.path.basename(name) for name in paths]
+    draw(path, utils.plot_votes, images, maps, shown, titles)

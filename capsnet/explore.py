@@ -13,7 +13,6 @@ from capsnet.datasets import NAMED, load_dataset
 from capsnet.errors import DataError, UsageError
 from capsnet.fields import convolution_layers, fields, margins
 from capsnet.predict import predict
-from capsnet.run_folder import is_new_or_empty, new_folder
 
 # What a browser is told that a file is; there are no others.
 TYPES = {
@@ -204,30 +203,3 @@ def choose_test_images(
         for i in chosen
     ]
     return np.rint(x[chosen] * 255).astype("uint8").tobytes(), described
-
-
-def check_page_folder(folder: str) -> None:
-    """Finds what would keep the page from being written to a folder.
-
-    Raises:
-        UsageError: If something does.
-    """
-    if not is_new_or_empty(folder):
-        raise UsageError(
-            f"--export_page: expected a new or empty folder, received {folder}"
-        )
-
-
-def write_page(files: dict[str, bytes], folder: str) -> None:
-    """Writes the files of the page, all of them or none.
-
-    Args:
-        files: Of `build_page`.
-        folder: Name of the folder; it must not exist, or be empty.
-
-    Raises:
-        OSError: If it cannot be written.
-    """
-    with new_folder(folder) as path:
-        for name, content in files.items():
-            Path(path, name).write_bytes(content)

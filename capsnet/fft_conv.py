@@ -225,7 +225,7 @@ def plan(size: int, kernel_size: int, strides: int) -> Transform:
 
     def cost_of(n):
         tiles = -(-outputs // (n - taps + 1))
-        products = sum(3 if _is_pair(p) else 1 for p in choose_points(n))
+        products = sum(3 if isinstance(p, complex) else 1 for p in choose_points(n))
         return products**2 * (tiles**2 + 1)
 
     first = taps + taps % 2
@@ -254,24 +254,16 @@ def choose_points(n: int) -> list[float | complex]:
     points = []
     for group in SMALL_POINTS:
         points += group
-        if _count(points) == n:
+        if sum(1 + isinstance(p, complex) for p in points) == n:
             return points
     angles = 2 * np.pi * np.arange(1, n // 2) / n
     return [1.0, -1.0, *(complex(math.cos(a), math.sin(a)) for a in angles)]
 
 
-def _is_pair(point) -> bool:
-    return isinstance(point, complex)
-
-
-def _count(points) -> int:
-    return sum(2 if _is_pair(p) else 1 for p in points)
-
-
 def _toom_cook(points, m, r):
     """The real matrices A, B, C of the module's docstring, with Karatsuba's rows."""
-    conjugates = [p.conjugate() for p in points if _is_pair(p)]
-    n = _count(points)
+    conjugates = [p.conjugate() for p in points if isinstance(p, complex)]
+    n = len(points) + len(conjugates)
 
     def evaluate(k):
         powers = np.arange(k)
@@ -284,7 +276,7 @@ def _toom_cook(points, m, r):
     a, b, c = np.linalg.inv(evaluate(n)).T, evaluate(r), evaluate(m)
     rows = []
     for point, ap, bp, cp in zip(points, a, b, c):
-        if _is_pair(point):
+        if isinstance(point, complex):
             # With z = (A x)(B w) at the point, the pair adds 2 Re(c z) to the output,
             # z = (k1 - k2) + i (k3 - k1 - k2) from Karatsuba's products k1, k2, k3.
             re, im = cp.real, cp.imag

@@ -5,7 +5,7 @@ import os
 
 from capsnet import datasets, pictures
 from capsnet.errors import UsageError
-from capsnet.options import Checked, Choice, Data, Sizes, Switch, Training
+from capsnet.options import SIDE, SWITCH, Checked, Data, Kind, Training
 
 # A model that comes with the code.
 PRETRAINED = os.path.join("result", "pretrained", "mnist_v4.h5")
@@ -24,8 +24,6 @@ class Parser(argparse.ArgumentParser):
         save_dir: Where it writes by default; None for that of `default_save_dir`.
         results: Names, or patterns, of the files that follow a training.
         training: What the script sets in `Training`, if no flag does.
-        mode: What it does if no flag says; see `Options`.
-        weights: The model file that it uses by default.
     """
 
     def __init__(
@@ -34,8 +32,6 @@ class Parser(argparse.ArgumentParser):
         save_dir: str | None = None,
         results: tuple[str, ...] = (),
         training: dict | None = None,
-        mode: str = "train",
-        weights: str | None = None,
     ):
         super().__init__(
             description=doc.split("\n\n    ")[0],
@@ -47,8 +43,6 @@ class Parser(argparse.ArgumentParser):
         self.save_dir = save_dir
         self.results = results
         self.training = training or {}
-        self.mode = mode
-        self.weights = weights
 
     def error(self, message):
         """For `main` to print, in one line instead of the whole usage."""
@@ -60,31 +54,6 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
         if action.default in (None, argparse.SUPPRESS) or action.nargs == 0:
             return action.help
         return f"{action.help} (default: %(default)s)"
-
-
-def build_study_parser(doc: str, save_dir: str, weights: str) -> Parser:
-    """The flags of a study of a trained model, to which it adds its own.
-
-    Args:
-        doc: The study's docstring: what it does, and examples.
-        save_dir: Where it writes to.
-        weights: The model file that it uses by default.
-    """
-    parser = Parser(doc, save_dir, mode="test", weights=weights)
-    parser.add_argument(
-        "-w",
-        "--weights",
-        metavar="FILE",
-        help=f"a trained model (default: {weights})",
-    )
-    parser.add_argument(
-        "--batch_size",
-        type=Training.kind_of("batch_size"),
-        metavar="N",
-        help="images that are computed at a time (default: 100)",
-    )
-    add_data_flags(parser)
-    return parser
 
 
 def add_modes(parser: Parser):
@@ -106,11 +75,6 @@ def add_modes(parser: Parser):
         help="train from the start where --save_dir holds a run already; the earlier "
         "run is there until the first epoch is finished",
     )
-    return group, modes
-
-
-def add_weights_flag(group) -> None:
-    """-w of a script that trains and tests, for the group of `add_modes`."""
     group.add_argument(
         "-w",
         "--weights",
@@ -119,6 +83,7 @@ def add_weights_flag(group) -> None:
         ".weights.h5 or .keras (default of -t, and wherever a model is only used: "
         "trained_model.h5 in --save_dir)",
     )
+    return group, modes
 
 
 def add_capsnet_flags(parser: Parser) -> None:
@@ -160,7 +125,6 @@ def add_capsnet_flags(parser: Parser) -> None:
         metavar="DIR",
         help="write that page into a folder, as files that any web host serves",
     )
-    add_weights_flag(group)
     group.add_argument(
         "--half",
         action="store_true",
@@ -209,9 +173,9 @@ def add_options(group, options: type[Checked], *names: str) -> None:
     for name in names:
         checks = options.checks_of(name)
         kind, more = checks["kind"], {"help": checks["help"]}
-        if isinstance(kind, Switch):
+        if kind is SWITCH:
             more["action"] = argparse.BooleanOptionalAction
-        elif isinstance(kind, Choice):
+        elif isinstance(kind, Kind):
             more["choices"] = kind.choices
         else:
             more |= {"type": kind, "metavar": kind.metavar}
@@ -261,7 +225,7 @@ def add_data_flags(parser: Parser) -> None:
     add_options(group, Data, "test_fraction", "grayscale")
     group.add_argument(
         "--image_size",
-        type=Sizes.each,
+        type=SIDE,
         nargs=2,
         metavar=("H", "W"),
         help="fit all images into H x W pixels, with their aspect kept "

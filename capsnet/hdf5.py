@@ -7,6 +7,7 @@ says so.
 
 import contextlib
 import io
+import itertools
 import json
 import os
 import re
@@ -189,21 +190,16 @@ def read_fitting(
     """
     pairs, kept, others = [], [], []
     for layer, datasets in _match_layers(model, file):
-        for part in parts_of(layer):
-            arrays, datasets = (
-                datasets[: len(part.weights)],
-                datasets[len(part.weights) :],
-            )
-            for array, weight in zip(arrays, part.weights):
-                _check_is_plain(array, f"{weight.name} of the layer {part.name}")
-            if all(
-                array.shape in (tuple(weight.shape), None)  # none: damaged
-                for array, weight in zip(arrays, part.weights)
-            ):
-                pairs += _read_layer(part, arrays)
-                kept.append(part)
-            else:
-                others.append(part)
+        for array, weight in zip(datasets, layer.weights):
+            _check_is_plain(array, f"{weight.name} of the layer {layer.name}")
+        if all(
+            array.shape in (tuple(weight.shape), None)  # none: damaged
+            for array, weight in zip(datasets, layer.weights)
+        ):
+            pairs += _read_layer(layer, datasets)
+            kept.append(layer)
+        else:
+            others.append(layer)
     if not kept:
         raise ModelFileError("expected a layer of the same shape, found none.")
     return pairs, kept, others
@@ -271,13 +267,11 @@ def _check_array(dataset, shape, kind, what):
 
 
 def _match_layers(model, file):
-    """Yields (layer, datasets) for each layer that has weights."""
-    layers = [layer for layer in model.layers if layer.weights]
+    """Yields (layer, datasets) for each layer of `parts_of` the model's layers."""
     if find(file, "layers") is not None:
-        folders = _keras3_folders(model.layers)
-        for layer in layers:
-            yield layer, _keras3_datasets(layer, file, folders)
+        yield from _match_keras3(model.layers, file, "layers")
         return
+    layers = [layer for layer in model.layers if layer.weights]
     group = find(file, "model_weights") or file
     names = _names(group, _LAYERS)
     names = [name for name in names if _names(find(group, name), _WEIGHTS)]
@@ -289,10 +283,28 @@ def _match_layers(model, file):
             f"found {len(names)} ({found})."
         )
     for layer, name in zip(layers, names):
-        part = find(group, name)
-        arrays = _names(part, _WEIGHTS)
+        group_of_layer = find(group, name)
+        arrays = [find(group_of_layer, n) for n in _names(group_of_layer, _WEIGHTS)]
         _check_count(len(arrays), layer)
-        yield layer, [find(part, array) for array in arrays]
+        rest = iter(arrays)
+        for part in parts_of(layer):
+            yield part, list(itertools.islice(rest, len(part.weights)))
+
+
+def _match_keras3(layers, file, parent):
+    """The same in Keras 3's layout: a group for each layer, its class, numbered."""
+    seen = {}
+    for layer in layers:
+        name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(layer).__name__).lower()
+        number = seen[name] = seen.get(name, -1) + 1
+        folder = f"{parent}/{name}_{number}" if number else f"{parent}/{name}"
+        if isinstance(layer, keras.Sequential):
+            yield from _match_keras3(layer.layers, file, f"{folder}/layers")
+        elif layer.weights:
+            variables = find(file, f"{folder}/vars")
+            found = len(variables) if isinstance(variables, h5py.Group) else 0
+            _check_count(found, layer)
+            yield layer, [find(variables, str(i)) for i in range(found)]
 
 
 def _check_count(found, layer):
@@ -309,27 +321,3 @@ def _names(group, attribute):
         return []
     names = group.attrs[attribute]
     return [name.decode() if isinstance(name, bytes) else name for name in names]
-
-
-def _keras3_folders(layers, parent="layers"):
-    """The HDF5 group of each layer in Keras 3's layout: its class, numbered."""
-    folders, seen = {}, {}
-    for layer in layers:
-        name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(layer).__name__).lower()
-        number = seen[name] = seen.get(name, -1) + 1
-        folders[layer] = f"{parent}/{name}_{number}" if number else f"{parent}/{name}"
-    return folders
-
-
-def _keras3_datasets(layer, file, folders):
-    folder = folders[layer]
-    if isinstance(layer, keras.Sequential):
-        inner = _keras3_folders(layer.layers, f"{folder}/layers")
-        parts = [_keras3_datasets(part, file, inner) for part in layer.layers]
-        return [dataset for part in parts for dataset in part]
-    if not layer.weights:
-        return []
-    variables = find(file, f"{folder}/vars")
-    found = len(variables) if isinstance(variables, h5py.Group) else 0
-    _check_count(found, layer)
-    return [find(variables, str(i)) for i in range(len(layer.weights))]

@@ -29,15 +29,9 @@ class Interrupted(BaseException):  # noqa: N818, no more an error than KeyboardI
         self.args = (message,)
 
 
-@contextlib.contextmanager
-def interruptible():
-    """Within it, SIGINT and SIGTERM raise `Interrupted`."""
-
-    def interrupt(number, frame):
-        raise Interrupted(number)
-
-    with handle_signals(interrupt):
-        yield
+def raise_interrupted(number, frame):
+    """Handles a signal, for `handle_signals`."""
+    raise Interrupted(number)
 
 
 @contextlib.contextmanager

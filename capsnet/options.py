@@ -3,7 +3,7 @@
 import argparse
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from capsnet.architecture import ARCHITECTURES, Architecture
@@ -58,46 +58,29 @@ class Number:
 
 
 @dataclasses.dataclass(frozen=True)
-class Choice:
+class Kind:
+    """Values that are no numbers: what is expected, a check, words to choose from."""
+
+    expected: str
+    accepts: Callable[[Any], bool]
+    choices: tuple[str, ...] | None = None
+
+
+def choice(choices: tuple[str, ...]) -> Kind:
     """One of some words."""
-
-    choices: tuple[str, ...]
-
-    @property
-    def expected(self) -> str:
-        return " or ".join(self.choices)
-
-    def accepts(self, value: Any) -> bool:
-        return value in self.choices
+    return Kind(" or ".join(choices), lambda value: value in choices, choices)
 
 
-class Text:
-    """A name or a path."""
-
-    expected = f"a text of at most {LONGEST_TEXT} characters"
-
-    def accepts(self, value: Any) -> bool:
-        return isinstance(value, str) and len(value) <= LONGEST_TEXT
-
-
-class Switch:
-    """True or false."""
-
-    expected = "true or false"
-
-    def accepts(self, value: Any) -> bool:
-        return type(value) is bool
-
-
-class Sizes:
-    """Height and width."""
-
-    expected = "two numbers of pixels"
-    each = Integer(1, 10000)
-
-    def accepts(self, value: Any) -> bool:
-        two = isinstance(value, tuple) and len(value) == 2
-        return two and all(map(self.each.accepts, value))
+SIDE = Integer(1, 10000)  # pixels
+SIZES = Kind(
+    "two numbers of pixels",
+    lambda v: isinstance(v, tuple) and len(v) == 2 and all(map(SIDE.accepts, v)),
+)
+SWITCH = Kind("true or false", lambda v: type(v) is bool)
+TEXT = Kind(
+    f"a text of at most {LONGEST_TEXT} characters",
+    lambda v: isinstance(v, str) and len(v) <= LONGEST_TEXT,
+)
 
 
 def _parse(kind: Integer | Number, number: type, text: str) -> int | float:
@@ -168,15 +151,15 @@ class Training(Checked):
 
     recipe: str = option(
         "seed",
-        Choice(RECIPE_NAMES),
+        choice(RECIPE_NAMES),
         "seed: as the older Keras scripts; modern: better in less time, by a learning "
         "rate that grows, then falls to zero, averaged weights and stronger changes of "
         "the images; pictures: for any other data, by how many images there are, with "
         "a network of small kernels (default: the model file's, else seed for MNIST, "
         "pictures for others)",
     )
-    network: str = option("capsnet", Choice(NETWORKS))
-    architecture: str = option("paper", Choice(tuple(ARCHITECTURES)))
+    network: str = option("capsnet", choice(NETWORKS))
+    architecture: str = option("paper", choice(tuple(ARCHITECTURES)))
     routings: int = option(
         3,
         Integer(1, 100),
@@ -194,7 +177,7 @@ class Training(Checked):
         "images in a step, and in a batch of the test (default: 100; pictures: 16 to "
         "100, by the number of images)",
     )
-    drop_remainder: bool = option(False, Switch())
+    drop_remainder: bool = option(False, SWITCH)
     lr: float = option(
         0.001,
         Number(),
@@ -253,23 +236,23 @@ class Training(Checked):
     )
     flip: bool = option(
         False,
-        Switch(),
+        SWITCH,
         "mirror every other image, at random, left to right (default: no)",
     )
     normalize: bool = option(
         False,
-        Switch(),
+        SWITCH,
         "let the network see images less their background's colour, or less the mean "
         "colour, over the deviation of the pixels (default: no; pictures: yes)",
     )
     balance: bool = option(
         False,
-        Switch(),
+        SWITCH,
         "draw every class as often, whatever its number of images (default: no)",
     )
     freeze: bool = option(
         False,
-        Switch(),
+        SWITCH,
         "leave the layers that are kept from -w FILE as they are, and train the others "
         "only, those that its shapes do not fit (default: no)",
     )
@@ -301,7 +284,7 @@ class Training(Checked):
     )
     precision: str = option(
         "float32",
-        Choice(PRECISIONS),
+        choice(PRECISIONS),
         "mixed_bfloat16 computes products in bfloat16, and norms, softmax and losses "
         "in float32: for GPUs with bfloat16 units; a CPU gains nothing, as the "
         "transformed convolution needs float32 (default: float32)",
@@ -333,11 +316,11 @@ class Training(Checked):
 class Data(Checked):
     """Which images; the arguments of `datasets.load_dataset`."""
 
-    dataset: str = option("mnist", Text())
-    data_dir: str | None = option(None, Text(), optional=True)
-    image_size: tuple[int, int] | None = option(None, Sizes(), optional=True)
+    dataset: str = option("mnist", TEXT)
+    data_dir: str | None = option(None, TEXT, optional=True)
+    image_size: tuple[int, int] | None = option(None, SIZES, optional=True)
     grayscale: bool = option(
-        False, Switch(), "make colour images grey (default: the model file's, else no)"
+        False, SWITCH, "make colour images grey (default: the model file's, else no)"
     )
     test_fraction: float = option(
         0.2,

@@ -282,23 +282,17 @@ def list_classes(folder: str | os.PathLike[str]) -> dict[str, list[Path]]:
             elif not file.is_dir():
                 skipped[suffix or "no extension"] += 1
     if not any(classes.values()):
-        raise DataError(
-            one_line(f"{folder}: expected a sub-folder of pictures for each class")
-        )
+        raise DataError(f"{folder}: expected a sub-folder of pictures for each class")
     for name, files in classes.items():
         if not is_class_name(name):
-            raise DataError(
-                one_line(f"{folder / name}: expected a name of printable characters")
-            )
+            raise DataError(f"{folder / name}: expected a name of printable characters")
         if not files:
             raise DataError(
-                one_line(
-                    f"{folder / name}: class folder without a picture "
-                    f"({', '.join(EXTENSIONS)})"
-                )
+                f"{folder / name}: class folder without a picture "
+                f"({', '.join(EXTENSIONS)})"
             )
     if len(classes) == 1:
-        raise DataError(one_line(f"{folder}: expected at least 2 class folders, got 1"))
+        raise DataError(f"{folder}: expected at least 2 class folders, got 1")
     if skipped:
         counts = [f"{n} {suffix}" for suffix, n in skipped.most_common(5)]
         warn(

@@ -9,7 +9,7 @@ import numpy as np
 
 import utils
 from capsnet.datasets import Dataset
-from capsnet.run_folder import RunFolder, replace_file, write_csv
+from capsnet.run_folder import RunFolder, draw, write_csv
 from capsnet.task import said
 
 FILES = ("test.csv", "real_and_recon.png", "errors.png", "confusion.png")
@@ -97,7 +97,7 @@ def write_report(
     drawn = reconstruct(images)
     n = len(some)
     pair = images[:n], drawn[:n]
-    _write(folder, "real_and_recon.png", utils.plot_reconstructions, *pair)
+    draw(folder.file("real_and_recon.png"), utils.plot_reconstructions, *pair)
     if len(worst):
         titles = [
             f"true {utils.shorten(known[i], 12)}\n"
@@ -111,14 +111,14 @@ def write_report(
             "over their reconstructions, with the length of the longest capsule"
         )
         pairs = np.concatenate([images[n:], drawn[n:]], axis=1)
-        _write(folder, "errors.png", utils.plot_sheet, pairs, titles, title)
+        draw(folder.file("errors.png"), utils.plot_sheet, pairs, titles, title)
     else:  # those of an earlier model would mislead
         with contextlib.suppress(FileNotFoundError):
             os.remove(folder.file("errors.png"))
     if not data.multi_label:
         indices = truth.argmax(axis=1), predicted.argmax(axis=1)
         matrix = confusion_matrix(*indices, len(names))
-        _write(folder, "confusion.png", utils.plot_confusion, matrix, names)
+        draw(folder.file("confusion.png"), utils.plot_confusion, matrix, names)
 
 
 def describe_classes(truth: np.ndarray, predicted: np.ndarray, names: list[str]) -> str:
@@ -175,12 +175,4 @@ def _write_rows(data, known, guesses, lengths, folder: RunFolder) -> None:
     ]
     path = folder.file("test.csv")
     write_csv(path, rows)
-    print("Wrote", path)
-
-
-def _write(folder: RunFolder, name: str, plot, *arguments) -> None:
-    """Draws a picture into the folder."""
-    path = folder.file(name)
-    with replace_file(path) as temporary:
-        plot(*arguments, temporary)
     print("Wrote", path)

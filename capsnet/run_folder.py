@@ -135,7 +135,10 @@ def replace_file(path: str):
         with open(temporary, "r+b") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
-        _sync_folder(folder)
+        if os.name == "posix":  # makes the rename last; others open no folders
+            descriptor = os.open(folder, os.O_RDONLY)
+            os.fsync(descriptor)
+            os.close(descriptor)
     except BaseException as error:
         with contextlib.suppress(OSError):
             os.remove(temporary)
@@ -143,6 +146,13 @@ def replace_file(path: str):
             reason = error.strerror or error
             raise OSError(f"{path}: cannot be written: {reason}") from error
         raise
+
+
+def draw(path: str, plot, *arguments) -> None:
+    """Writes a picture by a function of `utils`, and says so."""
+    with replace_file(path) as temporary:
+        plot(*arguments, temporary)
+    print("Wrote", path)
 
 
 def is_new_or_empty(folder: str) -> bool:
@@ -167,16 +177,6 @@ def new_folder(folder: str):
         if os.path.isdir(folder):  # Windows renames to names that are free
             os.rmdir(folder)
         os.replace(path, folder)
-
-
-def _sync_folder(folder: str) -> None:
-    """Makes a rename last, where the system opens folders."""
-    if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def write_csv(path: str, rows: list[dict]) -> None:

@@ -96,12 +96,12 @@ def check_data(data: datasets.Dataset, options: Options) -> None:
         UsageError, datasets.DataError: If something does not.
     """
     info = options.info
-    testing = options.mode == "test"
-    if not testing:
+    if options.mode == "train":
         check_training_set(data, options)
-    trained = info.get("split") if testing else None
+        return
+    trained = info.get("split") or {}
     # Files of earlier versions know the names alone.
-    known = [key for key in ("digest", "contents") if trained and key in trained]
+    known = [key for key in ("digest", "contents") if key in trained]
     if data.split and any(trained[key] != data.split[key] for key in known):
         raise UsageError(
             f"{options.data.dataset}: expected the files of the training, of which a "
@@ -109,16 +109,13 @@ def check_data(data: datasets.Dataset, options: Options) -> None:
             "test/ beside train/"
         )
     counts = {None: None, False: ["one"], True: ["any number"]}
+    labels = counts[info.get("multi_label")], counts[data.multi_label]
     for what, expected, received in (
         ("input_shape", info.get("input_shape"), list(data.test[0].shape[1:])),
         ("class_names", info.get("class_names"), data.class_names),
-        (
-            "labels of an image",
-            counts[info.get("multi_label")],
-            counts[data.multi_label],
-        ),
+        ("labels of an image", *labels),
     ):
-        if testing and expected not in (None, received):
+        if expected not in (None, received):
             raise UsageError(
                 f"{what}: expected {shorten(expected)} of {options.weights}, "
                 f"received {shorten(received)} of {options.data.dataset}"

@@ -13,7 +13,7 @@ import utils
 from capsnet import backend, callbacks, datasets, photos, run_folder
 from capsnet.augmentation import Affine
 from capsnet.batches import ShiftedBatches
-from capsnet.callbacks import Record, StopOnSignal
+from capsnet.callbacks import Run, StopOnSignal
 from capsnet.interrupts import handle_signals
 from capsnet.options import Options, Training
 from capsnet.recipes import make_schedule
@@ -72,7 +72,7 @@ def train(
     task.compile(model, make_optimizer(training, len(batches)))
     if options.show_batch:
         draw_batch(batches, data.class_names, options.folder.file("batch.png"))
-    fit(model, batches, held_out, task, info, data.digest(), options)
+    fit(model, Run(options, task, batches, held_out, info, data.digest()))
 
 
 def draw_batch(batches: ShiftedBatches, class_names: list[str], path: str) -> None:
@@ -90,9 +90,8 @@ def draw_batch(batches: ShiftedBatches, class_names: list[str], path: str) -> No
         labels.extend(y)
     titles = [utils.shorten(name_all(class_names, row > 0.5)) for row in labels[:SHOWN]]
     title = f"The first images of epoch {batches.epoch + 1}, changed as the flags say"
-    with run_folder.replace_file(path) as temporary:
-        utils.plot_sheet(np.stack(images[:SHOWN]), titles, title, temporary)
-    print("Wrote", path)
+    shown = np.stack(images[:SHOWN])
+    run_folder.draw(path, utils.plot_sheet, shown, titles, title)
 
 
 def make_affine(training: Training) -> Affine | None:
@@ -109,29 +108,11 @@ def make_optimizer(training: Training, steps_per_epoch: int) -> keras.Optimizer:
     return backend.adam(rate, use_ema=bool(training.ema), ema_momentum=training.ema)
 
 
-def fit(
-    model: keras.Model,
-    batches: ShiftedBatches,
-    held_out: dict[str, tuple[list, list]],
-    task: Task,
-    info: dict,
-    digest: str,
-    options: Options,
-) -> None:
+def fit(model: keras.Model, run: Run) -> None:
     """Trains a compiled model, from the start or from where its run ended; saves it.
 
     On return the model has the weights of the last epoch or, if a set "val" is held
     out, those of the epoch with the best accuracy on it.
-
-    Args:
-        model: A compiled model.
-        batches: The training data.
-        held_out: For each set to evaluate, by the prefix of its columns in the log:
-            the model's inputs, and what to compare its outputs with.
-        task: What the model is trained for.
-        info: What the model file says about itself.
-        digest: Of the data, so that a run goes on with what it was begun with.
-        options: How, and where to.
 
     Raises:
         DivergedError: If a loss is not finite, or all outputs are alike.
@@ -139,21 +120,19 @@ def fit(
         ModelFileError: If the run state to go on from does not fit.
         OSError: If a file cannot be written.
     """
-    training, folder = options.training, options.folder
+    training, folder = run.options.training, run.options.folder
     folder.remove_leftovers()
-    record = Record()
-    if options.begun is not None:
-        columns = log_columns(task.columns(model), held_out)
-        record = restore(model, columns, digest, options)
-    check_space(model, record, "val" in held_out, options)
-    loop = make_callbacks(model, batches, held_out, task, info, digest, record, options)
-    done = record.reached(training.stop_at, training.patience)
+    if run.options.begun is not None:
+        restore(model, run)
+    check_space(model, run)
+    loop = make_callbacks(model, run)
+    done = run.reached(training.stop_at, training.patience)
     stop = StopOnSignal()
     with handle_signals(stop.take_note):
         model.fit(
-            batches,
-            initial_epoch=len(record.rows),
-            epochs=len(record.rows) if done else training.epochs,
+            run.batches,
+            initial_epoch=len(run.rows),
+            epochs=len(run.rows) if done else training.epochs,
             shuffle=False,
             callbacks=[*loop, stop],
             # A bar that moves on a terminal, a line an epoch in a file.
@@ -161,35 +140,32 @@ def fit(
         )
     stop.check()  # a signal may have come after the last epoch
     if training.stop_at is not None:
-        how = "" if record.reached(training.stop_at) else "not "
+        how = "" if run.reached(training.stop_at) else "not "
         print(
             f"Validation accuracy of {training.stop_at:g} {how}reached after epoch "
-            f"{len(record.rows)}."
+            f"{len(run.rows)}."
         )
-    if record.best_weights is not None:
-        model.set_weights(record.best_weights)
-        epoch = record.best_epoch
+    if run.best_weights is not None:
+        model.set_weights(run.best_weights)
+        epoch = run.best_epoch
         print(f"Taking the weights of epoch {epoch}, the best in validation.")
-    save_model(model, folder.file(run_folder.MODEL), info)
+    save_model(model, folder.file(run_folder.MODEL), run.info)
     for name in (run_folder.LOG, "log.png", run_folder.MODEL):
         print("Wrote", folder.file(name))
 
 
-def make_callbacks(
-    model, batches, held_out, task, info, digest, record, options
-) -> list[keras.callbacks.Callback]:
-    """What `fit` does around its steps, in this order; its arguments, and a record."""
-    training = options.training
+def make_callbacks(model: keras.Model, run: Run) -> list[keras.callbacks.Callback]:
+    """What `fit` does around its steps, in this order."""
+    training = run.options.training
     made = [
-        keras.callbacks.LambdaCallback(on_epoch_begin=batches.set_epoch),
+        keras.callbacks.LambdaCallback(on_epoch_begin=run.batches.set_epoch),
         callbacks.Progress(),  # before the evaluation, so that its time is training
-        callbacks.StopOnNaN(record, options),
-        callbacks.Evaluate(record, options, batches, held_out, task),
-        callbacks.KeepBest(record, options),
-        callbacks.SaveState(record, options, info, digest),
-        callbacks.WriteLog(record, options),
-        callbacks.StopAtGoal(record, options),
-        callbacks.StopWhenStuck(record, options),
+        callbacks.StopOnNaN(run),
+        callbacks.Evaluate(run),
+        callbacks.KeepBest(run),
+        callbacks.SaveState(run),
+        callbacks.WriteLog(run),
+        callbacks.StopEarly(run),
     ]
     for callback in made:
         # Their work after a step may wait until the step's losses are there, while the
@@ -201,10 +177,9 @@ def make_callbacks(
             lambda epoch: training.lr * training.lr_decay**epoch
         )
         made.insert(0, rates)
-    if options.debug:
-        made.append(
-            keras.callbacks.TensorBoard(options.folder.file("tensorboard-logs"))
-        )
+    if run.options.debug:
+        folder = run.options.folder
+        made.append(keras.callbacks.TensorBoard(folder.file("tensorboard-logs")))
     return made
 
 
@@ -216,57 +191,51 @@ def log_columns(measured: dict[str, str], held_out: dict) -> list[str]:
     return columns
 
 
-def restore(
-    model: keras.Model, columns: list[str], digest: str, options: Options
-) -> Record:
+def restore(model: keras.Model, run: Run) -> None:
     """Goes back to the end of the last finished epoch, and rewrites the log.
 
     Raises:
         ModelFileError: If the run state is damaged, or of other data.
     """
-    folder = options.folder
+    folder = run.options.folder
     path = folder.file(run_folder.STATE)
-    run, best_weights = load_run(model, path)
-    rows = run["rows"]
+    state, run.best_weights = load_run(model, path)
+    rows, run.best_epoch = state["rows"], state["best_epoch"]
+    columns = log_columns(run.task.columns(model), run.held_out)
     if list(rows[0]) != columns:
         raise ModelFileError(
             f"{path}: expected a log with the columns {', '.join(columns)}, "
             f"found {', '.join(rows[0])[:300]}."
         )
-    if run != options.begun:
+    if state != run.options.begun:
         raise ModelFileError(
             f"{path}: expected the state that was there at the start, another "
             "run has replaced it"
         )
-    if run["digest"] != digest:
+    if state["digest"] != run.digest:
         raise ModelFileError(
             f"{path}: expected the images and labels that the run was begun "
             "with, received others."
         )
     # The run may have ended between its state and what follows.
-    if run["overwrite"] and not _log_is_written(rows, folder):
-        folder.remove_earlier_run()
+    if state["overwrite"]:
+        written = run_folder.read_csv(folder.file(run_folder.LOG))
+        if written != [{k: str(v) for k, v in row.items()} for row in rows]:
+            folder.remove_earlier_run()
     callbacks.write_log(rows, folder)
-    return Record(rows, run["best_epoch"], best_weights)
+    run.rows = rows
 
 
-def _log_is_written(rows: list[dict], folder: run_folder.RunFolder) -> bool:
-    """Whether log.csv is that of the run state."""
-    written = run_folder.read_csv(folder.file(run_folder.LOG))
-    return written == [{k: str(v) for k, v in row.items()} for row in rows]
-
-
-def check_space(
-    model: keras.Model, record: Record, validates: bool, options: Options
-) -> None:
+def check_space(model: keras.Model, run: Run) -> None:
     """Finds out before the first epoch whether there is room for its state.
 
     Raises:
         OSError: If there is not.
     """
-    copies = 3 + validates  # weights, Adam's moments, best weights
+    options = run.options
+    copies = 3 + ("val" in run.held_out)  # weights, Adam's moments, best weights
     copies += 2 * bool(options.training.ema)  # the averages, twice
-    files = 1 if record.rows else 2  # the state, and the next one beside it
+    files = 1 if run.rows else 2  # the state, and the next one beside it
     needed = files * copies * 4 * model.count_params()
     free = shutil.disk_usage(options.folder.path).free
     if free < needed:

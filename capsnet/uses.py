@@ -3,12 +3,13 @@
 import argparse
 import os
 from collections.abc import Callable
+from pathlib import Path
 
 import keras
 
 from capsnet import datasets, session
 from capsnet.classify import classify
-from capsnet.errors import one_line
+from capsnet.errors import UsageError, one_line
 from capsnet.explain import explain
 from capsnet.explore import (
     LOOKED_AT,
@@ -16,15 +17,14 @@ from capsnet.explore import (
     SOURCES,
     Shown,
     build_page,
-    check_page_folder,
     load_test_images,
-    write_page,
 )
 from capsnet.export import check_export, export_model
 from capsnet.flags import TWO_DIGITS
 from capsnet.options import Options, Training
 from capsnet.page_server import serve
 from capsnet.pictures import read_image
+from capsnet.run_folder import is_new_or_empty, new_folder
 from capsnet.weights import ModelFileError, load_weights, read_info
 
 # What is known of a weights file that says nothing about itself.
@@ -49,8 +49,10 @@ def use_model(
     """
     if own.export:
         check_export(own.export, own.half)
-    if own.export_page:
-        check_page_folder(own.export_page)
+    if own.export_page and not is_new_or_empty(own.export_page):
+        raise UsageError(
+            f"--export_page: expected a new or empty folder, received {own.export_page}"
+        )
     info = {**MNIST_INFO, **options.info}
     pictures = [read_image(path, info["input_shape"][2]) for path in own.predict or ()]
     models = open_model(build, options.weights, info, options.training)
@@ -65,7 +67,9 @@ def use_model(
         shown = Shown(models[0], info, title, load_test_images(info, LOOKED_AT))
         page = build_page(shown, find_two_digits(build, info))
         if own.export_page:
-            write_page(page, own.export_page)
+            with new_folder(own.export_page) as folder:
+                for name, content in page.items():
+                    Path(folder, name).write_bytes(content)
             print("Wrote", own.export_page)
         else:
             serve(page)

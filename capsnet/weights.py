@@ -11,7 +11,7 @@ import numpy as np
 from capsnet import hdf5, run_folder
 from capsnet.errors import is_class_name
 from capsnet.hdf5 import ModelFileError
-from capsnet.options import Data, Integer, Number, Sizes, Text, Training
+from capsnet.options import SIDE, TEXT, Data, Integer, Number, Training
 
 FORMAT_VERSION = 2
 _ATTRIBUTE = "capsnet"  # holds the version and, in version 1, the info
@@ -265,13 +265,10 @@ def _read_info(file):
 
 
 _FINITE = Number(-1e300, 1e300)
-_SIZE = Sizes.each
 
 
 def _is_sizes(value, n: int) -> bool:
-    return (
-        isinstance(value, list) and len(value) == n and all(map(_SIZE.accepts, value))
-    )
+    return isinstance(value, list) and len(value) == n and all(map(SIDE.accepts, value))
 
 
 def _is_normalization(value) -> bool:
@@ -309,8 +306,8 @@ _INFO_CHECKS = {
     "image_size": lambda v: v is None or _is_sizes(v, 2),
     "grayscale": Data.kind_of("grayscale").accepts,
     "split": lambda v: v is None or _is_split(v),
-    "frozen": lambda v: isinstance(v, list) and all(map(Text().accepts, v)),
+    "frozen": lambda v: isinstance(v, list) and all(map(TEXT.accepts, v)),
     "normalization": lambda v: v is None or _is_normalization(v),
     "border_brightness": _FINITE.accepts,
-    "digit_box": lambda v: v is None or _SIZE.accepts(v),
+    "digit_box": lambda v: v is None or SIDE.accepts(v),
 }

@@ -59,7 +59,7 @@ from capsnet import command_line, datasets, flags, run_folder, session
 from capsnet.backend import input_gradient
 from capsnet.errors import UsageError
 from capsnet.flags import Parser
-from capsnet.options import Integer, Number, Options
+from capsnet.options import Integer, Number, Options, Training
 from capsnet.predict import predict
 from capsnet.weights import load_weights
 from capsulenet import margin_loss
@@ -320,7 +320,22 @@ def run(options: Options, own: argparse.Namespace) -> None:
 
 def build_parser() -> Parser:
     """The command line."""
-    parser = flags.build_study_parser(__doc__, FOLDER, flags.PRETRAINED)
+    parser = Parser(__doc__, FOLDER)
+    parser.set_defaults(testing=True)
+    parser.add_argument(
+        "-w",
+        "--weights",
+        default=flags.PRETRAINED,
+        metavar="FILE",
+        help="a trained model",
+    )
+    parser.add_argument(
+        "--batch_size",
+        type=Training.kind_of("batch_size"),
+        metavar="N",
+        help="images that are computed at a time (default: 100)",
+    )
+    flags.add_data_flags(parser)
     parser.add_argument(
         "--attack",
         choices=tuple(FLAGS),

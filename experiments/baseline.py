@@ -101,8 +101,7 @@ def build_parser() -> Parser:
     """The command line."""
     folder = os.path.join("result", "baseline")
     parser = Parser(__doc__, folder, training=WITHOUT_CAPSULES)
-    group, _ = flags.add_modes(parser)
-    flags.add_weights_flag(group)
+    flags.add_modes(parser)
     flags.add_training_flags(parser)
     flags.add_data_flags(parser)
     return parser

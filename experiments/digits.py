@@ -57,7 +57,6 @@ def build_parser(
     moves |= {"rotation": 0.0, "zoom": 0.0, "shear": 0.0, "normalize": False}
     parser = Parser(doc, save_dir, results, moves | training)
     group, _ = flags.add_modes(parser)
-    flags.add_weights_flag(group)
     group.add_argument(
         "--network",
         choices=networks,

@@ -349,6 +349,16 @@ def on_step(monkeypatch):
     return on_step
 
 
+def a_run(rows=(), **found):
+    """A training in the folder `run` that has found so much, without a network."""
+    from capsnet.callbacks import Run
+    from capsnet.options import Options
+    from capsnet.run_folder import RunFolder
+
+    options = Options(RunFolder("run"))
+    return Run(options, None, None, {}, {}, "digest", list(rows), **found)
+
+
 @pytest.fixture(scope="session")
 def published():
     """The published model of a digit, from images to lengths and reconstructions."""

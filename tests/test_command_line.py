@@ -14,6 +14,7 @@ import keras
 import numpy as np
 import pytest
 from conftest import (
+    a_run,
     assert_picture,
     main,
     quiet_main,
@@ -192,17 +193,17 @@ def test_debug_writes_tensorboard_logs(continued):
 
 @pytest.mark.parametrize(("name", "best"), [("val", 2), ("test", None)])
 def test_best_is_the_first_of_the_best_in_validation(name, best):
-    record = callbacks.Record()
-    keep = callbacks.KeepBest(record, Options(RunFolder("run")))
+    run = a_run()
+    keep = callbacks.KeepBest(run)
     for epoch, accuracy in enumerate((0.5, 0.7, 0.7, 0.6)):
         others = {"accuracy": 1 - accuracy, "test_accuracy": 1 - accuracy}
-        record.rows.append({**others, f"{name}_accuracy": accuracy})
+        run.rows.append({**others, f"{name}_accuracy": accuracy})
         weights = partial(str, f"weights of epoch {epoch + 1}")
         optimizer = SimpleNamespace(use_ema=False)
         keep.set_model(SimpleNamespace(get_weights=weights, optimizer=optimizer))
         keep.on_epoch_end(epoch)
-    assert record.best_epoch == best
-    assert record.best_weights == (f"weights of epoch {best}" if best else None)
+    assert run.best_epoch == best
+    assert run.best_weights == (f"weights of epoch {best}" if best else None)
 
 
 # Devices and memory.

@@ -1,7 +1,6 @@
 """explore.py: the files of the page, and its JavaScript against Keras and Pillow."""
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -217,18 +216,6 @@ def test_without_the_data_there_are_no_test_images(monkeypatch):
 
     monkeypatch.setattr(explore, "load_dataset", fail)
     assert explore.load_test_images(INFO, 9) is None
-
-
-def test_the_page_is_written_whole(tmp_path):
-    files = {"index.html": b"x", "weights.bin": b"\0"}
-    (tmp_path / "empty").mkdir()
-    for folder in ("empty", "new/page"):
-        explore.write_page(files, str(tmp_path / folder))
-        found = {p.name: p.read_bytes() for p in (tmp_path / folder).iterdir()}
-        assert found == files
-    assert sorted(os.listdir(tmp_path)) == ["empty", "new"]  # nothing temporary
-    with pytest.raises(UsageError, match="expected a new or empty folder, received"):
-        explore.check_page_folder(str(tmp_path / "empty"))
 
 
 def test_an_installation_has_no_page(monkeypatch, tmp_path, published):

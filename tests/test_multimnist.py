@@ -127,7 +127,7 @@ def test_no_test_digit_is_trained_on_and_no_training_digit_tested(
     monkeypatch.setattr(
         training,
         "fit",
-        lambda model, batches, held_out, *rest: seen.update(b=batches, h=held_out),
+        lambda model, run: seen.update(b=run.batches, h=run.held_out),
     )
     argv = ["--network", "baseline", "--validation_size", "10", "--batch_size", "10"]
     options, _ = command_line.read_options(

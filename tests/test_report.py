@@ -9,7 +9,7 @@ from conftest import ROOT, assert_picture, read_rows, refuse
 from PIL import Image
 
 import utils
-from capsnet import report
+from capsnet import report, run_folder
 from capsnet.datasets import Dataset
 from capsnet.flags import PRETRAINED
 from capsnet.run_folder import RunFolder
@@ -123,7 +123,7 @@ def test_images_of_all_classes_are_shown(tmp_path, monkeypatch):
     data = make_data(labels, ["a", "b", "c"])
     shown = []
     monkeypatch.setattr(utils, "plot_reconstructions", lambda x, *more: shown.append(x))
-    monkeypatch.setattr(report, "replace_file", contextlib.nullcontext)
+    monkeypatch.setattr(run_folder, "replace_file", contextlib.nullcontext)
     report.write_report(data, labels, lambda x: x, RunFolder(tmp_path))
     (images,) = shown
     x = data.test[0]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from capsnet.run_folder import replace_file
+from capsnet.run_folder import is_new_or_empty, new_folder, replace_file
 
 
 def put(path, text):
@@ -53,3 +53,24 @@ def test_a_name_without_a_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     put("log.csv", "new")
     assert os.listdir() == ["log.csv"]
+
+
+@pytest.mark.parametrize("name", ["empty", "new/page"])
+def test_a_folder_is_there_with_all_its_files_or_not_at_all(tmp_path, name):
+    (tmp_path / "empty").mkdir()
+    folder = tmp_path / name
+    assert is_new_or_empty(str(folder))
+
+    def fail():
+        with new_folder(str(folder)) as written:
+            Path(written, "a part").write_bytes(b"x")
+            raise OSError("disk full")
+
+    pytest.raises(OSError, fail)
+    assert is_new_or_empty(str(folder))
+    with new_folder(str(folder)) as written:
+        Path(written, "index.html").write_bytes(b"x")
+    assert (folder / "index.html").read_bytes() == b"x"
+    assert not is_new_or_empty(str(folder))
+    kept = {"empty", Path(name).parts[0]}
+    assert set(os.listdir(tmp_path)) == kept  # nothing temporary

@@ -5,16 +5,14 @@ import threading
 import keras
 import numpy as np
 import pytest
-from conftest import read_log, read_weights, without_times
+from conftest import a_run, read_log, read_weights, without_times
 from keras import ops
 
 import capsulenet
 from capsnet import backend, callbacks
-from capsnet.callbacks import Record, averaged
+from capsnet.callbacks import averaged
 from capsnet.interrupts import Interrupted
-from capsnet.options import Options
 from capsnet.predict import predict
-from capsnet.run_folder import RunFolder
 from capsnet.weights import load_weights
 
 
@@ -88,7 +86,7 @@ def test_averaged_gives_the_weights_back_bit_for_bit():
 def test_the_goal_is_one_of_the_validation_set():
     def reached(stop_at, accuracy):
         others = {"accuracy": 1 - accuracy, "test_accuracy": 1 - accuracy}
-        return Record([{"val_accuracy": accuracy, **others}]).reached(stop_at)
+        return a_run([{"val_accuracy": accuracy, **others}]).reached(stop_at)
 
     assert reached(0.9, 0.9) and reached(0.9, 0.95)
     assert not reached(0.9, 0.8999) and not reached(0.9, 0.05)
@@ -97,10 +95,10 @@ def test_the_goal_is_one_of_the_validation_set():
 
 def test_patience_counts_the_epochs_since_the_best():
     rows = [{"val_accuracy": accuracy} for accuracy in (0.5, 0.8, 0.7, 0.8)]
-    record = Record(rows, best_epoch=2)
-    assert record.reached(None, patience=2) and not record.reached(None, patience=3)
-    assert record.reached(0.8, patience=9) and not record.reached(0.9, patience=9)
-    assert not Record().reached(0.5, patience=1)
+    run = a_run(rows, best_epoch=2)
+    assert run.reached(None, patience=2) and not run.reached(None, patience=3)
+    assert run.reached(0.8, patience=9) and not run.reached(0.9, patience=9)
+    assert not a_run().reached(0.5, patience=1)
 
 
 @pytest.mark.slow
@@ -130,7 +128,7 @@ def test_a_step_waits_for_the_losses_of_the_one_before_only_on_tensorflow(
 
 
 def test_the_first_step_whose_loss_is_no_number_is_named():
-    stop = callbacks.StopOnNaN(Record(), Options(RunFolder("run")))
+    stop = callbacks.StopOnNaN(a_run())
     stop.on_epoch_begin(2)
     for batch in (0, 3, 2):  # threads may come late
         loss = 0.5 if batch < 2 else float("nan")
@@ -147,8 +145,7 @@ def test_the_first_step_whose_loss_is_no_number_is_named():
     + [(False, 9, 900, False)],
 )
 def test_a_network_that_learns_nothing_is_given_up(stuck, epoch, steps, ends):
-    record = Record([{}] * (epoch + 1), stuck=stuck)
-    stop = callbacks.StopWhenStuck(record, Options(RunFolder("run")))
+    stop = callbacks.StopEarly(a_run([{}] * (epoch + 1), stuck=stuck))
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
     model.compile(backend.adam(0.1), "mse")
     model.optimizer.iterations.assign(steps)

@@ -527,7 +527,8 @@ def test_an_array_that_does_not_fit_late_in_the_file_changes_nothing(network, co
         file["decoder"][name] = np.zeros(100, "float32")
     message = refused(network, str(copy))
     assert (
-        "expected shape (784,) for bias of the layer decoder, found (100,)" in message
+        "expected shape (784,) for bias of the layer decoder_out, found (100,)"
+        in message
     )
 
 

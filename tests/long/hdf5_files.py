@@ -110,27 +110,25 @@ class _Enough(Exception):  # noqa: N818, no error
 
 def _write_run(model, loop, name):
     """Writes the files in place of the training."""
-    evaluate, save = (
-        next(c for c in loop if isinstance(c, kind))
-        for kind in (callbacks.Evaluate, callbacks.SaveState)
-    )
+    save = next(c for c in loop if isinstance(c, callbacks.SaveState))
+    run = save.run
     for i, weight in enumerate(model.weights):
         weight.assign(np.full(weight.shape, number(i)))
     for variable, value in numbered_state(model):
         variable.assign(np.full(variable.shape, value))
-    columns = training.log_columns(evaluate.task.columns(model), evaluate.held_out)
+    columns = training.log_columns(run.task.columns(model), run.held_out)
     for n in (1, 2):
-        save.record.rows.append({**dict.fromkeys(columns, 0.5 / n), "epoch": n})
-    if "val" in evaluate.held_out:
-        save.record.best_epoch, save.record.best_weights = 2, model.get_weights()
+        run.rows.append({**dict.fromkeys(columns, 0.5 / n), "epoch": n})
+    if "val" in run.held_out:
+        run.best_epoch, run.best_weights = 2, model.get_weights()
     save.set_model(model)
     save.on_epoch_end(1)
-    os.rename(save.options.folder.file("run_state.h5"), f"{name}.h5")
+    os.rename(run.options.folder.file("run_state.h5"), f"{name}.h5")
     if name == "run":
-        save_model(model, "ours.h5", save.info)
+        save_model(model, "ours.h5", run.info)
         model.save_weights("keras3.weights.h5")
     if name == "modern":
-        save_model(model, "recipe.h5", save.info)
+        save_model(model, "recipe.h5", run.info)
     raise _Enough
 
 
@@ -205,8 +203,8 @@ def read(options, own) -> None:
     def trained(model, *rest, callbacks, **kwargs):
         check_network(model, options)
         if options.begun is not None:
-            (record,) = (c.record for c in callbacks if type(c).__name__ == "SaveState")
-            check_run(model, record, options)
+            (run,) = (c.run for c in callbacks if type(c).__name__ == "SaveState")
+            check_run(model, run)
         raise _Enough
 
     def used(model, *rest):
@@ -246,15 +244,15 @@ def check_numbers(what: str, array: np.ndarray, right: float) -> None:
         raise WrongLoadError(f"{what}: {array.flat[0]}")
 
 
-def check_run(model, record, options) -> None:
-    rows = record.rows
+def check_run(model, run) -> None:
+    rows, options = run.rows, run.options
     if [row["epoch"] for row in rows] != list(range(1, len(rows) + 1)):
         raise WrongLoadError(f"epochs {[row['epoch'] for row in rows]}")
     if options.folder.finished != len(rows) or options.training.epochs < len(rows):
         raise WrongLoadError(f"{len(rows)} of {options.training.epochs} epochs")
     if not all(np.isfinite(list(row.values())).all() for row in rows):
         raise WrongLoadError("a row that is not finite")
-    for weight, best in zip(model.weights, record.best_weights or model.get_weights()):
+    for weight, best in zip(model.weights, run.best_weights or model.get_weights()):
         if best.shape != tuple(weight.shape) or not np.isfinite(best).all():
             raise WrongLoadError(f"best weights: {best.shape}, or not finite")
     for i, (variable, right) in enumerate(numbered_state(model)):

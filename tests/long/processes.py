@@ -214,7 +214,7 @@ class _Hooks:
 
         callbacks.Evaluate.on_epoch_begin = on_epoch_begin
         callbacks.StopOnNaN.on_train_batch_end = on_train_batch_end
-        run_folder.replace_file = capsulenet.replace_file = told_replace_file
+        run_folder.replace_file = told_replace_file
         builtins.open = told_open
         os.fsync, os.replace, os.remove = told_fsync, told_replace, told_remove
         self.tell("start")
