@@ -181,7 +181,12 @@ def options_from_json(values: dict, folder: RunFolder, path: str) -> Options:
 
 
 def _begin(parser: Parser, given: dict, mode: str) -> Options:
-    """The options of a new run, of a test or of the use of a model."""
+    """The options of a new run, of a test or of the use of a model.
+
+    What no flag says is, in this order, as the model file has it (what its network
+    needs), as the script has it, or as the recipe has it: that of the model file or, if
+    there is none, `seed` for MNIST and `pictures` for other data.
+    """
     save_dir = given.get("save_dir") or parser.save_dir
     weights = given.get("weights")
     if mode != "train" and weights is None:
