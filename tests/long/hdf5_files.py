@@ -20,7 +20,7 @@ import keras
 import numpy as np
 
 import capsulenet
-from capsnet import callbacks, command_line, training
+from capsnet import callbacks, command_line, training, uses
 from capsnet.weights import _optimizer_state, save_model
 from tests.long.cases import EXACT, WrongLoadError
 from tests.long.kind_image import picture
@@ -85,8 +85,8 @@ def valid_files() -> dict[str, bytes]:
 def _write_files() -> None:
     Path("own.npz").write_bytes(own_data())
     for name, argv in {
-        "run": [],
-        "best": ["--validation_size", "4", "--ema", "0.9"],
+        "run": ["--recipe", "seed"],
+        "best": ["--recipe", "seed", "--validation_size", "4", "--ema", "0.9"],
         "modern": ["--recipe", "modern"],
     }.items():
         keras.Model.fit = lambda model, *args, name=name, callbacks, **kwargs: (
@@ -212,7 +212,7 @@ def read(options, own) -> None:
         raise _Enough
 
     keras.Model.fit = trained
-    capsulenet.test = capsulenet.classify = used
+    capsulenet.test = uses.classify = used
     for name in options.info.get("class_names", ()):
         name.encode()
     # A terminal does not take everything either.
