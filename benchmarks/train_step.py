@@ -89,14 +89,16 @@ def arithmetic(name: str, batch_size: int, side: int = 28) -> float:
     decoder = 160 * 512 + 512 * 1024 + 1024 * side**2
     # Each product has two gradients, but the images need none.
     image = 2 * 81 * 256 * features**2 + 3 * decoder
-    if name == "ours" and backend.runs_on_cpu():
+    ours = name == "ours"
+    image += 3 * (5 * predictions if ours else predictions + 5 * predictions / 8)
+    if ours and backend.runs_on_cpu():
         plan = fft_conv.plan(features, 9, 2)
         p, taps = plan.kernel.shape
         transform = 2 * 4 * kernel / 81 * (p * taps * taps + p * p * taps)
-        image += 3 * fft + 3 * 5 * predictions
+        image += 3 * fft
     else:
         transform = 0
-        image += 3 * direct + 3 * (predictions + 5 * predictions / 8)
+        image += 3 * direct
     return 2 * (batch_size * image + transform)
 
 
