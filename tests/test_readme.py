@@ -238,6 +238,15 @@ def test_results_are_those_of_the_log():
     assert f"mistakes {100 * errors[0]:.0f} digits of 10 000" in text
 
 
+def test_another_hour():
+    first = read_log(PUBLISHED / "mnist_table" / "modern" / "v4" / "0")[-1]
+    longer = read_log(PUBLISHED / "longer")[-1]
+    losses = [float(row["test_margin_loss"]) for row in (longer, first)]
+    text = " ".join(TEXTS[ROOT / "experiments" / "README.md"].split())
+    assert f"{losses[0]:.4f} instead of {losses[1]:.4f}" in text
+    assert f"the error no better: {error(longer):.2f} %" in text
+
+
 def test_speed():
     columns = ("train_ms", "train_images_per_second", "train_ratio")
     columns += ("infer_ms", "infer_images_per_second", "infer_ratio", "peak_mb")
