@@ -232,9 +232,12 @@ def test_results_are_those_of_the_log():
     text = " ".join(TEXTS[ROOT / "README.md"].split())
     v4 = sorted((table / "modern" / "v4").iterdir())
     errors = [error(read_log(folder)[-1]) for folder in v4]
-    each = " and ".join(f"{e:.2f}" for e in errors)
-    said = f"leaves a test error of {np.mean(errors):.2f} % (two runs: {each} %)"
-    assert said in text and f"at {errors[1]:.2f} %" in text
+    *first, last = [f"{e:.2f}" for e in errors]
+    each = f"{', '.join(first)} and {last}"
+    said = f"leaves a test error of {np.mean(errors):.2f} % (three runs: {each} %)"
+    assert said in text
+    assert f"ends at {first[1]} % with seed 1" in text
+    assert f"at {last} % with seed 2" in text
     assert f"mistakes {100 * errors[0]:.0f} digits of 10 000" in text
 
 
