@@ -46,8 +46,8 @@ def pictures_epochs(n: int, batch_size: int) -> int:
     return min(max(least, round(PICTURES_STEPS / math.ceil(n / batch_size))), most)
 
 
-def transformation_lr(capsules: int) -> float:
-    """Factor of the learning rate of the transformation matrices.
+def slowdown(capsules: int) -> float:
+    """Factor of the transformation matrices' learning rate, by the size of images.
 
     A step of Adam moves each weight by about the learning rate, and so a class capsule,
     a sum over all primary capsules, the further the more of these there are. With

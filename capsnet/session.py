@@ -13,7 +13,7 @@ from capsnet.errors import UsageError, one_line, shorten
 from capsnet.hdf5 import parts_of
 from capsnet.memory import check_memory
 from capsnet.options import ONE_DEVICE, Devices, Options, Training
-from capsnet.recipes import pictures_batch, pictures_epochs, transformation_lr
+from capsnet.recipes import pictures_batch, pictures_epochs, slowdown
 from capsnet.startup import quiet_start
 from capsnet.weights import load_fitting
 
@@ -57,11 +57,14 @@ def adapt(options: Options, data: datasets.Dataset) -> Options:
         data: What is trained on.
     """
     training, count = options.training, options.devices.count
+    if training.recipe == "seed":
+        return options
     (x, _), _ = datasets.split(
         *data.train, training.train_size, training.validation_size
     )
-    if training.recipe != "seed" and training.network == "capsnet":
-        factor = transformation_lr(training.sizes.primary_capsules(x.shape[1:]))
+    if "transformation_lr" not in options.given and training.network == "capsnet":
+        capsules = training.sizes.primary_capsules(x.shape[1:])
+        factor = training.transformation_lr * slowdown(capsules)
         training = dataclasses.replace(training, transformation_lr=factor)
     if training.recipe != "pictures":
         return dataclasses.replace(options, training=training)

@@ -133,17 +133,22 @@ def test_more_primary_capsules_are_trained_with_smaller_steps(recipe, side, caps
     x = np.broadcast_to(np.float32(0), (100, side, side, 1))
     data = Dataset((x, x), (x, x), ["a", "b"], "mine")
 
-    def settle(**training):
+    own = RECIPES[recipe].transformation_lr
+
+    def settle(*given, **training):
         training = dataclasses.replace(RECIPES[recipe], **training)
-        options = Options(RunFolder("run"), training=training)
+        options = Options(RunFolder("run"), training=training, given=frozenset(given))
         return session.adapt(options, data).training
 
     settled = settle()
-    assert settled.transformation_lr == min(1, 1152 / capsules)
+    assert settled.transformation_lr == own * min(1, 1152 / capsules)
     assert settled.lr == RECIPES[recipe].lr
-    assert settle(network="baseline").transformation_lr == 1
+    assert settle(network="baseline").transformation_lr == own
+    # a run that goes on keeps what it was begun with
+    assert settle("transformation_lr").transformation_lr == own
     line = session.describe_training(settled)
-    assert ("of the transformation matrices" in line) == (capsules > 1152)
+    slower = settled.transformation_lr < 1
+    assert ("of the transformation matrices" in line) == slower
 
 
 def test_a_network_sees_normalized_images_and_draws_them_as_they_are():
