@@ -315,7 +315,7 @@ def describe_training(training: Training) -> str:
     falls = "a cosine to zero" if t.lr_decay is None else f"{t.lr_decay:g} an epoch"
     warmup = f", {t.warmup} steps of warm-up" if t.warmup else ""
     slower = t.lr * t.transformation_lr
-    own = "" if slower == t.lr else f" ({slower:.2g} of the transformation matrices)"
+    own = "" if slower == t.lr else f" (transformation matrices {slower:.2g})"
     parts = [
         f"recipe {t.recipe}",
         f"{t.epochs} epoch{'s' * (t.epochs > 1)} of batches of {t.batch_size}",
