@@ -151,30 +151,6 @@ def adam(learning_rate, **options) -> keras.optimizers.Adam:
     return optimizer
 
 
-def scale_rate(optimizer, variables: list, factor: float) -> None:
-    """Lets an optimizer train some variables with another learning rate.
-
-    Args:
-        optimizer: One of Keras. It is saved as it was.
-        variables: Those with the other rate.
-        factor: What their rate is, as a multiple of that of all others.
-    """
-    chosen = {id(variable) for variable in variables}
-    update = optimizer._backend_update_step
-
-    def update_groups(gradients, variables, learning_rate):
-        for rate, inside in ((learning_rate, False), (learning_rate * factor, True)):
-            group = [
-                pair
-                for pair in zip(gradients, variables)
-                if (id(pair[1]) in chosen) == inside
-            ]
-            if group:
-                update(*map(list, zip(*group)), rate)
-
-    optimizer._backend_update_step = update_groups
-
-
 def _average(adam, variables):
     """Updates the moving average of the weights, so that it starts right.
 

@@ -142,7 +142,6 @@ class Training(Checked):
         network: What is trained.
         architecture: Of a CapsNet, one of `architecture.ARCHITECTURES`.
         drop_remainder: Whether images left over at the end of an epoch are not used.
-        transformation_lr: Factor of the learning rate of the transformation matrices.
         stop_at: Accuracy on the validation images at which the training ends; None for
             all epochs.
 
@@ -182,10 +181,9 @@ class Training(Checked):
     lr: float = option(
         0.001,
         Number(),
-        "largest learning rate of Adam (default: 0.001; modern: 0.003, pictures: "
-        "0.002; both: less for the transformation matrices of large images)",
+        "largest learning rate of Adam (default: 0.001; modern: 0.003, "
+        "pictures: 0.002)",
     )
-    transformation_lr: float = option(1.0, Number())
     lr_decay: float | None = option(
         0.9,
         Number(),

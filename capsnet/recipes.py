@@ -31,8 +31,6 @@ RECIPES = {"seed": Training(), "modern": MODERN, "pictures": PICTURES}
 # What `pictures` does with n images: small batches where there are few, since a network
 # needs some thousand steps whatever it learns.
 PICTURES_STEPS, PICTURES_EPOCHS = 2000, (10, 100)
-# Primary capsules of the images that the recipes' learning rates were chosen on.
-MNIST_CAPSULES = 1152
 
 
 def pictures_batch(n: int) -> int:
@@ -44,19 +42,6 @@ def pictures_epochs(n: int, batch_size: int) -> int:
     """Passes over n training images."""
     least, most = PICTURES_EPOCHS
     return min(max(least, round(PICTURES_STEPS / math.ceil(n / batch_size))), most)
-
-
-def slowdown(capsules: int) -> float:
-    """Factor of the transformation matrices' learning rate, by the size of images.
-
-    A step of Adam moves each weight by about the learning rate, and so a class capsule,
-    a sum over all primary capsules, the further the more of these there are. With
-    thousands of them the training ends in short primary capsules that hardly vote.
-
-    Args:
-        capsules: Number of primary capsules of an image.
-    """
-    return MNIST_CAPSULES / max(capsules, MNIST_CAPSULES)
 
 
 @keras.saving.register_keras_serializable("capsnet")

@@ -13,7 +13,7 @@ from capsnet.errors import UsageError, one_line, shorten
 from capsnet.hdf5 import parts_of
 from capsnet.memory import check_memory
 from capsnet.options import ONE_DEVICE, Devices, Options, Training
-from capsnet.recipes import pictures_batch, pictures_epochs, slowdown
+from capsnet.recipes import pictures_batch, pictures_epochs
 from capsnet.startup import quiet_start
 from capsnet.weights import load_fitting
 
@@ -45,10 +45,7 @@ def load_data(options: Options) -> tuple[datasets.Dataset, Options]:
 
 
 def adapt(options: Options, data: datasets.Dataset) -> Options:
-    """The options of a training with what its recipe leaves to the images.
-
-    These are the learning rate of the transformation matrices, which goes by the size
-    of an image, and with `pictures` epochs and batches, which go by their number.
+    """The options of a training with what its recipe leaves to the number of images.
 
     What was said stays.
 
@@ -57,17 +54,11 @@ def adapt(options: Options, data: datasets.Dataset) -> Options:
         data: What is trained on.
     """
     training, count = options.training, options.devices.count
-    if training.recipe == "seed":
+    if training.recipe != "pictures":
         return options
     (x, _), _ = datasets.split(
         *data.train, training.train_size, training.validation_size
     )
-    if "transformation_lr" not in options.given and training.network == "capsnet":
-        capsules = training.sizes.primary_capsules(x.shape[1:])
-        factor = training.transformation_lr * slowdown(capsules)
-        training = dataclasses.replace(training, transformation_lr=factor)
-    if training.recipe != "pictures":
-        return dataclasses.replace(options, training=training)
     n_images = len(x)
     if "batch_size" not in options.given:
         each = min(pictures_batch(n_images), max(1, n_images // count))
@@ -314,12 +305,10 @@ def describe_training(training: Training) -> str:
     t = training
     falls = "a cosine to zero" if t.lr_decay is None else f"{t.lr_decay:g} an epoch"
     warmup = f", {t.warmup} steps of warm-up" if t.warmup else ""
-    slower = t.lr * t.transformation_lr
-    own = "" if slower == t.lr else f" (transformation matrices {slower:.2g})"
     parts = [
         f"recipe {t.recipe}",
         f"{t.epochs} epoch{'s' * (t.epochs > 1)} of batches of {t.batch_size}",
-        f"learning rate {t.lr:g}{own}{warmup}, then {falls}",
+        f"learning rate {t.lr:g}{warmup}, then {falls}",
     ]
     parts += [f"weights averaged ({t.ema:g})"] if t.ema else []
     parts += ["classes balanced"] if t.balance else []

@@ -69,11 +69,7 @@ def train(
         for name, pair in sets.items()
         if pair and len(pair[0])
     }
-    optimizer = make_optimizer(training, len(batches))
-    if training.transformation_lr != 1:
-        matrices = [v for v in model.trainable_variables if v.name == "W"]
-        backend.scale_rate(optimizer, matrices, training.transformation_lr)
-    task.compile(model, optimizer)
+    task.compile(model, make_optimizer(training, len(batches)))
     if options.show_batch:
         draw_batch(batches, data.class_names, options.folder.file("batch.png"))
     fit(model, Run(options, task, batches, held_out, info, data.digest()))

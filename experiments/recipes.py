@@ -108,10 +108,6 @@ VARIANTS = {
     ),
     "lr_0.002": Variant("largest learning rate 0.002 instead of 0.003", {"lr": 0.002}),
     "lr_0.005": Variant("largest learning rate 0.005", {"lr": 0.005}),
-    "W_slower": Variant(
-        "rate 0.006, that of the transformation matrices as it is",
-        {"lr": 0.006, "transformation_lr": 0.5},
-    ),
     "strong": Variant(
         "15 degrees, zoom and shear 0.2", {"rotation": 15, "zoom": 0.2, "shear": 0.2}
     ),

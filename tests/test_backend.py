@@ -152,23 +152,6 @@ def test_adam_is_keras_adam():
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-7)
 
 
-def test_some_variables_are_trained_with_a_rate_of_their_own():
-    def train(rate, factor=None):
-        variables = [keras.Variable(np.ones(3), dtype="float32") for _ in range(2)]
-        optimizer = backend.adam(rate)
-        if factor is not None:
-            backend.scale_rate(optimizer, variables[1:], factor)
-        for step in ([1.0, -2.0, 3.0], [0.5, 0.0, -4.0]):
-            gradient = ops.convert_to_tensor(step, "float32")
-            optimizer.apply_gradients([(gradient, v) for v in variables])
-        return [ops.convert_to_numpy(v) for v in variables]
-
-    first, second = train(0.1, factor=0.25)
-    np.testing.assert_array_equal(first, train(0.1)[0])
-    np.testing.assert_allclose(second, train(0.025)[1], rtol=1e-6)
-    assert not np.allclose(first, second)
-
-
 X = np.random.default_rng(0).normal(size=(8, 3)).astype("float32")
 
 

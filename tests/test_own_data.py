@@ -119,38 +119,6 @@ def test_the_number_of_images_settles_batches_and_epochs():
     assert session.adapt(eight, of_size(5000)).training.batch_size == 8 * 32
 
 
-@pytest.mark.parametrize(
-    ("recipe", "side", "capsules"),
-    [
-        ("modern", 28, 6 * 6 * 32),
-        ("modern", 36, 10 * 10 * 32),
-        ("modern", 20, 2 * 2 * 32),
-        ("pictures", 64, 14 * 14 * 16),
-        ("seed", 36, 1152),
-    ],
-)
-def test_more_primary_capsules_are_trained_with_smaller_steps(recipe, side, capsules):
-    x = np.broadcast_to(np.float32(0), (100, side, side, 1))
-    data = Dataset((x, x), (x, x), ["a", "b"], "mine")
-
-    own = RECIPES[recipe].transformation_lr
-
-    def settle(*given, **training):
-        training = dataclasses.replace(RECIPES[recipe], **training)
-        options = Options(RunFolder("run"), training=training, given=frozenset(given))
-        return session.adapt(options, data).training
-
-    settled = settle()
-    assert settled.transformation_lr == own * min(1, 1152 / capsules)
-    assert settled.lr == RECIPES[recipe].lr
-    assert settle(network="baseline").transformation_lr == own
-    # a run that goes on keeps what it was begun with
-    assert settle("transformation_lr").transformation_lr == own
-    line = session.describe_training(settled)
-    slower = settled.transformation_lr < 1
-    assert ("transformation matrices" in line) == slower
-
-
 def test_a_network_sees_normalized_images_and_draws_them_as_they_are():
     x = np.random.default_rng(0).random((4, 17, 17, 3), "float32")
     numbers = normalization_of(x)
