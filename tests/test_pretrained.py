@@ -28,7 +28,7 @@ def test_it_is_small_enough_to_clone(model):
             ["-m", "experiments.multimnist"],
             TWO_DIGITS,
             "experiments/README.md",
-            r"\| CapsNet, .* \| modern \| [\d ]+ \| [\d.]+ \| ([\d.]+) \|",
+            r"\| CapsNet of small .* \| pictures \| [\d ]+ \| [\d.]+ \| ([\d.]+) \|",
         ),
     ],
     ids=["a digit", "two digits"],
@@ -68,4 +68,4 @@ def test_it_names_both_of_two_digits(mnist, tmp_path, capsys):
     said = say(images, TWO_DIGITS, tmp_path, capsys)
     assert all(len(names) == 2 for names in said)
     right = sum(set(names) == pair for names, pair in zip(said, truth))
-    assert right >= 14  # of 20; one of five is wrong, on average
+    assert right >= 15  # of 20; one of nine is wrong, on average

@@ -467,7 +467,8 @@ def test_the_table_of_the_paper():
 def test_overlapping_digits():
     expected = []
     for name, text, recipe in (
-        ("modern/capsnet", "CapsNet,", "modern"),
+        ("small/capsnet", "CapsNet of small kernels,", "pictures"),
+        ("modern/capsnet", "CapsNet of the paper's layers,", "modern"),
         ("two_epochs/capsnet", "", "modern"),
         ("capsnet", "", "seed"),
         ("two_epochs/baseline", "baseline CNN,", "modern"),
@@ -482,6 +483,10 @@ def test_overlapping_digits():
     assert a["epoch"] == b["epoch"] == "28"  # of 60 000 pairs each
     assert f"averages were at {error(a):.1f} % (CapsNet" in text
     assert f"and {error(b):.1f} % ([CNN]" in text
+    log, (last, _) = read_pairs("small/capsnet")
+    minutes = sum(float(epoch["seconds"]) for epoch in log) / 60
+    assert f"it is at {error(log[1]):.1f} % after two of its twelve epochs" in text
+    assert f"ends at {last:.2f} %, on two cores in {minutes:.0f} minutes" in text
 
 
 NETWORKS = ("capsnet", "baseline")
