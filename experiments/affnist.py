@@ -337,7 +337,6 @@ def run(options: Options, own: argparse.Namespace) -> None:
             shape,
             n_class,
             settings.routings,
-            normalization=session.normalization(data, options),
             architecture=settings.sizes,
         )
         network = keras.Model(whole.input, whole.outputs[0])  # no decoder

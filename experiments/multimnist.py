@@ -168,10 +168,7 @@ METRICS = {"accuracy": both_right, "one_right": one_right}
 
 
 def make_network(
-    input_shape: tuple[int, int, int],
-    n_class: int,
-    settings: Training,
-    normalization: dict | None = None,
+    input_shape: tuple[int, int, int], n_class: int, settings: Training
 ) -> tuple[str, keras.Model, Task]:
     """Title, model and task of the network that is to be trained."""
     if settings.network == "baseline":
@@ -188,7 +185,6 @@ def make_network(
         n_class,
         settings.routings,
         objects=2,
-        normalization=normalization,
         architecture=settings.sizes,
     )[0]
     # the error of both digits is summed
@@ -365,12 +361,7 @@ def run(options: Options, own: argparse.Namespace) -> None:
     session.check_data(data, options)
     check_classes(data, options)
     x, y = data.test
-    title, model, task = make_network(
-        x.shape[1:],
-        y.shape[1],
-        options.training,
-        session.normalization(data, options),
-    )
+    title, model, task = make_network(x.shape[1:], y.shape[1], options.training)
     if options.weights is not None and options.begun is None:
         load_weights(model, options.weights)
     with session.begin(f"{title}, two digits", model, data, options):
