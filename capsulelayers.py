@@ -12,7 +12,7 @@ from keras import ops
 
 from capsnet import fft_conv
 from capsnet.backend import compiled
-from capsnet.convolution import FastConv2D, by_batch
+from capsnet.convolution import FastConv2D, by_batch, windows
 
 PACKAGE = "capsnet"
 
@@ -56,9 +56,6 @@ class Length(keras.layers.Layer):
         squares = ops.square(ops.cast(inputs, "float32"))
         # epsilon: the square root has no finite derivative at zero
         return ops.sqrt(ops.sum(squares, axis=-1) + keras.config.epsilon())
-
-    def compute_output_spec(self, inputs):
-        return keras.KerasTensor(inputs.shape[:-1], dtype="float32")
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -416,14 +413,9 @@ class ConvCapsuleLayer(CapsuleLayer):
     def call(self, inputs):
         _, rows, columns, types, dim = inputs.shape
         # -> (batch, new_rows, new_columns, height * width * types * dim)
-        windows = ops.image.extract_patches(
-            ops.reshape(inputs, (-1, rows, columns, types * dim)),
-            self.kernel_size,
-            self.strides,
-            padding="valid",
-            data_format="channels_last",
-        )
-        outputs = super().call(ops.reshape(windows, (-1, self.W.shape[1], dim)))
+        image = ops.reshape(inputs, (-1, rows, columns, types * dim))
+        seen = windows(image, self.kernel_size, self.strides)
+        outputs = super().call(ops.reshape(seen, (-1, self.W.shape[1], dim)))
         if not self.return_couplings:
             return ops.reshape(outputs, (-1, *self.grid, *outputs.shape[1:]))
         return tuple(ops.reshape(a, (-1, *self.grid, *a.shape[1:])) for a in outputs)

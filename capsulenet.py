@@ -142,9 +142,7 @@ def CapsNet(
     # the shared decoder draws each object alone, from its own capsule
     drawn = [decoder(mask([digits, label])) for label in (y, *more)]
     if more:
-        alone = layers.Reshape((1, *input_shape), dtype="float32")
-        stack = layers.Concatenate(axis=1, name="decoded", dtype="float32")
-        drawn = [stack([alone(image) for image in drawn])]
+        drawn = [ops.stack(drawn, axis=1)]
     train_model = keras.Model([x, y, *more], [lengths, *drawn])
     eval_model = keras.Model(x, [lengths, decoder(mask(digits))])
 

@@ -130,6 +130,9 @@ def check_hosts(own: argparse.Namespace) -> None:
             "--coordinator: expected HOST:PORT of host 0, "
             f"received {own.coordinator or 'nothing'}"
         )
+    for flag in ("features", "export", "export_page", "explore"):
+        if getattr(own, flag):  # all hosts would write, or serve, the same
+            raise UsageError(f"--{flag} needs a single host, --num_hosts 1")
 
 
 def use_cpus(n: int) -> None:
@@ -148,7 +151,7 @@ def use_cpus(n: int) -> None:
         jax.config.update("jax_num_cpu_devices", n)
 
 
-def meet_hosts(options: Options, own: argparse.Namespace) -> None:
+def meet_hosts(own: argparse.Namespace) -> None:
     """Waits for the other hosts; ends the process if they do not come up in time.
 
     Raises:
@@ -189,12 +192,7 @@ def meet_hosts(options: Options, own: argparse.Namespace) -> None:
     # the process too, but with a page of C++ frames.
     thread = threading.Thread(target=connect, daemon=True)
     thread.start()
-    try:
-        thread.join(own.timeout)
-    except Interrupted as interrupt:
-        if options.mode == "train":
-            interrupt.explain(options.folder)
-        end_process(str(interrupt), interrupt.status)
+    thread.join(own.timeout)
     if thread.is_alive():
         end_process(message, 1)
     if failures:
@@ -346,14 +344,13 @@ def run(options: Options, own: argparse.Namespace) -> None:
     if own.num_hosts == 1:
         run_on_devices(options, own)
         return
-    meet_hosts(options, own)
     try:
-        run_on_devices(options, own)
+        with command_line.explained(options):
+            meet_hosts(own)
+            run_on_devices(options, own)
     except BrokenPipeError:
         end_process("the reader of the output has gone", 128 + command_line.PIPE)
     except Interrupted as interrupt:
-        if options.mode == "train":
-            interrupt.explain(options.folder)
         end_process(str(interrupt), interrupt.status)
     except Exception as error:
         known = command_line.explain(error)

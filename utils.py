@@ -66,15 +66,15 @@ def plot_log(rows: list[dict], path: str) -> None:
     figure.savefig(path, dpi=DPI)
 
 
-def plot_reconstructions(images, reconstructions, path: str, columns: int = 10) -> None:
+def plot_reconstructions(images, reconstructions, path: str) -> None:
     """Draws real images over their reconstructions.
 
     Args:
         images: Shape (n, height, width, channels), in [0, 1].
         reconstructions: The same shape.
         path: The picture to write.
-        columns: Number of images in a row.
     """
+    columns = 10
     height = 2 * math.ceil(len(images) / columns) * images.shape[1] / images.shape[2]
     figure = Figure(figsize=(6, 6 * height / columns + 0.8), layout="constrained")
     for axes, part, title in zip(

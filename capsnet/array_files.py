@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from capsnet.errors import DataError, one_line
+from capsnet.errors import DataError, reason
 from capsnet.memory import check_memory
 
 IDX_FILES = {
@@ -116,11 +116,3 @@ def read_npz(path: Path) -> Arrays:
         return arrays
     except Exception as error:  # a damaged file raises nearly anything
         raise DataError(f"{path}: cannot be read: {reason(error)}") from None
-
-
-def reason(error: Exception) -> str:
-    """What an exception says, as a part of one line."""
-    text = getattr(error, "strerror", None) or str(error)
-    if not text:
-        text = "it ends too soon" if isinstance(error, EOFError) else repr(error)
-    return one_line(" ".join(text.split()))[:300].rstrip(".")

@@ -7,10 +7,9 @@ import numpy as np
 from capsnet import pictures
 from capsnet.array_files import Arrays
 from capsnet.batches import Pair
-from capsnet.errors import MAX_NAME, DataError, warn
+from capsnet.errors import MAX_CLASSES, MAX_NAME, DataError, warn
 from capsnet.memory import check_memory
 
-MAX_CLASSES = 1000
 DARK = 1 / 16  # of white; no image is brighter where 12 bits are stored in 16
 
 

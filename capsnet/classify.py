@@ -46,8 +46,8 @@ def classify(
     batch_size = options.training.batch_size
     lengths, reconstructions = predict(model, [inputs], batch_size, options.devices)
     names, titles = info["class_names"], []
-    named = said(lengths, info.get("multi_label", False), info.get("objects", 1))
-    if info.get("objects", 1) > 1:
+    named = said(lengths, info["multi_label"], info["objects"])
+    if info["objects"] > 1:
         reconstructions = draw_apart(manipulate_model, inputs, lengths, options)
     for path, (image, done), values, is_named in zip(paths, prepared, lengths, named):
         if np.ptp(image) == 0:  # which capsules answer to as to any other

@@ -54,8 +54,9 @@ def read_options(
     own = parser.parse_args(argv)
     if getattr(own, "explain", False) and not own.predict:
         raise UsageError("--explain: expected pictures to explain, --predict IMG ...")
-    if getattr(own, "half", False) and not own.export:
-        raise UsageError("--half: expected --export FILE.onnx, received no --export")
+    exported = getattr(own, "export", None) or "no --export"
+    if getattr(own, "half", False) and not exported.lower().endswith(".onnx"):
+        raise UsageError(f"--half: expected --export FILE.onnx, received {exported}")
     given = {name: vars(own).pop(name) for name in SHARED if name in own}
     if "image_size" in given:
         given["image_size"] = tuple(given["image_size"])
@@ -71,7 +72,8 @@ def read_options(
         if used & {"explore", "export_page"}:
             given.setdefault("weights", PRETRAINED)
         options = _begin(parser, given, mode)
-    options.folder.check_is_writable()
+    if options.mode != "use" or own.predict:  # other uses name a place of their own
+        options.folder.check_is_writable()
     return options, own
 
 

@@ -135,8 +135,28 @@ def product(x, kernel, strides: tuple[int, int]):
     Returns:
         (batch, rows, columns, filters)
     """
+    x = windows(x, kernel.shape[:2], strides)
+    rows, columns, size = x.shape[1:]
+    y = ops.matmul(ops.reshape(x, (-1, size)), ops.reshape(kernel, (size, -1)))
+    return ops.reshape(y, (-1, rows, columns, y.shape[-1]))
+
+
+def windows(x, kernel_size: tuple[int, int], strides: tuple[int, int]):
+    """What a valid convolution looks at for each place of its result.
+
+    `ops.image.extract_patches` convolves with an identity matrix, which costs more
+    than what follows.
+
+    Args:
+        x: (batch, height, width, channels), the sizes known.
+        kernel_size: Height and width of a window, in pixels.
+        strides: Step from one to the next along height and width, in pixels.
+
+    Returns:
+        (batch, rows, columns, kernel_height * kernel_width * channels)
+    """
     height, width, channels = x.shape[1:]
-    (k, m), (s, t) = kernel.shape[:2], strides
+    (k, m), (s, t) = kernel_size, strides
     rows = fft_conv.output_size(height, k, s)
     columns = fft_conv.output_size(width, m, t)
     # -> (batch, columns, height, m * channels) -> (batch, rows, columns, k, ...)
@@ -144,9 +164,7 @@ def product(x, kernel, strides: tuple[int, int]):
     starts = [t * channels * i for i in range(columns)]
     x = ops.stack([x[:, :, i : i + m * channels] for i in starts], axis=1)
     x = ops.stack([x[:, :, s * i : s * i + k] for i in range(rows)], axis=1)
-    kernel = ops.reshape(kernel, (k * m * channels, -1))
-    y = ops.matmul(ops.reshape(x, (-1, k * m * channels)), kernel)
-    return ops.reshape(y, (-1, rows, columns, y.shape[-1]))
+    return ops.reshape(x, (-1, rows, columns, k * m * channels))
 
 
 def by_batch(few, many, inputs, least_batch: int | None):

@@ -4,6 +4,7 @@ import sys
 import unicodedata
 
 MAX_NAME = 255  # characters in the name of a class
+MAX_CLASSES = 1000
 
 
 class UsageError(ValueError):
@@ -18,6 +19,14 @@ def one_line(text: str) -> str:
     """Text of any origin in one line, without what a terminal would obey."""
     text = " ".join(text.splitlines())
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def reason(error: Exception) -> str:
+    """What an exception says, as a part of one line."""
+    text = getattr(error, "strerror", None) or str(error)
+    if not text:
+        text = "it ends too soon" if isinstance(error, EOFError) else repr(error)
+    return one_line(" ".join(text.split()))[:300].rstrip(".")
 
 
 def warn(text: str) -> None:

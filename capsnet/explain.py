@@ -95,7 +95,7 @@ def explain(
     images, names = images[:MAX_ROWS], info["class_names"]
     how = options.training.batch_size, options.devices
     lengths = predict(model, [images], *how)[0]
-    named = said(lengths, info.get("multi_label", False), info.get("objects", 1))
+    named = said(lengths, info["multi_label"], info["objects"])
     order = np.argsort(-(lengths + named), axis=1, kind="stable")
     count = min(len(names), 1 + np.clip(named.sum(axis=1).max(), 1, 2))
     order = order[:, :count]

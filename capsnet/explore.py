@@ -67,7 +67,7 @@ def build_page(shown: Shown, two_digits: Shown | None = None) -> dict[str, bytes
             "has and an installation has not"
         )
     files = {path.name: path.read_bytes() for path in sorted(SOURCES.iterdir())}
-    takes_apart = "" if shown.info.get("objects", 1) > 1 else None
+    takes_apart = "" if shown.info["objects"] > 1 else None
     if two_digits is not None:
         takes_apart = SECOND
         for name, content in model_files(two_digits).items():
@@ -94,11 +94,11 @@ def model_files(shown: Shown, two_digits: str | None = None) -> dict[str, bytes]
         "dataset": info["dataset"],
         "class_names": info["class_names"],
         "input_shape": info["input_shape"],
-        "multi_label": info.get("multi_label", False),
-        "objects": info.get("objects", 1),
+        "multi_label": info["multi_label"],
+        "objects": info["objects"],
         "two_digits": two_digits,
         "routings": model.get_layer("digitcaps").routings,
-        "normalization": info.get("normalization"),
+        "normalization": info["normalization"],
         "digit_box": info["digit_box"],
         "border_brightness": info["border_brightness"],
         "capsule_size": model.get_layer("digitcaps").dim_capsule,

@@ -17,19 +17,16 @@ OPSET, IR_VERSION = 17, 8  # of ONNX; ONNX Runtime reads them since 2022
 LARGEST = 2**31 - 2**20  # bytes of weights that ONNX and TensorFlow Lite hold in a file
 
 
-def check_export(path: str, half: bool = False) -> None:
+def check_export(path: str) -> None:
     """Finds what would keep a model from being exported.
 
     Args:
         path: As of `export_model`.
-        half: As of `export_model`.
 
     Raises:
         UsageError: If something does.
     """
     suffix = _suffix(path)
-    if half and suffix != ".onnx":
-        raise UsageError(f"--half: expected --export FILE.onnx, received {path}")
     if suffix == ".onnx":
         if importlib.util.find_spec("onnx") is None:
             raise UsageError(f"--export {path} needs ONNX: pip install onnx")
@@ -80,8 +77,7 @@ def export_model(model: keras.Model, path: str, half: bool = False) -> None:
             _write_saved_model(model, folder)
         return
     os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-    make = {".onnx": lambda: _to_onnx(model, half), ".tflite": lambda: _to_lite(model)}
-    content = make[suffix]()
+    content = _to_onnx(model, half) if suffix == ".onnx" else _to_lite(model)
     with replace_file(path) as temporary, open(temporary, "wb") as file:
         file.write(content)
 

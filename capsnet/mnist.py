@@ -17,8 +17,8 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from capsnet.array_files import IDX_FILES, Arrays, read_npz, reason
-from capsnet.errors import DataError
+from capsnet.array_files import IDX_FILES, Arrays, read_npz
+from capsnet.errors import DataError, reason
 from capsnet.run_folder import cache_folder
 
 SIDE = 28

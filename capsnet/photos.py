@@ -80,7 +80,7 @@ def digit_box(images: np.ndarray) -> int | None:
     """
     _, height, width, channels = images.shape
     images = images[:1000, :, :, 0]
-    if channels != 1 or not len(images):
+    if channels != 1:
         return None
     ink = images > 0
     sides = np.maximum(_extent(ink.any(axis=2)), _extent(ink.any(axis=1)))
@@ -150,7 +150,7 @@ def prepare_picture(picture: np.ndarray, info: dict, invert: str):
     if picture.shape == (height, width, channels):
         return picture, ", ".join(done)
     if info["digit_box"]:
-        box = info["digit_box"] + (PAIR if info.get("objects", 1) > 1 else 0)
+        box = info["digit_box"] + (PAIR if info["objects"] > 1 else 0)
         done.append(f"digit fitted into {box} pixels and centred")
         image = prepare_digit(picture, height, width, box)
     else:
@@ -265,12 +265,10 @@ def _fit(powers: np.ndarray, values: np.ndarray, weights: np.ndarray) -> np.ndar
     return np.linalg.lstsq(weighted @ powers, weighted @ values, rcond=1e-10)[0]
 
 
-def _powers(height: int, width: int, degree: int = 3) -> np.ndarray:
+def _powers(height: int, width: int) -> np.ndarray:
     y = np.repeat((np.arange(height) + 0.5) / height * 2 - 1, width)
     x = np.tile((np.arange(width) + 0.5) / width * 2 - 1, height)
-    return np.stack(
-        [y**i * x**j for i in range(degree + 1) for j in range(degree + 1 - i)], axis=1
-    )
+    return np.stack([y**i * x**j for i in range(4) for j in range(4 - i)], axis=1)
 
 
 def _otsu(plane: np.ndarray) -> float:

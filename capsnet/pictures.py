@@ -13,7 +13,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from capsnet.errors import DataError, is_class_name, one_line, warn
+from capsnet.errors import (
+    MAX_CLASSES,
+    DataError,
+    is_class_name,
+    one_line,
+    reason,
+    warn,
+)
 from capsnet.memory import check_memory
 
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF")
@@ -146,8 +153,7 @@ def _reason(error: Exception) -> str:
         return (
             f"expected a picture of at most {Image.MAX_IMAGE_PIXELS} pixels, got more"
         )
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return f"cannot be read: {text[:300].rstrip('.')}"
+    return f"cannot be read: {reason(error)}"
 
 
 def _orientation(image: Image.Image) -> int:
@@ -291,8 +297,10 @@ def list_classes(folder: str | os.PathLike[str]) -> dict[str, list[Path]]:
                 f"{folder / name}: class folder without a picture "
                 f"({', '.join(EXTENSIONS)})"
             )
-    if len(classes) == 1:
-        raise DataError(f"{folder}: expected at least 2 class folders, got 1")
+    if not 2 <= len(classes) <= MAX_CLASSES:
+        raise DataError(
+            f"{folder}: expected 2 to {MAX_CLASSES} class folders, got {len(classes)}"
+        )
     if skipped:
         counts = [f"{n} {suffix}" for suffix, n in skipped.most_common(5)]
         warn(

@@ -29,8 +29,8 @@ def predict(
 def predict_parts(
     model: keras.Model,
     inputs: list,
-    batch_size: int = 100,
-    devices: Devices = ONE_DEVICE,
+    batch_size: int,
+    devices: Devices,
 ) -> Iterator[tuple[slice, list[np.ndarray]]]:
     """Computes the model's outputs in batches of one size, part by part.
 

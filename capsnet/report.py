@@ -16,14 +16,14 @@ FILES = ("test.csv", "real_and_recon.png", "errors.png", "confusion.png")
 SHOWN, WORST = 50, 50  # images on a sheet
 
 
-def interval(count: int, n: int, z: float = 1.96) -> tuple[float, float]:
-    """What a rate may be, of which a sample of n shows `count`: Wilson's interval.
+def interval(count: int, n: int) -> tuple[float, float]:
+    """What a rate may be, of which a sample of n shows `count`: Wilson's 95 % interval.
 
     Args:
         count: How often it was so.
         n: Of how many.
-        z: Width in standard deviations; 1.96 is for 95 %.
     """
+    z = 1.96  # standard deviations, for 95 %
     rate, z2 = count / n, z * z / n
     half = z * math.sqrt(rate * (1 - rate) / n + z2 / (4 * n))
     middle = rate + z2 / 2

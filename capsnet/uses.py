@@ -34,6 +34,9 @@ MNIST_INFO = {
     "dataset": "mnist",
     "border_brightness": 0.0,
     "digit_box": 20,
+    "objects": 1,
+    "multi_label": False,
+    "normalization": None,
 }
 
 
@@ -48,7 +51,7 @@ def use_model(
         own: The flags that say what to do with it.
     """
     if own.export:
-        check_export(own.export, own.half)
+        check_export(own.export)
     if own.export_page and not is_new_or_empty(own.export_page):
         raise UsageError(
             f"--export_page: expected a new or empty folder, received {own.export_page}"
@@ -111,9 +114,9 @@ def open_model(
         shape,
         n_class,
         training.routings,
-        multi_label=info.get("multi_label", False),
+        multi_label=info["multi_label"],
         architecture=training.sizes,
-        normalization=info.get("normalization"),
+        normalization=info["normalization"],
     )
     load_weights(train_model, path)
     return tuple(models)
@@ -130,7 +133,7 @@ def find_two_digits(build: Callable[..., tuple], info: dict) -> Shown | None:
         The model; None if the page's own is of other things, or the file is not there.
     """
     path = SOURCES.parent / TWO_DIGITS
-    one_digit = info["dataset"] == "mnist" and info.get("objects", 1) == 1
+    one_digit = info["dataset"] == "mnist" and info["objects"] == 1
     if not one_digit or not path.is_file():
         return None
     info = {**MNIST_INFO, **read_info(str(path))}

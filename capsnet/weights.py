@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from capsnet import hdf5, run_folder
-from capsnet.errors import is_class_name
+from capsnet.errors import MAX_CLASSES, is_class_name
 from capsnet.hdf5 import ModelFileError
 from capsnet.options import SIDE, TEXT, Data, Integer, Number, Training
 
@@ -294,7 +294,7 @@ _INFO_CHECKS = {
     "input_shape": lambda v: _is_sizes(v, 3) and v[2] in (1, 3),
     "class_names": lambda v: (
         isinstance(v, list)
-        and 2 <= len(v) <= 1000
+        and 2 <= len(v) <= MAX_CLASSES
         and all(isinstance(name, str) and is_class_name(name) for name in v)
     ),
     "multi_label": lambda v: type(v) is bool,

@@ -34,6 +34,7 @@ import utils
 from capsnet import array_files, command_line, datasets, run_folder, session
 from capsnet.batches import Pair
 from capsnet.convolution import FastConv2D
+from capsnet.errors import reason
 from capsnet.flags import Parser
 from capsnet.options import Integer, Options, Training
 from capsnet.predict import predict
@@ -115,7 +116,7 @@ def read_affnist(path: Path) -> Pair:
         x, y = struct["image"].T, struct["label_int"].ravel()
     except Exception as error:  # a damaged file raises nearly anything
         raise datasets.DataError(
-            f"{path}: expected a file of affNIST: {array_files.reason(error)}"
+            f"{path}: expected a file of affNIST: {reason(error)}"
         ) from None
     if (
         x.ndim != 2

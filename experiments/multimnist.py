@@ -202,7 +202,8 @@ def make_test(
 ) -> tuple[list, list]:
     """Inputs and targets of one pair for each digit, the same for every run."""
     fraction = MARGIN / x.shape[1]
-    inputs, targets = kind(x, y, len(x), fraction, TEST_SEED, repetition)[0]
+    batches = kind(x, y, len(x), fraction, seed=TEST_SEED, epoch=repetition)
+    inputs, targets = batches[0]
     return tuple(
         list(part) if isinstance(part, tuple) else [part] for part in (inputs, targets)
     )

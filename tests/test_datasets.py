@@ -637,7 +637,15 @@ def test_train_and_test_are_both_checked(tmp_path, part):
             tmp_path / folder, {"ant": 1} if folder == part else {"ant": 1, "bee": 1}
         )
     complaint = refused(tmp_path, file=tmp_path / part)
-    assert complaint == "expected at least 2 class folders, got 1"
+    assert complaint == "expected 2 to 1000 class folders, got 1"
+
+
+def test_more_classes_than_a_model_file_may_hold(tmp_path):
+    for i in range(1001):
+        (tmp_path / f"{i}").mkdir()
+        (tmp_path / f"{i}" / "a.png").touch()
+    complaint = refused(tmp_path, file=tmp_path)
+    assert complaint == "expected 2 to 1000 class folders, got 1001"
 
 
 def test_a_class_to_test_that_is_not_trained(tmp_path):

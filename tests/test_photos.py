@@ -69,7 +69,6 @@ def clothes(rng):
         lambda x, rng: rng.random(x.shape),
         lambda x, rng: (rng.random(x.shape) < 0.01).astype("float32"),  # specks
         lambda x, rng: np.zeros_like(x),
-        lambda x, rng: x[:0],
         lambda x, rng: np.roll(x, 3, axis=2),  # off the centre
         # of any size
         lambda x, rng: np.stack(
