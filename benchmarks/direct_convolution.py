@@ -3,9 +3,9 @@
     python -m benchmarks.direct_convolution      # 2 epochs, about 20 minutes
 
 Seed, data and flags are those of `python capsulenet.py`, whose log is
-result/published/mnist_table/seed/v4/0/log.csv; only the method of the primary capsules'
-convolution differs. Writes the test error of each epoch of both into
-direct_convolution_BACKEND_DEVICE.csv, and the run into the folder of that name.
+result/published/mnist_table/seed/v4/0/log.csv, to compare with; only the method of the
+primary capsules' convolution differs. Writes the run into the folder
+direct_convolution_BACKEND_DEVICE.
 """
 
 if __name__ == "__main__":
@@ -14,7 +14,6 @@ if __name__ == "__main__":
     startup.begin()
 
 import argparse
-import os
 import sys
 
 import capsulenet
@@ -22,11 +21,7 @@ from benchmarks import report
 from benchmarks.plain import rebuild
 from capsnet import command_line, session
 from capsnet.options import Options, Training
-from capsnet.run_folder import RunFolder, read_test_errors
-
-PUBLISHED = os.path.join(
-    report.ROOT, "result", "published", "mnist_table", "seed", "v4", "0"
-)
+from capsnet.run_folder import RunFolder
 
 
 def train(folder: str) -> None:
@@ -44,31 +39,13 @@ def build_parser() -> argparse.ArgumentParser:
     return report.new_parser(__doc__)
 
 
-def write_comparison(save_dir: str) -> None:
-    """Trains, and writes the errors of both into `save_dir`."""
-    commit, device = report.find_commit(), report.find_device()
-    name = "direct_convolution"
-    folder = report.make_path(save_dir, name, device, end="")
-    train(folder)
-    both = zip(read_test_errors(folder), read_test_errors(PUBLISHED))
-    rows = [
-        {
-            "epoch": epoch,
-            "direct_test_error": round(direct, 4),
-            "published_test_error": round(published, 4),
-        }
-        for epoch, (direct, published) in enumerate(both, start=1)
-    ]
-    for row in rows:
-        report.print_row(row)
-    report.write(rows, save_dir, name, device, commit)
-
-
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
     parser = build_parser()
-    args = parser.parse_args(argv)
-    return command_line.guard(parser.prog, lambda: write_comparison(args.save_dir))
+    save_dir = parser.parse_args(argv).save_dir
+    name = "direct_convolution"
+    folder = report.make_path(save_dir, name, report.find_device(), end="")
+    return command_line.guard(parser.prog, lambda: train(folder))
 
 
 if __name__ == "__main__":

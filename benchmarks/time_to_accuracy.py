@@ -1,9 +1,8 @@
 """How long it takes to an error: the older scripts' way, and ours.
 
     python -m benchmarks.time_to_accuracy
-    python -m benchmarks.time_to_accuracy --modern result/mine result/longer
 
-Errors are those of trainings that are there already: after each epoch in the log of the
+Errors are those of the published trainings: after each epoch in the log of the
 recipe `seed`, which is the older scripts', and after the last epoch of each run of the
 recipe `modern`, whose learning rate is zero only there. The time of an epoch is its
 number of steps times that of a step: batches made and trained on, in turn, so that what
@@ -37,9 +36,11 @@ from capsnet.recipes import RECIPES
 from capsnet.run_folder import read_test_errors
 from capsnet.training import make_affine, make_optimizer
 
-TABLE = os.path.join(report.ROOT, "result", "published", "mnist_table")
-SEED_RUN = os.path.join(TABLE, "seed", "v4", "0")
-MODERN_RUN = os.path.join(TABLE, "modern", "v4", "0")
+PUBLISHED = os.path.join(report.ROOT, "result", "published")
+SEED_RUN = os.path.join(PUBLISHED, "mnist_table", "seed", "v4", "0")
+MODERN_RUNS = [os.path.join(PUBLISHED, f"modern_{n}_epochs") for n in (3, 6)]
+MODERN_RUNS += [os.path.join(PUBLISHED, "modern_1_epoch")]
+MODERN_RUNS += [os.path.join(PUBLISHED, "mnist_table", "modern", "v4", "0")]
 N_IMAGES = 60_000  # in an epoch of the logs
 # Each curve: its words, its recipe, and whether older scripts write its network so.
 CURVES = {
@@ -96,15 +97,10 @@ def measure_steps(rounds: int, repeats: int) -> dict[str, float]:
     return {name: median(seconds) for name, seconds in times.items()}
 
 
-def make_rows(steps: dict[str, float], modern: list[str]) -> list[dict]:
-    """Minutes and errors of each curve.
-
-    Args:
-        steps: Seconds of a step of each.
-        modern: Folders of runs of the recipe `modern`.
-    """
+def make_rows(steps: dict[str, float]) -> list[dict]:
+    """Minutes and errors of each curve, by the seconds of a step of each."""
     seed = dict(enumerate(read_test_errors(SEED_RUN), start=1))
-    logs = [read_test_errors(folder) for folder in modern]
+    logs = [read_test_errors(folder) for folder in MODERN_RUNS]
     ends = {len(log): log[-1] for log in sorted(logs, key=len)}
     rows = []
     for name, errors in (("older", seed), ("seed", seed), ("modern", ends)):
@@ -155,27 +151,15 @@ def plot(rows: list[dict], path: str) -> None:
 
 def build_parser() -> argparse.ArgumentParser:
     parser = report.new_parser(__doc__)
-    parser.add_argument(
-        "--modern",
-        nargs="+",
-        default=[MODERN_RUN],
-        metavar="DIR",
-        help="folders of runs of capsulenet.py --recipe modern, of any lengths "
-        "(default: the published one)",
-    )
     parser.add_argument("--rounds", type=int, default=5, help="blocks of each")
     parser.add_argument("--repeats", type=int, default=5, help="steps in a block")
     return parser
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = build_parser()
-    args = parser.parse_args(argv)
-    for folder in args.modern:
-        if not read_test_errors(folder):
-            parser.error(f"--modern: expected the folder of a run, received {folder}")
+    args = build_parser().parse_args(argv)
     commit, device = report.find_commit(), report.find_device()
-    rows = make_rows(measure_steps(args.rounds, args.repeats), args.modern)
+    rows = make_rows(measure_steps(args.rounds, args.repeats))
     report.write(rows, args.save_dir, "time_to_accuracy", device, commit)
     path = report.make_path(args.save_dir, "time_to_accuracy", device, ".png")
     with run_folder.replace_file(path) as temporary:

@@ -141,12 +141,20 @@ def go_on(begun: Options, given: dict) -> Options:
     return dataclasses.replace(begun, training=training, data=data)
 
 
-def of_run(options: Options) -> dict:
-    """All that makes up a run, as `go_on` takes it."""
+def continued(options: Options) -> Options:
+    """The run that was begun in the folder with these options, or they, if none was.
+
+    Raises:
+        UsageError: If it was begun with others.
+        ModelFileError: If its state is damaged.
+    """
+    if not os.path.exists(options.folder.file(STATE)):
+        return options
     values = {**vars(options.training), **vars(options.data)}
     if values["lam_recon"] is None:  # what the run has settled by its images
         del values["lam_recon"]
-    return {**_part(values, OF_TRAINING | OF_DATA), "weights": options.weights}
+    given = {**_part(values, OF_TRAINING | OF_DATA), "weights": options.weights}
+    return go_on(read_begun(options.folder), given)
 
 
 def options_from_json(values: dict, folder: RunFolder, path: str) -> Options:

@@ -247,14 +247,6 @@ def fingerprint(arrays: list[np.ndarray]) -> str:
     return sha.hexdigest()[:32]
 
 
-def load_baseline(data: datasets.Dataset, path: str) -> keras.Model:
-    """Builds the baseline CNN for the data, with the weights of a file."""
-    x, y = data.test
-    model = Baseline(x.shape[1:], y.shape[1])
-    load_weights(model, path)
-    return model
-
-
 def settle_flags(own: argparse.Namespace) -> argparse.Namespace:
     """The flags of the attack, with its defaults for those that were not given.
 
@@ -313,7 +305,11 @@ def run(options: Options, own: argparse.Namespace) -> None:
         with session.begin(name, train_model, data, options):
             run_walk(network, data, pair, own, options)
         return
-    baseline = load_baseline(data, own.baseline) if own.baseline else None
+    baseline = None
+    if own.baseline:
+        x, y = data.test
+        baseline = Baseline(x.shape[1:], y.shape[1])
+        load_weights(baseline, own.baseline)
     with session.begin(name, train_model, data, options):
         run_signs(network, data, baseline, own, options)
 
@@ -343,7 +339,7 @@ def build_parser() -> Parser:
         help="walk: to a target class, one pair or all; fgsm, iterative: accuracy over "
         "the largest change of a pixel. On 2 CPU cores, all pairs take two or three "
         "minutes, fgsm about 5 and iterative about 10; each several times as long with "
-        "a baseline, whose gradients cost ten times as much",
+        "a baseline, whose gradients cost nearly ten times as much",
     )
     group = parser.add_argument_group("--attack walk")
     group.add_argument(

@@ -4,8 +4,8 @@
     python -m experiments.baseline                                # 50 epochs
     python -m experiments.baseline -t                             # test it
 
-Data, augmentation, optimizer, log and --resume are those of capsulenet.py. It has nine
-times the multiplications of a CapsNet, if both convolve directly.
+Data, augmentation, optimizer, log and --resume are those of capsulenet.py. It has
+nearly ten times the multiplications of a CapsNet, if both convolve directly.
 """
 
 if __name__ == "__main__":
@@ -32,7 +32,10 @@ from capsnet.weights import load_weights
 
 
 def Baseline(  # noqa: N802, as CapsNet
-    input_shape: tuple[int, int, int], n_class: int
+    input_shape: tuple[int, int, int],
+    n_class: int,
+    pooled: bool = False,
+    width: int = 328,
 ) -> keras.Model:
     """Builds the baseline of section 5 of the paper.
 
@@ -42,6 +45,8 @@ def Baseline(  # noqa: N802, as CapsNet
     Args:
         input_shape: Height, width and channels of the images.
         n_class: Number of classes.
+        pooled: Whether each of the first two convolutions is followed by pooling.
+        width: Outputs of the first fully connected layer.
 
     Returns:
         A model: images -> probabilities of the classes, shape (batch, n_class).
@@ -52,23 +57,20 @@ def Baseline(  # noqa: N802, as CapsNet
         [
             keras.Input(input_shape, name="image"),
             FastConv2D(256, name="conv1", **same),
+            *([layers.MaxPooling2D(**last)] if pooled else []),
             FastConv2D(256, name="conv2", **same),
+            *([layers.MaxPooling2D(**last)] if pooled else []),
             FastConv2D(128, name="conv3", **same),
             layers.Flatten(**last),
-            layers.Dense(328, activation="relu", name="dense1"),
+            layers.Dense(width, activation="relu", name="dense1"),
             layers.Dense(192, activation="relu", name="dense2"),
-            dropout(),
+            # Without a seed, PyTorch draws from a state that no file keeps.
+            layers.Dropout(0.5, seed=random.randint(1, 10**9)),
             layers.Dense(n_class, name="dense3"),
             layers.Activation("softmax", dtype="float32"),
         ],
         name="baseline",
     )
-
-
-def dropout() -> layers.Dropout:
-    """Leaves out half of the inputs, as the seed of the run says on every backend."""
-    # Without a seed of the layer, PyTorch draws from a state that no file keeps.
-    return layers.Dropout(0.5, seed=random.randint(1, 10**9))
 
 
 class Batches(ShiftedBatches):

@@ -91,10 +91,7 @@ def run_trial(cell: str, trial: int, own: argparse.Namespace) -> None:
         )
     training = dataclasses.replace(training, epochs=max(epochs, found))
     options = Options(folder, training=training, data=Data(data_dir=own.data_dir))
-    if begun:
-        options = command_line.go_on(
-            command_line.read_begun(folder), command_line.of_run(options)
-        )
+    options = command_line.continued(options)
     print(f"\n{cell}, trial {trial}, in {path}")
     keras.backend.clear_session()
     # It takes one run's functions for those of the last one, and warns of many.

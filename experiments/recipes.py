@@ -1,7 +1,7 @@
 """What each part of the recipe `modern` gives: one change at a time.
 
     python -m experiments.recipes                        # all variants, two seeds
-    python -m experiments.recipes --variants lr_0.001 no_average --seeds 0 1 2
+    python -m experiments.recipes --variants modern no_average --seeds 0 1 2
     python -m experiments.recipes --table_only           # from the logs, no training
 
 Each variant is trained on the first 20 000 training images of MNIST, and compared by
@@ -21,7 +21,6 @@ if __name__ == "__main__":
     startup.begin()
 
 import argparse
-import csv
 import dataclasses
 import logging
 import math
@@ -42,7 +41,7 @@ from capsnet.batches import ShiftedBatches
 from capsnet.flags import Parser
 from capsnet.options import Integer, Options
 from capsnet.recipes import RECIPES
-from capsnet.run_folder import STATE, RunFolder
+from capsnet.run_folder import RunFolder
 from capsnet.training import train
 
 TRAINED, IN_LOG = 20_000, 1000
@@ -167,11 +166,7 @@ def run_variant(name: str, seed: int, save_dir: str, epochs: int) -> None:
         return
     numbers = {"epochs": epochs, "seed": seed}
     training = dataclasses.replace(RECIPES["modern"], **numbers | variant.changes)
-    options = Options(folder, training=training)
-    if os.path.exists(folder.file(STATE)):
-        options = command_line.go_on(
-            command_line.read_begun(folder), command_line.of_run(options)
-        )
+    options = command_line.continued(Options(folder, training=training))
     print(f"\n{name}, seed {seed}: {variant.what}")
     keras.backend.clear_session()
     logging.getLogger("tensorflow").setLevel("ERROR")  # it warns of many runs
@@ -210,13 +205,6 @@ def train_variant(name: str, options: Options) -> None:
     print("Wrote", path)
 
 
-def read_held_out(path: str) -> dict[str, float]:
-    """What `train_variant` measured."""
-    with open(path, newline="") as file:
-        (row,) = csv.DictReader(file)
-    return {name: float(value) for name, value in row.items()}
-
-
 def make_rows(save_dir: str, epochs: int) -> list[dict]:
     """What came out of each variant after so many epochs, the best one first."""
     rows = []
@@ -224,9 +212,9 @@ def make_rows(save_dir: str, epochs: int) -> list[dict]:
         folder = os.path.join(save_dir, name)
         seeds = os.listdir(folder) if os.path.isdir(folder) else []
         paths = [os.path.join(folder, seed, HELD_OUT) for seed in sorted(seeds)]
-        last = [read_held_out(path) for path in paths if os.path.exists(path)]
-        errors = [100 * (1 - row["accuracy"]) for row in last]
-        losses = [1000 * row["margin_loss"] for row in last]
+        last = [row for path in paths for row in run_folder.read_csv(path)]
+        errors = [100 * (1 - float(row["accuracy"])) for row in last]
+        losses = [1000 * float(row["margin_loss"]) for row in last]
         rows.append(
             {
                 "variant": name,

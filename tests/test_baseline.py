@@ -9,8 +9,9 @@ from conftest import assert_same_run, read_log, refuse, run_here, write_digits
 
 import capsulenet
 from capsnet.batches import ShiftedBatches
-from experiments import affnist, baseline, multimnist
+from experiments import baseline, multimnist
 
+POOLED = partial(baseline.Baseline, pooled=True)
 main = partial(run_here, baseline)
 
 
@@ -28,9 +29,7 @@ def test_the_baseline_has_the_weights_of_the_paper():
     assert shapes[4:6] == [(328,), (192,)]
 
 
-@pytest.mark.parametrize(
-    "network", [baseline.Baseline, affnist.TraditionalCNN, multimnist.Baseline]
-)
+@pytest.mark.parametrize("network", [baseline.Baseline, POOLED, multimnist.Baseline])
 def test_networks_are_channels_last_whatever_keras_json_says(network, channels_first):
     layers = network((8, 8, 1), 10).layers
     formats = [one.data_format for one in layers if hasattr(one, "data_format")]

@@ -234,7 +234,7 @@ def test_results_are_those_of_the_log():
     errors = [error(read_log(folder)[-1]) for folder in v4]
     *first, last = [f"{e:.2f}" for e in errors]
     each = f"{', '.join(first)} and {last}"
-    said = f"leaves a test error of {np.mean(errors):.2f} % (three runs: {each} %)"
+    said = f"leave a test error of {np.mean(errors):.2f} % (three runs: {each} %)"
     assert said in text
     assert f"ends at {first[1]} % with seed 1" in text
     assert f"at {last} % with seed 2" in text
@@ -411,7 +411,7 @@ def test_runs_that_were_killed():
     names = {
         "in start-up": "start-up",
         "in the first epoch": "first epoch",
-        "between": "between",
+        "at other times": "between",
         "while writing files": "while writing",
     }
     expected = [[name, counts[w], counts[w, "lost"]] for name, w in names.items()]

@@ -34,6 +34,7 @@ NOT_RUN = {
     "--dataset stamps": "needs what it downloads",
     "--explore": "serves until Ctrl-C; test_page_server.py starts and ends it",
     "# 20 variants": "takes hours; test_recipes.py trains two of them",
+    "# the third run": "the same",
     "--num_hosts 2": "needs two machines; test_multi_gpu.py starts two processes",
 }
 

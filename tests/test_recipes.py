@@ -146,8 +146,8 @@ def test_a_variant_is_trained_without_the_test_images(
     assert recipes.main(flags) == 0
     folder = tmp_path / "2_epochs" / variant / "0"
     assert len(read_log(folder)) == 2
-    measured = recipes.read_held_out(folder / "held_out.csv")
-    assert measured["images"] == 30 and 0 <= measured["accuracy"] <= 1
+    (measured,) = read_rows(folder / "held_out.csv")
+    assert measured["images"] == "30" and 0 <= float(measured["accuracy"]) <= 1
     assert (tmp_path / "2_epochs" / "recipes.png").read_bytes().startswith(b"\x89PNG")
     assert recipes.main(flags) == 0
     assert f"2 epochs are in {folder}" in capsys.readouterr().out
