@@ -7,14 +7,21 @@ from functools import partial
 import keras
 import numpy as np
 import pytest
-from conftest import assert_picture, finite_differences, read_rows, refuse, run_here
+from conftest import (
+    ROOT,
+    assert_picture,
+    finite_differences,
+    read_rows,
+    refuse,
+    run_here,
+)
 from keras import ops
 
-import capsulenet
 from capsnet.backend import input_gradient
 from capsnet.errors import UsageError
+from capsnet.flags import PRETRAINED
 from capsnet.interrupts import Interrupted
-from capsnet.weights import load_weights, save_model
+from capsnet.weights import save_model
 from capsulenet import margin_loss
 from experiments import adversarial, attack_figures, attacks
 
@@ -48,10 +55,8 @@ def test_gradients_of_images_are_those_of_finite_differences():
 
 
 @pytest.fixture(scope="module")
-def network(trained):
-    models = capsulenet.CapsNet((28, 28, 1), 10)
-    load_weights(models[0], trained[0] / "trained_model.h5")
-    return keras.Model(models[1].input, models[1].outputs[0])
+def network(published):
+    return keras.Model(published.input, published.outputs[0])
 
 
 @pytest.mark.parametrize("loss", [attacks.target_length, attacks.gap])
@@ -223,8 +228,8 @@ def test_walks_of_colour_images_are_drawn(reached, tmp_path):
 
 
 @pytest.fixture
-def arguments(trained, digits):
-    return ["-w", trained[0] / "trained_model.h5", "--data_dir", digits]
+def arguments(digits):
+    return ["-w", ROOT / PRETRAINED, "--data_dir", digits]
 
 
 def test_a_pair(arguments, tmp_path, capsys):

@@ -41,16 +41,6 @@ def test_what_is_not_changed_stays_bit_for_bit():
     np.testing.assert_array_equal(transform(x, np.stack([IDENTITY] * 6)), x)
 
 
-def test_a_shift_by_whole_pixels_and_a_quarter_turn():
-    x = images(n=2, height=5, width=5)
-    down = IDENTITY + np.float32([[0, 0, 2], [0, 0, -1]])
-    turn = np.float32([[0, 1, 0], [-1, 0, 0]])
-    moved, turned = transform(x, np.stack([down, turn]))
-    np.testing.assert_array_equal(moved[:3, 1:], x[0, 2:, :-1])
-    assert not moved[3:].any() and not moved[:, 0].any()
-    np.testing.assert_array_equal(turned, np.rot90(x[1]))
-
-
 def test_each_image_may_have_a_fill_of_its_own():
     x = images(n=2)
     away = np.stack([IDENTITY + np.float32([[0, 0, 99], [0, 0, 0]])] * 2)

@@ -163,18 +163,6 @@ def fitted(optimizer):
     return model
 
 
-if BACKEND == "tensorflow":
-
-    def test_adam_is_one_kernel_a_weight():
-        import tensorflow as tf
-
-        optimizer, weight = backend.adam(0.1), keras.Variable([1.0, 2.0])
-        optimizer.build([weight])
-        step = tf.function(lambda: optimizer.apply([tf.ones(2)]))
-        operations = step.get_concrete_function().graph.get_operations()
-        assert [op.type for op in operations].count("ResourceApplyAdam") == 1
-
-
 def test_a_model_file_holds_keras_adam(tmp_path):
     model = fitted(backend.adam(0.1))
     path = tmp_path / "model.keras"

@@ -14,6 +14,7 @@ import keras
 import numpy as np
 import pytest
 from conftest import (
+    ROOT,
     a_run,
     assert_picture,
     main,
@@ -28,6 +29,7 @@ from conftest import (
 import capsulenet
 from capsnet import backend, callbacks, command_line, datasets, errors, memory, session
 from capsnet.batches import ShiftedBatches
+from capsnet.flags import PRETRAINED
 from capsnet.options import Devices, Options, Training
 from capsnet.run_folder import RunFolder
 from capsnet.weights import load_weights, read_info, read_run
@@ -359,8 +361,8 @@ def run_without_reader(*arguments, **how):
 
 
 @pytest.mark.slow
-def test_a_test_whose_reader_has_gone_ends_without_a_word(trained, digits):
-    options = ["-w", trained[0] / "trained_model.h5", "--data_dir", digits]
+def test_a_test_whose_reader_has_gone_ends_without_a_word(digits):
+    options = ["-w", ROOT / PRETRAINED, "--data_dir", digits]
     process = run_without_reader("-t", *options, "--save_dir", ".")
     assert process.returncode == 141  # as if SIGPIPE had ended it
     assert process.stderr == ""
@@ -391,14 +393,10 @@ def test_a_training_whose_reader_goes_keeps_its_last_epoch(
 
 
 def test_printing_never_fails_for_want_of_a_sign(monkeypatch):
-    program = """
-from capsnet import command_line
-assert command_line.guard("script", lambda: print("class 猫")) == 0
-"""
-    monkeypatch.setenv("PYTHONIOENCODING", "cp1252")
-    process = run(program=("-c", program))
-    assert process.returncode == 0, process.stderr
-    assert process.stdout == "class \\u732b\n"
+    output = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(output, "cp1252"))
+    assert command_line.guard("script", lambda: print("class 猫")) == 0
+    assert output.getvalue().split() == [b"class", b"\\u732b"]
 
 
 # Help.

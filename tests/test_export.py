@@ -3,7 +3,6 @@
 import dataclasses
 import importlib.util
 import os
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -190,43 +189,6 @@ def test_onnx_is_what_other_programs_expect(tmp_path):
     }
 
 
-def test_half_stores_all_weights_in_16_bits(tmp_path):
-    model = build("plain")
-    for half in (False, True):
-        path = tmp_path / f"{half}.onnx"
-        export_model(model, str(path), half)
-        made, types = onnx.load(path), {}
-        for array in map(onnx.numpy_helper.to_array, made.graph.initializer):
-            types[array.dtype.name] = types.get(array.dtype.name, 0) + array.size
-        assert types["float16" if half else "float32"] >= model.count_params()
-        assert types["float32"] - (not half) * model.count_params() < 50
-    assert_close(run_onnx(path, images(model)), model.predict(images(model)), 0.01)
-
-
-def of_equal_capsules():
-    """A model whose class capsules are the same, bit by bit: sums of one number."""
-    model = build("plain")
-    digits = model.get_layer("digitcaps")
-    W = np.zeros(digits.W.shape)
-    W[:, 0, 0, 0] = 1e4
-    digits.W.assign(W)
-    return model
-
-
-def test_of_equally_long_capsules_the_first_is_drawn(tmp_path):
-    model, path = of_equal_capsules(), tmp_path / "model.onnx"
-    export_model(model, str(path))
-    # The routing of fewer images sums in an order of its own for each class.
-    x = np.repeat(images(model, 3)[:1], 4, axis=0)
-    lengths, drawn = expected = run_onnx(path, x)
-    assert (lengths == lengths[:, :1]).all() and lengths.min() > 0.01
-    assert_close(model.predict(x), expected)
-    last = np.arange(10).reshape(-1, 1, 1, 1) == 9
-    W = model.get_layer("digitcaps").W
-    W.assign(W * np.where(last, 1.01, 1))
-    assert np.abs(model.predict(x)[1] - drawn).max() > 0.01  # which draws another image
-
-
 def test_a_file_holds_no_more_than_it_can(tmp_path, monkeypatch):
     monkeypatch.setattr(export, "LARGEST", 1000)
     with pytest.raises(UsageError, match="expected at most 1000 bytes of weights in a"):
@@ -312,31 +274,6 @@ def test_tensorflow_lite(tmp_path, monkeypatch, capfd):
         expected = model.predict(x, verbose=0)
         # XNNPACK has a sigmoid of its own
         assert_close([outputs[name] for name in OUTPUTS], expected, 3e-5)
-
-
-def replace_as_windows(source, target):
-    """What `os.replace` does there: no folder takes the place of another."""
-    if os.path.isdir(target):
-        raise PermissionError(13, "Access is denied", target)
-    os.rename(source, target)
-
-
-@needs_tensorflow
-@pytest.mark.parametrize("folder", ["new", "empty", "link", "some/new/folders"])
-def test_an_export_goes_into_a_new_or_an_empty_folder(tmp_path, monkeypatch, folder):
-    def save(module, path, signatures):  # in no time
-        Path(path, "saved_model.pb").write_text("a model")
-
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "behind").mkdir()
-    (tmp_path / "link").symlink_to("behind", target_is_directory=True)
-    before = set(os.listdir(tmp_path))
-    monkeypatch.setattr("tensorflow.saved_model.save", save)
-    monkeypatch.setattr(os, "replace", replace_as_windows)
-    model = keras.Sequential([keras.Input((2,)), keras.layers.Flatten()])
-    export_model(model, str(tmp_path / folder))
-    assert (tmp_path / folder / "saved_model.pb").read_text() == "a model"
-    assert set(os.listdir(tmp_path)) == before | {folder.split("/")[0]}
 
 
 # Without our code: in a process that has only what the file needs.

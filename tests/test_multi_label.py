@@ -90,6 +90,7 @@ def test_a_model_of_many_labels_knows_it(trained, squares, tmp_path, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("no_pictures")
 def test_the_classes_of_new_pictures(tmp_path, capsys):
     squares = write_squares(tmp_path / "squares.npz", 1500, 200)
     folder = tmp_path / "run"

@@ -1,12 +1,9 @@
 """Some of the damaged and forged files of `tests/long/mutated_inputs.py`."""
 
-import csv
 import re
 
 import pytest
 from conftest import run
-
-from tests.long.results import COLUMNS, record
 
 pytest.importorskip("resource")  # and fork, which Windows has neither of
 
@@ -93,19 +90,3 @@ def test_each_fault_would_be_noticed():
     assert done.returncode == 0, done.stdout + done.stderr
     assert "idx: 3 cases, 3 traceback" in done.stdout
     assert "--kinds idx --seed 7 --only 2" in done.stdout
-
-
-def test_a_study_replaces_its_own_results_only(tmp_path):
-    path = tmp_path / "results.csv"
-    record("a", [("case, 1", "good", 3), ("case, 2", "bad", 1)], "run a", path)
-    record("b", [("case", "good", 5)], "run b", path)
-    record("a", [("case, 1", "good", 4)], "run a again", path)
-    with open(path, newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert [tuple(row) for row in rows] == [COLUMNS, COLUMNS]
-    assert [(r["study"], r["case"], r["outcome"], r["count"]) for r in rows] == [
-        ("b", "case", "good", "5"),
-        ("a", "case, 1", "good", "4"),
-    ]
-    assert rows[1]["command"] == "run a again" and "NumPy" in rows[1]["versions"]
-    assert [p.name for p in tmp_path.iterdir()] == ["results.csv"]

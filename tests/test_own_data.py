@@ -384,20 +384,6 @@ def arrays(**changes):
     }
 
 
-@pytest.mark.slow
-def test_an_npz_of_16_bits_with_names(tmp_path, capsys):
-    np.savez(tmp_path / "pets.npz", **arrays())
-    flags = ("--epochs", 1, "--digit", "cat", "--seed", 3, "--save_dir", tmp_path)
-    flags += ("--recipe", "seed")  # which can be given more epochs
-    assert main("--dataset", tmp_path / "pets.npz", *flags) == 0
-    out = capsys.readouterr().out
-    assert "6 of 6 training images, 3 test images, 18 x 20 x 3, 2 classes" in out
-    assert re.search(r"^dog +2  ", out, re.M)
-    # The same order again, which the run state makes sure of.
-    assert main("--resume", "--epochs", 2, "--save_dir", tmp_path) == 0
-    assert "Going on after epoch 1 of 2" in capsys.readouterr().out
-
-
 def test_faults_of_arrays(tmp_path, capsys):
     """Two of those in test_datasets.py: of the file, and of the part that is used."""
     path = tmp_path / "pets.npz"
@@ -421,17 +407,17 @@ def test_a_fault_of_a_picture_is_one_line_whatever_its_name(shapes, tmp_path, ca
 
 @pytest.mark.slow
 def test_photos_of_digits(mnist, tmp_path, capsys):
-    """200 test digits, dark on unevenly lit light paper: at least 95 % right."""
+    """60 test digits, dark on unevenly lit light paper: at least 95 % right."""
     _, (x, y) = mnist
     rng = np.random.default_rng(0)
-    index = rng.choice(len(x), 200, replace=False)
+    index = rng.choice(len(x), 60, replace=False)
     for i in index:
         Image.fromarray(draw_photo(x[i], rng)).save(tmp_path / f"{i}.png")
     paths = [tmp_path / f"{i}.png" for i in index]
     model = ("-w", ROOT / "result" / "pretrained" / "mnist_v4.h5")
     assert main("--predict", *paths, *model) == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if ", len" in line]
-    assert len(lines) == 200 and all("inverted" in line for line in lines)
+    assert len(lines) == 60 and all("inverted" in line for line in lines)
     right = [
         line.split(": ")[1].startswith(f"{label},")
         for line, label in zip(lines, y[index].argmax(axis=1))

@@ -35,6 +35,7 @@ NOT_RUN = {
     "--explore": "serves until Ctrl-C; test_page_server.py starts and ends it",
     "# 20 variants": "takes hours; test_recipes.py trains two of them",
     "# the third run": "the same",
+    "--cells baseline": "takes minutes; test_mnist_table.py asks for it",
     "--num_hosts 2": "needs two machines; test_multi_gpu.py starts two processes",
 }
 
@@ -56,9 +57,9 @@ SHORTER = {
     "--attack iterative": "--data_dir DIGITS --count 5 --steps 2 --epsilons 0 0.1",
     "--attack fgsm": "--data_dir DIGITS --count 5 --epsilons 0 0.1",
     "experiments.adversarial": "--data_dir DIGITS --max_steps 1",
-    "experiments.mnist_table --recipe modern": "--data_dir DIGITS",
+    "experiments.mnist_table --recipe modern": "--data_dir DIGITS --trials 1",
     "experiments.mnist_table": "--data_dir DIGITS --epochs 1",
-    "experiments.multimnist": FEW,
+    "experiments.multimnist": f"--epochs 1 {FEW}",
     "experiments.recipes --table_only": "",
     "experiments.affnist": f"--epochs 1 --validation_size 10 {FEW}",
 }

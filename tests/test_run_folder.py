@@ -39,25 +39,26 @@ def test_the_old_file_stays_if_writing_fails(tmp_path, error, written):
     assert os.listdir(tmp_path) == ["log.csv"]
 
 
-def test_a_writer_that_writes_nothing(tmp_path):
-    put(tmp_path / "log.csv", "old")
-    with (
-        pytest.raises(OSError, match="cannot be written"),
-        replace_file(str(tmp_path / "log.csv")),
-    ):
-        pass
-    assert (tmp_path / "log.csv").read_text() == "old"
-
-
 def test_a_name_without_a_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     put("log.csv", "new")
     assert os.listdir() == ["log.csv"]
 
 
-@pytest.mark.parametrize("name", ["empty", "new/page"])
-def test_a_folder_is_there_with_all_its_files_or_not_at_all(tmp_path, name):
+def replace_as_windows(source, target):
+    """What `os.replace` does there: no folder takes the place of another."""
+    if os.path.isdir(target):
+        raise PermissionError(13, "Access is denied", target)
+    os.rename(source, target)
+
+
+@pytest.mark.parametrize("name", ["empty", "link", "new/page"])
+def test_a_folder_is_there_with_all_its_files_or_not_at_all(
+    tmp_path, name, monkeypatch
+):
+    monkeypatch.setattr(os, "replace", replace_as_windows)
     (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to("empty", target_is_directory=True)
     folder = tmp_path / name
     assert is_new_or_empty(str(folder))
 
@@ -72,5 +73,5 @@ def test_a_folder_is_there_with_all_its_files_or_not_at_all(tmp_path, name):
         Path(written, "index.html").write_bytes(b"x")
     assert (folder / "index.html").read_bytes() == b"x"
     assert not is_new_or_empty(str(folder))
-    kept = {"empty", Path(name).parts[0]}
+    kept = {"empty", "link", Path(name).parts[0]}
     assert set(os.listdir(tmp_path)) == kept  # nothing temporary

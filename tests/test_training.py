@@ -35,6 +35,7 @@ def small_run(folder, digits, *flags):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("no_pictures")
 def test_averages_are_what_is_evaluated_and_a_run_goes_on_with_them(digits, tmp_path):
     whole = small_run(tmp_path / "whole", digits, "--epochs", 2, "--ema", 0.9)
     half = small_run(tmp_path / "parts", digits, "--epochs", 1, "--ema", 0.9)

@@ -155,12 +155,3 @@ def test_plot_log_without_a_single_error(tmp_path):
     rows = rows_of_log(1, accuracy=1.0)  # 0 % on a logarithmic axis
     utils.plot_log(rows, str(tmp_path / "p.png"))
     opened(tmp_path / "p.png")
-
-
-def test_plot_log_of_a_run_that_diverged(tmp_path):
-    rows = rows_of_log(2)
-    rows[1] |= {name: float("nan") for name in rows[1] if name.endswith("loss")}
-    utils.plot_log(rows, str(tmp_path / "p.png"))
-    opened(tmp_path / "p.png")
-    utils.plot_log(rows[1:], str(tmp_path / "p.png"))
-    opened(tmp_path / "p.png")

@@ -596,6 +596,10 @@ def test_a_run_state_is_read(state):
     assert_weights(model, weights)
     for weight, array in zip(weights, best, strict=True):
         np.testing.assert_array_equal(weight + 1, array)
+    for read in (load_weights, keras.Model.load_weights):  # it is a model file too
+        model.set_weights([0 * weight for weight in weights])
+        read(model, path)
+        assert_weights(model, weights)
 
 
 @pytest.mark.parametrize("fault", RUN_FAULTS)

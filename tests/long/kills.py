@@ -45,13 +45,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-import h5py
-import numpy as np
 from PIL import Image
 
 from capsnet import datasets, report
 from capsnet.weights import read_info, read_run
-from tests.conftest import write_digits
+from tests.conftest import read_weights, write_digits
 from tests.long import results
 from tests.long.processes import (
     BETWEEN,
@@ -110,7 +108,7 @@ class Reference:
 
     def __post_init__(self):
         self.rows = read_log(self.folder / LOG)
-        self.weights = read_arrays(self.folder / MODEL)
+        self.weights = read_weights(self.folder / MODEL)
         self.pictures = {name: (self.folder / name).read_bytes() for name in PICTURES}
         self.earlier_files = {
             name: (self.earlier / name).read_bytes() for name in FILES
@@ -132,19 +130,6 @@ def read_log(path: Path) -> list[dict]:
     whole = all(None not in row and None not in row.values() for row in rows)
     ensure(rows and whole, f"{path.name}: cut")
     return [{k: float(v) for k, v in row.items() if k not in TIMES} for row in rows]
-
-
-def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """All arrays of a model file."""
-    arrays = {}
-
-    def keep(name, item):
-        if isinstance(item, h5py.Dataset):
-            arrays[name] = item[()]
-
-    with h5py.File(path) as file:
-        file.visititems(keep)
-    return arrays
 
 
 def prepare(folder: Path) -> list[Reference]:
@@ -204,7 +189,7 @@ def check_files(folder: Path, reference: Reference, replaces: bool) -> None:
         rows = read_run(str(folder / STATE))["rows"]
         rows = [{k: v for k, v in row.items() if k not in TIMES} for row in rows]
         ensure(rows == reference.rows[:n], f"{STATE}: other rows")
-        read_arrays(folder / STATE)
+        read_weights(folder / STATE)
     else:
         ensure(not names, f"no {STATE}, but {names}")
     if LOG in names:
@@ -222,7 +207,7 @@ def check_files(folder: Path, reference: Reference, replaces: bool) -> None:
 
 def check_model(folder: Path, reference: Reference) -> None:
     read_info(str(folder / MODEL))
-    weights = read_arrays(folder / MODEL)
+    weights = read_weights(folder / MODEL)
     ensure(list(weights) == list(reference.weights), f"{MODEL}: other arrays")
     for name, weight in weights.items():
         same = weight.tobytes() == reference.weights[name].tobytes()
