@@ -21,32 +21,6 @@ pytestmark = pytest.mark.slow
 
 SEVEN = [(0.25, 0.25), (0.5, 0.24), (0.75, 0.25), (0.6, 0.5), (0.45, 0.85)]
 ONE = [(0.5, 0.15), (0.5, 0.5), (0.5, 0.85)]
-MARGIN = 4  # pixels of the model of two digits around one
-
-
-@pytest.fixture(scope="module")
-def two_digits(published):
-    """A model of two digits, by hand: the published one in the middle of 36 x 36.
-
-    Capsules elsewhere predict nothing, and the decoder draws black there.
-    """
-    _, model, _ = capsulenet.CapsNet((36, 36, 1), 10)
-    for name in ("conv1", "primarycaps"):
-        model.get_layer(name).set_weights(published.get_layer(name).get_weights())
-    (W,) = published.get_layer("digitcaps").get_weights()
-    larger = np.zeros((10, 10, 10, 32 * 16 * 8), "float32")
-    larger[:, 2:-2, 2:-2] = W.reshape(10, 6, 6, -1)
-    model.get_layer("digitcaps").set_weights([larger.reshape(10, -1, 16, 8)])
-    *hidden, last = explore.dense_layers(published)
-    *hidden_too, last_too = explore.dense_layers(model)
-    for layer, source in zip(hidden_too, hidden):
-        layer.set_weights(source.get_weights())
-    kernel, bias = last.get_weights()
-    margin = [(MARGIN, MARGIN), (MARGIN, MARGIN)]
-    kernel = np.pad(kernel.reshape(-1, 28, 28), [(0, 0), *margin])
-    bias = np.pad(bias.reshape(28, 28), margin, constant_values=-9)
-    last_too.set_weights([kernel.reshape(len(kernel), -1), bias.ravel()])
-    return model
 
 
 @pytest.fixture(scope="module")
@@ -362,11 +336,8 @@ def test_several_classes_in_a_picture(open_page, tmp_path):
 
 
 @pytest.mark.parametrize("is_second", [False, True])
-def test_two_layers_give_two_digits(is_second, open_page, published, two_digits, mnist):
-    info = {**uses.MNIST_INFO, "input_shape": [36, 36, 1], "objects": 2}
-    x, y = (part[:100] for part in mnist.test)
-    x = np.pad(x, ((0, 0), (MARGIN, MARGIN), (MARGIN, MARGIN), (0, 0)))
-    shown = [Shown(two_digits, info, "pairs.h5", (x, y))]
+def test_two_layers_give_two_digits(is_second, open_page, published, mnist):
+    shown = [uses.find_two_digits(capsulenet.CapsNet, uses.MNIST_INFO)]
     if is_second:
         shown.insert(0, Shown(published, uses.MNIST_INFO, "mnist_v4.h5"))
     page = open_page(explore.build_page(*shown))
@@ -374,7 +345,9 @@ def test_two_layers_give_two_digits(is_second, open_page, published, two_digits,
         assert not page.get("pair").is_displayed()
         assert page.get("pair-model").text == ""
         page.do("arguments[0].scrollIntoView()", page.get("two-digits"))
-        page.wait(lambda: page.get("pair-model").text.startswith("Part 4: pairs.h5:"))
+        page.wait(
+            lambda: page.get("pair-model").text.startswith("Part 4: multimnist.h5:")
+        )
     page.wait(lambda: " and " in page.get("pair-answer").text)
     assert not page.get("pair-loading").is_displayed()
     page.press("pair-random")
