@@ -2,9 +2,9 @@
 
     python -m benchmarks.time_to_accuracy
 
-Errors are those of the published trainings: after each epoch in the log of the
-recipe `seed`, which is the older scripts', and after the last epoch of each run of the
-recipe `modern`, whose learning rate is zero only there. The time of an epoch is its
+Errors are those of the published trainings: after each epoch in the log of the recipe
+`seed`, which is the older scripts', and after the last epoch of each run of the recipe
+`modern`, whose learning rate is zero only there. The time of an epoch is its
 number of steps times that of a step: batches made and trained on, in turn, so that what
 else the machine does falls on all alike. The older scripts' formulation computes the
 same as ours, so that its errors are those of the same log. Writes
@@ -38,9 +38,15 @@ from capsnet.training import make_affine, make_optimizer
 
 PUBLISHED = os.path.join(report.ROOT, "result", "published")
 SEED_RUN = os.path.join(PUBLISHED, "mnist_table", "seed", "v4", "0")
-MODERN_RUNS = [os.path.join(PUBLISHED, f"modern_{n}_epochs") for n in (3, 6)]
-MODERN_RUNS += [os.path.join(PUBLISHED, "modern_1_epoch")]
-MODERN_RUNS += [os.path.join(PUBLISHED, "mnist_table", "modern", "v4", "0")]
+MODERN_RUNS = [
+    os.path.join(PUBLISHED, *path)
+    for path in (
+        ["modern_1_epoch"],
+        ["modern_3_epochs"],
+        ["modern_6_epochs"],
+        ["mnist_table", "modern", "v4", "0"],
+    )
+]
 N_IMAGES = 60_000  # in an epoch of the logs
 # Each curve: its words, its recipe, and whether older scripts write its network so.
 CURVES = {
