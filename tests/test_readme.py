@@ -445,7 +445,8 @@ def test_overlapping_digits():
         ("modern/capsnet", "CapsNet of the paper's layers,", "modern"),
         ("two_epochs/capsnet", "", "modern"),
         ("capsnet", "", "seed"),
-        ("two_epochs/baseline", "baseline CNN,", "modern"),
+        ("twelve_epochs/baseline", "baseline CNN,", "modern"),
+        ("two_epochs/baseline", "", "modern"),
         ("cnn", "", "seed"),
     ):
         log, results = read_pairs(name)
@@ -467,6 +468,16 @@ def test_overlapping_digits():
     assert (
         f"ends at {last:.2f} % after 720 000, on two cores in {minutes:.0f} min" in text
     )
+    assert (
+        f"ends at {read_pairs('twelve_epochs/baseline')[1][0]:.2f} % after as" in text
+    )
+    rows = [
+        read_rows(PUBLISHED / "multimnist" / "more_pairs" / name / "test.csv")[0]
+        for name in NETWORKS
+    ]
+    assert {row["pairs"] for row in rows} == {"50000"}
+    ours, cnn = (float(row["error"]) for row in rows)
+    assert f"it is {ours:.2f} against {cnn:.2f} %" in text
 
 
 NETWORKS = ("capsnet", "baseline")

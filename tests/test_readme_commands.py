@@ -59,6 +59,7 @@ SHORTER = {
     "experiments.adversarial": "--data_dir DIGITS --max_steps 1",
     "experiments.mnist_table --recipe modern": "--data_dir DIGITS --trials 1",
     "experiments.mnist_table": "--data_dir DIGITS --epochs 1",
+    "--pairs 5": "--data_dir DIGITS --batch_size 10 --pairs 1",
     "experiments.multimnist": f"--epochs 1 {FEW}",
     "experiments.recipes --table_only": "",
     "experiments.affnist": f"--epochs 1 --validation_size 10 {FEW}",
