@@ -343,7 +343,6 @@ def test_a_host_whose_output_nobody_reads_any_more(monkeypatch):
         ("--num_hosts 2 --coordinator localhost:99999", "received localhost:99999"),
         ("--host_id 1", "less than --num_hosts 1"),
         ("--num_hosts 2 --coordinator h:1 --features a.npz", "--features needs a sing"),
-        ("--num_hosts 2 --coordinator h:1 --explore", "--explore needs a single host"),
     ],
 )
 def test_flags_of_hosts_that_cannot_work(flags, message, main):
