@@ -22,6 +22,8 @@ FILES += ROOT.glob("experiments/README.md")
 TEXTS = {path: path.read_text(encoding="utf-8") for path in FILES}
 PUBLISHED = ROOT / "result" / "published"
 BENCHMARKS = ROOT / "benchmarks" / "results"
+NETWORKS = ("capsnet", "baseline")  # folders of their logs
+CNN = "baseline CNN"
 SCRIPTS = ("capsulenet", "capsulenet_multi_gpu")
 STUDIES = [
     f"{folder}.{path.stem}"
@@ -437,6 +439,34 @@ def test_the_table_of_the_paper():
     check_table(find_table("network", "routing"), expected)
 
 
+def test_attacked_networks():
+    folder = PUBLISHED / "adversarial"
+    text = " ".join(TEXTS[ROOT / "experiments" / "README.md"].split())
+    logs = [read_log(folder / name) for name in NETWORKS]
+    a, b = (error(log[-1]) for log in logs)
+    assert f"equally good: {a:.2f} and {b:.2f} % test error" in text
+    for log in logs:
+        minutes = sum(float(epoch["seconds"]) for epoch in log) / 60
+        assert f"{minutes:.0f} minutes" in text
+    holds = {}  # the lower curve of each network, in %
+    for attack, count in (("fgsm", "2000"), ("iterative", "1000")):
+        for row in read_rows(folder / f"{attack}.csv"):
+            assert row["images"] == count
+            at = attack, row["epsilon"], row["network"]
+            holds[at] = min(100 * float(row["accuracy"]), holds.get(at, 100))
+    for attack, epsilon, network in holds:
+        if network == "CapsNet" and float(epsilon) >= 0.05:
+            assert holds[attack, epsilon, network] > holds[attack, epsilon, CNN]
+    for attack, epsilon, said in (
+        ("fgsm", "0.1", "at 0.1 it is {:.1f} against {:.1f} % with one step"),
+        ("iterative", "0.1", "and {:.1f} against {:.1f} % with ten"),
+        ("fgsm", "0.2", "at 0.2, {:.1f} against {:.1f} %"),
+        ("iterative", "0.2", "and {:.1f} against {:.1f} %, of"),
+    ):
+        pair = (holds[attack, epsilon, network] for network in ("CapsNet", CNN))
+        assert said.format(*pair) in text
+
+
 def test_overlapping_digits():
     expected = []
     for name, text, recipe in (
@@ -478,9 +508,6 @@ def test_overlapping_digits():
     assert {row["pairs"] for row in rows} == {"50000"}
     ours, cnn = (float(row["error"]) for row in rows)
     assert f"it is {ours:.2f} against {cnn:.2f} %" in text
-
-
-NETWORKS = ("capsnet", "baseline")
 
 
 def read_pairs(name: str) -> tuple[list[dict], list[float]]:
