@@ -539,18 +539,45 @@ def test_the_recipe_part_by_part():
 
 
 def test_new_poses():
-    expected = []
+    """Each run at its end, and what the text says of their means."""
+    expected, synthetic, placed = [], {}, {}
     for name, text, paper in (
-        ("capsnet", "CapsNet,", "79 (at 99.23)"),
+        ("small", "CapsNet of small kernels,", ""),
+        ("capsnet", "CapsNet of the paper's layers,", "79 (at 99.23)"),
         ("cnn", "CNN with pooling and dropout,", "66 (at 99.22)"),
     ):
-        log = read_log(PUBLISHED / "affnist" / name)
-        for epoch in log:
-            columns = ("test_accuracy", "synthetic_accuracy")
-            values = [100 * float(epoch[column]) for column in columns]
-            expected.append(["", 55000 * int(epoch["epoch"]), *values, ""])
-        expected[-len(log)][0], expected[-1][-1] = text, paper
-    check_table(find_table("network", "images seen"), expected)
+        folders = sorted((PUBLISHED / "affnist" / name).iterdir())
+        logs = [read_log(folder) for folder in folders]
+        assert all(float(log[-1]["val_accuracy"]) >= 0.992 for log in logs)
+        placed[name], synthetic[name] = columns = [
+            [100 * float(log[-1][column]) for log in logs]
+            for column in ("test_accuracy", "synthetic_accuracy")
+        ]
+        for folder, log, *values in zip(folders, logs, *columns):
+            expected.append([text, folder.name, 55000 * len(log), *values, paper])
+            text = paper = ""
+        if len(logs) > 1:
+            means = [f"{np.mean(c):.2f} ({np.std(c, ddof=1):.2f})" for c in columns]
+            expected.append(["", "mean (standard deviation)", "", *means, ""])
+    check_table(find_table("network", "seed", "images seen"), expected)
+    text = " ".join(TEXTS[ROOT / "experiments" / "README.md"].split())
+    difference, small_difference = (
+        np.mean(synthetic["cnn"]) - np.mean(synthetic[name])
+        for name in ("capsnet", "small")
+    )
+    deviations = [np.std(synthetic[name], ddof=1) for name in ("cnn", "small")]
+    error = np.hypot(*deviations) / np.sqrt(3)
+    first = [100 * float(row["synthetic_accuracy"]) for row in logs[0]]
+    for words in (
+        f"ours is {difference:.1f} points better",
+        f"is {small_difference:.1f} points behind the CNN",
+        f"the standard error of that is {error:.1f} points",
+        f"had {first[1]:.2f} % after 110 000 images",
+        f"and {first[3]:.2f} after 220 000",
+        f"the same {np.mean(placed['cnn']):.2f} % of the placed digits",
+        f"the same {np.mean(placed['small']):.2f} % of the placed digits",
+    ):
+        assert words in text, words
 
 
 # Code in Python.
