@@ -540,7 +540,7 @@ def test_the_recipe_part_by_part():
 
 def test_new_poses():
     """Each run at its end, and what the text says of their means."""
-    expected, synthetic, placed = [], {}, {}
+    expected, curves, synthetic, placed = [], {}, {}, {}
     for name, text, paper in (
         ("small", "CapsNet of small kernels,", ""),
         ("capsnet", "CapsNet of the paper's layers,", "79 (at 99.23)"),
@@ -549,32 +549,36 @@ def test_new_poses():
         folders = sorted((PUBLISHED / "affnist" / name).iterdir())
         logs = [read_log(folder) for folder in folders]
         assert all(float(log[-1]["val_accuracy"]) >= 0.992 for log in logs)
-        placed[name], synthetic[name] = columns = [
-            [100 * float(log[-1][column]) for log in logs]
-            for column in ("test_accuracy", "synthetic_accuracy")
+        curves[name] = [
+            [100 * float(r["synthetic_accuracy"]) for r in log] for log in logs
         ]
+        synthetic[name] = [curve[-1] for curve in curves[name]]
+        placed[name] = [100 * float(log[-1]["test_accuracy"]) for log in logs]
+        columns = placed[name], synthetic[name]
         for folder, log, *values in zip(folders, logs, *columns):
             expected.append([text, folder.name, 55000 * len(log), *values, paper])
             text = paper = ""
-        if len(logs) > 1:
-            means = [f"{np.mean(c):.2f} ({np.std(c, ddof=1):.2f})" for c in columns]
-            expected.append(["", "mean (standard deviation)", "", *means, ""])
+        means = [f"{np.mean(c):.2f} ({np.std(c, ddof=1):.2f})" for c in columns]
+        expected.append(["", "mean (standard deviation)", "", *means, ""])
     check_table(find_table("network", "seed", "images seen"), expected)
     text = " ".join(TEXTS[ROOT / "experiments" / "README.md"].split())
-    difference, small_difference = (
-        np.mean(synthetic["cnn"]) - np.mean(synthetic[name])
+    (difference, error), (small_difference, small_error) = (
+        (
+            np.mean(synthetic["cnn"]) - np.mean(synthetic[name]),
+            np.hypot(*(np.std(synthetic[n], ddof=1) for n in ("cnn", name))) / 3**0.5,
+        )
         for name in ("capsnet", "small")
     )
     more = np.mean(placed["cnn"]) - np.mean(placed["capsnet"])
-    deviations = [np.std(synthetic[name], ddof=1) for name in ("cnn", "small")]
-    error = np.hypot(*deviations) / np.sqrt(3)
-    first = [100 * float(row["synthetic_accuracy"]) for row in logs[0]]
+    cnn, paper_layers = curves["cnn"], curves["capsnet"]
     for words in (
-        f"ours is {difference:.1f} points better, with {more:.1f} more",
-        f"is {small_difference:.1f} points behind the CNN",
-        f"the standard error of that is {error:.1f} points",
-        f"had {first[1]:.2f} % after 110 000 images",
-        f"and {first[3]:.2f} after 220 000",
+        f"layers has {np.mean(synthetic['capsnet']):.1f} % of the synthetic set",
+        f"ours is {difference:.1f} points better ({error:.1f})",
+        f"with {more:.1f} more of the placed test digits",
+        f"is {small_difference:.1f} points behind the CNN ({small_error:.1f})",
+        f"had {cnn[0][1]:.2f} % after 110 000 images",
+        f"and {cnn[0][3]:.2f} after 220 000",
+        f"the other two had {paper_layers[1][4]:.2f} and {paper_layers[2][4]:.2f} %",
         f"the same {np.mean(placed['cnn']):.2f} % of the placed digits",
         f"the same {np.mean(placed['small']):.2f} % of the placed digits",
     ):
