@@ -530,12 +530,28 @@ def test_what_parts_give_for_overlapping_digits():
 
 
 def test_the_recipe_part_by_part():
-    rows = read_rows(PUBLISHED / "recipes" / "8_epochs" / "recipes.csv")
-    expected = []
-    for row in rows:
-        numbers = (float(row[name]) for name in ("error", "margin_loss_x1000"))
-        expected.append([row["what"], row["runs"], *numbers])
-    check_table(find_table("change", "runs"), expected)
+    for epochs, column in ((8, "change"), (20, "changes, 20 epochs")):
+        rows = read_rows(PUBLISHED / "recipes" / f"{epochs}_epochs" / "recipes.csv")
+        expected = []
+        for row in (row for row in rows if row["runs"] != "0"):
+            numbers = (float(row[name]) for name in ("error", "margin_loss_x1000"))
+            expected.append([row["what"], row["runs"], *numbers])
+        check_table(find_table(column, "runs"), expected)
+
+
+def test_with_stronger_changes_and_all_images():
+    log = read_log(PUBLISHED / "stronger")
+    trials = sorted((PUBLISHED / "mnist_table" / "modern" / "v4").iterdir())
+    losses = [float(read_log(trial)[-1]["test_margin_loss"]) for trial in trials]
+    text = " ".join(TEXTS[ROOT / "experiments" / "README.md"].split())
+    minutes = sum(float(row["seconds"]) for row in log) / 60
+    loss = float(log[-1]["test_margin_loss"])
+    assert (
+        f"a test error of {error(log[-1]):.2f} % and a margin loss of {loss:.4f}"
+        in text
+    )
+    assert f"one run, {minutes:.0f} minutes" in text
+    assert f"`modern` had {min(losses):.4f} to {max(losses):.4f}" in text
 
 
 def test_new_poses():

@@ -35,6 +35,7 @@ NOT_RUN = {
     "--explore": "serves until Ctrl-C; test_page_server.py starts and ends it",
     "# 21 variants": "takes hours; test_recipes.py trains two of them",
     "# the third run": "the same",
+    "experiments.recipes --epochs 20": "the same",
     "--cells baseline": "takes minutes; test_mnist_table.py asks for it",
     "--num_hosts 2": "needs two machines; test_multi_gpu.py starts two processes",
 }
