@@ -229,7 +229,7 @@ def make_rows(save_dir: str, epochs: int) -> list[dict]:
                 "error_std": round(stdev(errors), 3) if len(last) > 1 else "",
                 "margin_loss_x1000": round(mean(losses), 3) if last else "",
                 "margin_loss_std": round(stdev(losses), 3) if len(last) > 1 else "",
-                "errors": " ".join(f"{error:.2f}" for error in errors),
+                "errors": " ".join(f"{error:.3f}" for error in errors),
                 "margin_losses": " ".join(f"{loss:.3f}" for loss in losses),
             }
         )

@@ -118,6 +118,7 @@ def test_the_study_compares_finished_runs(tmp_path):
         "1.5",
         "0.707",
     )
+    assert modern["errors"] == "1.000 2.000"
     assert modern["margin_losses"] == "10.000 20.000"
     assert rows["no_average"]["runs"] == "0" and rows["no_average"]["error"] == ""
     text = (tmp_path / "2_epochs" / "recipes.md").read_text()
