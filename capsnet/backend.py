@@ -11,6 +11,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from capsnet.muon import Muon
+
 
 def device_kind() -> str:
     """The kind of the backend's default device, as it is called there: "cpu", "gpu".
@@ -145,22 +147,32 @@ def adam(learning_rate, **options) -> keras.optimizers.Adam:
 
         if not tf.distribute.has_strategy():
             optimizer.update_step = functools.partial(_fused_step, optimizer)
+    return _starting_right(optimizer)
+
+
+def muon(learning_rate, **options) -> Muon:
+    """Muon, whose average starts as that of `adam`."""
+    return _starting_right(Muon(learning_rate, **options))
+
+
+def _starting_right(optimizer):
     if optimizer.use_ema:
         average = functools.partial(_average, optimizer)
         optimizer._update_model_variables_moving_average = average
     return optimizer
 
 
-def _average(adam, variables):
+def _average(optimizer, variables):
     """Updates the moving average of the weights, so that it starts right.
 
     With a factor of 0.999 from the start, the average of the first thousand steps would
     be the initial weights for the most part. So the factor of step `t` is at most
     `t / (t + 10)`: an average over the last tenth of the steps.
     """
-    t = ops.cast(adam.iterations, "float32")
-    rate = 1 - ops.minimum(adam.ema_momentum, t / (t + 10))
-    for variable, average in zip(variables, adam._model_variables_moving_average):
+    t = ops.cast(optimizer.iterations, "float32")
+    rate = 1 - ops.minimum(optimizer.ema_momentum, t / (t + 10))
+    averages = optimizer._model_variables_moving_average
+    for variable, average in zip(variables, averages):
         average.assign_add(ops.cast(rate, variable.dtype) * (variable - average))
 
 

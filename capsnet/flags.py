@@ -198,8 +198,8 @@ def add_training_flags(parser: Parser, changes: bool = True):
         changes: Whether those of the images are among them.
     """
     group = parser.add_argument_group("training")
-    schedule = ("epochs", "batch_size", "lr", "lr_decay", "warmup", "ema")
-    add_options(group, Training, "recipe", *schedule, "train_size", "validation_size")
+    steps = ("epochs", "batch_size", "optimizer", "lr", "lr_decay", "warmup", "ema")
+    add_options(group, Training, "recipe", *steps, "train_size", "validation_size")
     add_options(group, Training, "patience", "balance")
     if changes:
         names = ("shift_fraction", "rotation", "zoom", "shear", "flip")

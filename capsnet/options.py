@@ -16,6 +16,7 @@ PRECISIONS = ("float32", "mixed_bfloat16")
 RECIPE_NAMES = ("seed", "modern", "pictures")
 PIXEL_WEIGHT = 0.0005  # of the squared error of a pixel, in the paper (section 4.1)
 NETWORKS = ("capsnet", "baseline", "cnn")
+OPTIMIZERS = ("adam", "muon")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,11 +179,16 @@ class Training(Checked):
         "100, by the number of images)",
     )
     drop_remainder: bool = option(False, SWITCH)
+    optimizer: str = option(
+        "adam",
+        choice(OPTIMIZERS),
+        "adam, or muon: Muon for the kernels of convolutions and Adam for all other "
+        "weights (default: adam)",
+    )
     lr: float = option(
         0.001,
         Number(),
-        "largest learning rate of Adam (default: 0.001; modern: 0.003, "
-        "pictures: 0.002)",
+        "largest learning rate (default: 0.001; modern: 0.003, pictures: 0.002)",
     )
     lr_decay: float | None = option(
         0.9,

@@ -308,7 +308,7 @@ def describe_training(training: Training) -> str:
     parts = [
         f"recipe {t.recipe}",
         f"{t.epochs} epoch{'s' * (t.epochs > 1)} of batches of {t.batch_size}",
-        f"learning rate {t.lr:g}{warmup}, then {falls}",
+        f"{t.optimizer.title()} with learning rate {t.lr:g}{warmup}, then {falls}",
     ]
     parts += [f"weights averaged ({t.ema:g})"] if t.ema else []
     parts += ["classes balanced"] if t.balance else []

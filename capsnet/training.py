@@ -103,9 +103,10 @@ def make_affine(training: Training) -> Affine | None:
 
 
 def make_optimizer(training: Training, steps_per_epoch: int) -> keras.Optimizer:
-    """Adam, with the learning rates and the average of the weights that are asked."""
+    """With the learning rates and the average of the weights that are asked."""
+    make = {"adam": backend.adam, "muon": backend.muon}[training.optimizer]
     rate = make_schedule(training, steps_per_epoch)
-    return backend.adam(rate, use_ema=bool(training.ema), ema_momentum=training.ema)
+    return make(rate, use_ema=bool(training.ema), ema_momentum=training.ema)
 
 
 def fit(model: keras.Model, run: Run) -> None:

@@ -114,6 +114,11 @@ VARIANTS = {
         "rate 0.005, 15 degrees, zoom and shear 0.2",
         {"lr": 0.005, "rotation": 15, "zoom": 0.2, "shear": 0.2},
     ),
+    "muon": Variant("Muon for the convolutions' kernels", {"optimizer": "muon"}),
+    "muon_strong": Variant(
+        "Muon, 15 degrees, zoom and shear 0.2",
+        {"optimizer": "muon", "rotation": 15, "zoom": 0.2, "shear": 0.2},
+    ),
     "decay_0.9": Variant("0.9 an epoch instead of the cosine", {"lr_decay": 0.9}),
     "W_0.03": Variant(
         "transformation matrices start at 0.03", sizes={"transformation_stddev": 0.03}

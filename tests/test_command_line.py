@@ -50,8 +50,8 @@ def test_training_says_what_it_does_and_nothing_else(trained):
         "300 of 600 training images, 300 test images, 28 x 28 x 1, 10 classes"
     )
     assert lines[2] == (
-        "How: recipe seed, 2 epochs of batches of 30, learning rate 0.001, then 0.5 an "
-        "epoch; changes of images: shifts 0.1"
+        "How: recipe seed, 2 epochs of batches of 30, Adam with learning rate 0.001, "
+        "then 0.5 an epoch; changes of images: shifts 0.1"
     )
     assert lines[3].startswith("Device: ") and "; Keras 3." in lines[3]
     assert lines[4] == "Epoch 1/2"
