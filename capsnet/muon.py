@@ -43,11 +43,12 @@ class Muon(keras.optimizers.Adam):
         gradient = ops.cast(gradient, variable.dtype)
         momentum = MOMENTUM * self._momentums[i] + gradient
         self.assign(self._momentums[i], momentum)
-        step = orthogonalize(gradient + MOMENTUM * momentum)  # Nesterov's
-        self.assign_sub(variable, ops.cast(learning_rate, variable.dtype) * step)
+        nesterov = gradient + MOMENTUM * momentum
+        rate = ops.cast(learning_rate, variable.dtype)
+        self.assign_sub(variable, orthogonalize(nesterov, SIZE * rate))
 
 
-def orthogonalize(gradient):
+def orthogonalize(gradient, size=1.0):
     """Makes the singular values of a kernel's gradient nearly equal.
 
     Newton and Schulz's iteration `x <- (a + b x x' + c (x x')^2) x`. The factors are
@@ -55,23 +56,25 @@ def orthogonalize(gradient):
 
     Args:
         gradient: Of a kernel, (height, width, inputs, outputs).
+        size: About the root mean square of the result, if no singular value of the
+            gradient is tiny.
 
     Returns:
-        The same shape, with a root mean square of about `SIZE` if none of the singular
-        values is tiny.
+        The same shape.
     """
     shape = gradient.shape
     x = ops.reshape(gradient, (-1, shape[-1]))  # (height * width * inputs, outputs)
-    rows, columns = x.shape
-    x = x / (ops.sqrt(ops.sum(ops.square(x))) + 1e-7)  # no singular value above 1
+    is_wide = x.shape[0] < x.shape[1]
     transposed = ops.transpose(x)
-    is_wide = rows < columns
     gram = ops.matmul(x, transposed) if is_wide else ops.matmul(transposed, x)
-    unit = product = ops.eye(min(rows, columns), dtype=x.dtype)
+    # Of x over its Frobenius norm, so that no singular value is above 1.
+    norm = ops.sqrt(ops.trace(gram)) + 1e-7
+    gram = gram / ops.square(norm)
+    unit = product = ops.eye(min(x.shape), dtype=x.dtype)
     for _ in range(TIMES):
         factor = A * unit + B * gram + C * ops.matmul(gram, gram)
         product = ops.matmul(factor, product)
         gram = ops.matmul(factor, ops.matmul(gram, factor))
-    product = product * (SIZE * math.sqrt(max(rows, columns)))
+    product = product * (size * math.sqrt(max(x.shape)) / norm)
     x = ops.matmul(product, x) if is_wide else ops.matmul(x, product)
     return ops.reshape(x, shape)
