@@ -98,7 +98,7 @@ def check_equal_weights(folder, expected):
 # 4 steps of 48 images an epoch; 8 of the 200 images are left over.
 FLAGS = (
     *("--device", "cpu", "--batch_size", "48"),
-    *("--train_size", "200", "--epochs", "2", "--optimizer", "muon"),
+    *("--train_size", "200", "--epochs", "2"),
 )
 
 
