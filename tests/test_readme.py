@@ -554,6 +554,26 @@ def test_with_stronger_changes_and_all_images():
     assert f"`modern` had {min(losses):.4f} to {max(losses):.4f}" in text
 
 
+def test_muon_and_all_images():
+    log = read_log(PUBLISHED / "muon")
+    trials = sorted((PUBLISHED / "mnist_table" / "modern" / "v4").iterdir())
+    text = " ".join(TEXTS[ROOT / "experiments" / "README.md"].split())
+    minutes = sum(float(row["seconds"]) for row in log) / 60
+    loss = float(log[-1]["test_margin_loss"])
+    assert (
+        f"a test error of {error(log[-1]):.2f} % and a margin loss of {loss:.4f}"
+        in text
+    )
+    assert f"one run, {minutes:.0f} minutes" in text
+    ends = [read_log(trial)[-1] for trial in trials]
+    assert loss < min(float(end["test_margin_loss"]) for end in ends)
+    assert error(log[-1]) > min(map(error, ends))
+    for column in ("test_margin_loss", "test_accuracy"):  # neither fell
+        better = -1 if column == "test_accuracy" else 1
+        before = better * float(log[-6][column])
+        assert all(better * float(row[column]) >= before for row in log[-5:]), column
+
+
 def test_new_poses():
     """Each run at its end, and what the text says of their means."""
     expected, curves, synthetic, placed = [], {}, {}, {}
