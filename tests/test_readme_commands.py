@@ -33,7 +33,7 @@ NOT_RUN = {
     "get_stamps.sh": "downloads 161 MB; test_examples.py runs it with a smaller one",
     "--dataset stamps": "needs what it downloads",
     "--explore": "serves until Ctrl-C; test_page_server.py starts and ends it",
-    "# 23 variants": "takes hours; test_recipes.py trains two of them",
+    "# 24 variants": "takes hours; test_recipes.py trains two of them",
     "# the third run": "the same",
     "experiments.recipes --epochs 20": "the same",
     "--cells baseline": "takes minutes; test_mnist_table.py asks for it",
