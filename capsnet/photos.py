@@ -112,6 +112,7 @@ WORK_SIDE = 320  # pixels; enough for a frame of 28 at any place in the photo
 # The width of a stroke as a part of the symbol's longest side: 2 pixels of 20. Most of
 # MNIST's digits are drawn with wider ones, and thin pens draw much finer ones.
 MIN_STROKE = 0.1
+TRACE = 0.25  # brightness that JPEG leaves nowhere beside a digit
 
 
 def is_inverted(picture: np.ndarray, info: dict) -> bool:
@@ -132,7 +133,7 @@ def prepare_picture(picture: np.ndarray, info: dict, invert: str):
     """Makes of a picture what the network was trained on.
 
     If the model was trained on digits in MNIST's layout, the digit is cropped, scaled
-    and centred in the same way.
+    and centred in the same way, unless the picture has that layout already.
 
     Args:
         picture: An array of `read_image`.
@@ -147,7 +148,9 @@ def prepare_picture(picture: np.ndarray, info: dict, invert: str):
     if invert == "yes" or (invert == "auto" and is_inverted(picture, info)):
         picture = 1 - picture
         done.append("inverted")
-    if picture.shape == (height, width, channels):
+    fits = picture.shape == (height, width, channels)
+    one_digit = info["digit_box"] and info["objects"] == 1
+    if fits and (not one_digit or is_laid_out(picture, info["digit_box"])):
         return picture, ", ".join(done)
     if info["digit_box"]:
         box = info["digit_box"] + (PAIR if info["objects"] > 1 else 0)
@@ -157,6 +160,22 @@ def prepare_picture(picture: np.ndarray, info: dict, invert: str):
         done.append(f"fitted into {height} x {width}")
         image = fit_image(picture, height, width)
     return image, ", ".join(done)
+
+
+def is_laid_out(image: np.ndarray, box: int) -> bool:
+    """Whether a picture shows a bright digit in the layout of MNIST; see `digit_box`.
+
+    Args:
+        image: Pixels in [0, 1], shape `(height, width, 1)`; possibly of a JPEG file,
+            so that the longest side may be off by a pixel.
+        box: The longest side of a digit.
+    """
+    ink = np.where(image[..., 0] > TRACE, image[..., 0], 0).astype("float64")
+    if not ink.any():
+        return False
+    middle = np.array(ink.shape) // 2
+    off = (np.argwhere(ink) - middle).T @ ink[ink > 0] / ink.sum()
+    return abs(max(_crop(ink).shape) - box) <= 1 and np.abs(off).max() <= 1
 
 
 def prepare_digit(image: np.ndarray, height: int, width: int, box: int) -> np.ndarray:

@@ -9,15 +9,18 @@ const WORK_SIDE = 320; // pixels; enough for a frame of 28 at any place in the p
 // Pixels by which the longest side of two overlapping digits is more than that of one.
 const PAIR = 4;
 const MIN_STROKE = 0.1; // of the symbol's longest side; MNIST's are seldom finer
+const TRACE = 0.25; // brightness that JPEG leaves nowhere beside a digit
 
 /** Makes of a picture what the network was trained on; returns its values. */
 export function preparePicture(picture, model) {
   const [height, width, channels] = model.input_shape;
   let { values } = picture;
   if (isInverted(picture, model)) values = values.map((value) => 1 - value);
-  if (picture.height === height && picture.width === width) return values;
+  const plane = { height: picture.height, width: picture.width, values };
+  const fits = picture.height === height && picture.width === width;
+  const oneDigit = model.digit_box && model.objects === 1;
+  if (fits && (!oneDigit || isLaidOut(plane, model.digit_box))) return values;
   if (model.digit_box) {
-    const plane = { height: picture.height, width: picture.width, values };
     const box = model.digit_box + (model.objects > 1 ? PAIR : 0);
     return prepareDigit(plane, height, width, box);
   }
@@ -38,6 +41,18 @@ export function isInverted(picture, model) {
   const outermost = picture.values.filter((_, i) => isBorder(picture, i));
   const border = mean(outermost);
   return high > low && border - low > high - border !== expected > 0.5;
+}
+
+/** Whether a picture shows a bright digit in the layout of MNIST. */
+function isLaidOut({ height, width, values }, box) {
+  const bright = values.map((value) => (value > TRACE ? value : 0));
+  if (!bright.some((value) => value > 0)) return false;
+  const ink = { height, width, values: bright };
+  const inked = crop(ink);
+  const [y, x] = centreOfMass(ink);
+  const off = [y - Math.floor(height / 2), x - Math.floor(width / 2)].map(Math.abs);
+  const side = Math.max(inked.height, inked.width);
+  return Math.abs(side - box) <= 1 && Math.max(...off) <= 1;
 }
 
 function fitImage(picture, height, width, channels) {

@@ -133,6 +133,11 @@ def photo(side):
 def test_drawings_are_laid_out_as_predict_does(shape, objects, tmp_path):
     pictures = [drawing(120, 10), drawing(120, 2), drawing(60, 4, aspect=0.5)]
     pictures += [drawing(350, 40), photo(160), np.zeros((120, 120, 1)), drawing(28, 3)]
+    # of the network's own size: elsewhere than MNIST's digits, like them, and nothing
+    corner, like_mnist, nothing = np.zeros((3, *shape, 1))
+    corner[2:14, 3:15] = drawing(12, 1)
+    like_mnist[-24:-4, -24:-4] = drawing(20, 3)
+    pictures += [corner, 1 - corner, like_mnist, nothing]
     info = {**INFO, "input_shape": [*shape, 1], "objects": objects}
     assert differences(pictures, info, tmp_path) < 1e-5
 

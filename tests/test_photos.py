@@ -13,7 +13,7 @@ from capsnet.photos import (
     prepare_digit,
     prepare_picture,
 )
-from capsnet.pictures import fit_image
+from capsnet.pictures import fit_image, read_image
 
 # What sets of images look like.
 
@@ -167,6 +167,38 @@ def test_two_overlapping_digits_are_larger_than_one(digits):
         sides = [np.ptp(np.flatnonzero(image.any(axis=axis))) + 1 for axis in (1, 0)]
         assert max(sides) == box
         assert done == f"inverted, digit fitted into {box} pixels and centred"
+
+
+LIKE_MNIST = {"input_shape": [28, 28, 1], "border_brightness": 0.0}
+LIKE_MNIST |= {"digit_box": 20, "objects": 1}
+
+
+@pytest.mark.parametrize("quality", [None, 95, 75], ids=["png", "jpeg 95", "jpeg 75"])
+def test_a_file_of_mnist_is_taken_as_it_is(mnist_images, quality, tmp_path):
+    path = tmp_path / ("x.png" if quality is None else "x.jpg")
+    for x in mnist_images[:200, ..., 0]:
+        pixels = Image.fromarray((255 * x).round().astype("uint8"))
+        pixels.save(path, **({} if quality is None else {"quality": quality}))
+        picture = read_image(path)
+        image, done = prepare_picture(picture, LIKE_MNIST, "auto")
+        assert image is picture and done == ""
+
+
+def test_a_digit_elsewhere_in_a_picture_of_28_pixels_is_centred(digits):
+    for x in digits:
+        top, left = (np.flatnonzero(x.any(axis=axis))[0] for axis in ((1, 2), (0, 2)))
+        corner = np.roll(x, (1 - top, 1 - left), axis=(0, 1))
+        image, done = prepare_picture(1 - corner, LIKE_MNIST, "auto")
+        assert done == "inverted, digit fitted into 20 pixels and centred"
+        assert digit_box(image[np.newaxis]) == 20
+        assert np.corrcoef(x.ravel(), image.ravel())[0, 1] > 0.9
+
+
+def test_other_pictures_of_the_right_size_stay_as_they_are(digits):
+    for other in ({"digit_box": None}, {"objects": 2}):
+        picture = np.roll(digits[0], 4, axis=0)
+        image, done = prepare_picture(picture, LIKE_MNIST | other, "auto")
+        assert image is picture and done == ""
 
 
 def test_strokes_are_as_bright_and_wide_as_those_of_mnist(digits, prepared):
