@@ -18,7 +18,6 @@ if __name__ == "__main__":
 import argparse
 import dataclasses
 import functools
-import os
 import sys
 
 import keras
@@ -29,7 +28,7 @@ import utils
 from capsnet import command_line, datasets, flags, report, session, training, uses
 from capsnet.architecture import PAPER, Architecture
 from capsnet.batches import ShiftedBatches
-from capsnet.classify import save_features
+from capsnet.classify import check_features, save_features
 from capsnet.errors import UsageError
 from capsnet.flags import Parser
 from capsnet.options import Options
@@ -348,19 +347,12 @@ def train_or_test(options: Options, digit: str | None, features: str | None) -> 
         features: Where the class capsules of all images are written, if anywhere.
     """
     if features:
-        folder, name = os.path.split(features)
-        if not (name.endswith(".npz") and os.path.isdir(folder or ".")):
-            raise UsageError(
-                "--features: expected FILE.npz in a folder that is there, received "
-                f"{features}"
-            )
-    if options.data.dataset in datasets.NAMED:  # else the names come with the data
+        check_features(features)
+    # Else the names come with the data.
+    if digit is not None and options.data.dataset in datasets.NAMED:
         session.find_class(digit, datasets.NAMED[options.data.dataset])
     data, options = session.load_data(options)
-    label = session.find_class(digit, data.class_names)
-    if not data.test[1][:, label].any():
-        name = data.class_names[label]
-        raise UsageError(f"--digit: there is no test image of class {name}")
+    label = session.find_digit(digit, data)
     train_model, eval_model, manipulate_model = load_models(data, options)
     name = session.network_name(options.training)
     with session.begin(name, train_model, data, options):

@@ -8,9 +8,10 @@ import numpy as np
 import utils
 from capsnet import photos
 from capsnet.datasets import Dataset
+from capsnet.errors import UsageError
 from capsnet.options import Options
 from capsnet.predict import predict
-from capsnet.run_folder import replace_file
+from capsnet.run_folder import check_is_writable, replace_file
 from capsnet.task import THRESHOLD, said
 
 MAX_ROWS = 20  # of predictions.png
@@ -98,6 +99,22 @@ def draw_apart(
     return sum(utils.tint(*apart))
 
 
+def check_features(path: str) -> None:
+    """Finds out whether `save_features` can write a file; leaves none.
+
+    Raises:
+        UsageError: If not: nothing is replaced, which may be the data set.
+    """
+    folder = os.path.dirname(path) or "."
+    is_new = path.endswith(".npz") and not os.path.lexists(path)
+    if not (is_new and os.path.isdir(folder)):
+        raise UsageError(
+            "--features: expected FILE.npz, the name of a new file in a folder that "
+            f"is there, received {path}"
+        )
+    check_is_writable(folder, "--features")
+
+
 def save_features(
     model: keras.Model, data: Dataset, path: str, options: Options
 ) -> None:
@@ -110,7 +127,7 @@ def save_features(
     Args:
         model: The eval model of `capsulenet.CapsNet`.
         data: The images.
-        path: Name of the file.
+        path: Name of the file; see `check_features`.
         options: Batch size and devices.
     """
     outputs = [model.get_layer("digitcaps").output, model.outputs[0]]

@@ -17,7 +17,7 @@ from capsnet.flags import PRETRAINED, Parser
 from capsnet.interrupts import Interrupted, handle_signals, raise_interrupted
 from capsnet.options import TEXT, Data, Options, Training
 from capsnet.recipes import RECIPES
-from capsnet.run_folder import MODEL, STATE, RunFolder
+from capsnet.run_folder import MODEL, STATE, RunFolder, check_is_writable
 from capsnet.weights import ModelFileError, read_info, read_run
 
 MAY_CHANGE = {"epochs", "stop_at", "data_dir"}  # when a run goes on
@@ -73,7 +73,7 @@ def read_options(
             given.setdefault("weights", PRETRAINED)
         options = _begin(parser, given, mode)
     if options.mode != "use" or own.predict:  # other uses name a place of their own
-        options.folder.check_is_writable()
+        check_is_writable(options.folder.path)
     return options, own
 
 

@@ -136,7 +136,7 @@ def add_capsnet_flags(parser: Parser) -> None:
         default=None,
         metavar="CLASS",
         help="index or name of the class whose latent code is manipulated "
-        "(default: 5, or the last one of fewer)",
+        "(default: 5, or the nearest that has test images)",
     )
     group.add_argument(
         "--invert",

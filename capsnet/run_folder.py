@@ -49,24 +49,6 @@ class RunFolder:
                     "goes on with it, --overwrite replaces it"
                 )
 
-    def check_is_writable(self) -> None:
-        """Finds out whether files can be written here; leaves none.
-
-        Raises:
-            UsageError: If not.
-        """
-        folder = os.path.abspath(self.path)
-        # It will be created in the first that exists; on Windows a drive may miss.
-        while not os.path.lexists(folder) and folder != os.path.dirname(folder):
-            folder = os.path.dirname(folder)
-        try:
-            with tempfile.TemporaryFile(dir=folder):
-                pass
-        except OSError as error:
-            raise UsageError(
-                f"--save_dir: cannot write to {self.path}: {error.strerror}"
-            ) from error
-
     @contextlib.contextmanager
     def locked(self):
         """Keeps other runs out, until the block or the process ends.
@@ -104,6 +86,29 @@ class RunFolder:
     def _remove(self, pattern: str) -> None:
         for path in glob.glob(os.path.join(glob.escape(self.path), pattern)):
             os.remove(path)
+
+
+def check_is_writable(folder: str, flag: str = "--save_dir") -> None:
+    """Finds out whether files can be written into a folder; leaves none.
+
+    Args:
+        folder: It need not be there yet.
+        flag: What named it.
+
+    Raises:
+        UsageError: If not.
+    """
+    existing = os.path.abspath(folder)
+    # It will be created in the first that exists; on Windows a drive may miss.
+    while not os.path.lexists(existing) and existing != os.path.dirname(existing):
+        existing = os.path.dirname(existing)
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        raise UsageError(
+            f"{flag}: cannot write to {folder}: {error.strerror}"
+        ) from error
 
 
 def cache_folder() -> Path:

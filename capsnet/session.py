@@ -6,6 +6,7 @@ import importlib
 import os
 
 import keras
+import numpy as np
 
 from capsnet import backend, datasets, photos
 from capsnet.backend import runs_on_cpu
@@ -151,19 +152,38 @@ def check_training_set(data: datasets.Dataset, options: Options) -> None:
         check_memory(needed, f"training with batches of {batch_size}")
 
 
-def find_class(digit: str | None, class_names: list[str], flag: str = "--digit") -> int:
+def find_digit(digit: str | None, data: datasets.Dataset) -> int:
+    """The index of the class whose latent code is manipulated.
+
+    Args:
+        digit: What was given; None for the class nearest to 5 that has a test image.
+        data: Of which a test image is drawn.
+
+    Raises:
+        UsageError: If there is no such class, or no test image of it.
+    """
+    tested = np.flatnonzero(data.test[1].any(axis=0))
+    if digit is None and len(tested):
+        return int(min(tested, key=lambda label: abs(label - 5)))
+    label = 0 if digit is None else find_class(digit, data.class_names)
+    if label not in tested:
+        raise UsageError(
+            f"--digit: there is no test image of class {data.class_names[label]}"
+        )
+    return label
+
+
+def find_class(digit: str, class_names: list[str], flag: str = "--digit") -> int:
     """The index of a class that is given by name or index.
 
     Args:
-        digit: What was given; None for 5, or the last one of fewer.
+        digit: What was given.
         class_names: A name for each class.
         flag: Where it was given.
 
     Raises:
         UsageError: If there is no such class.
     """
-    if digit is None:
-        return min(5, len(class_names) - 1)
     if digit in class_names:
         return class_names.index(digit)
     if digit.isdecimal() and int(digit) < len(class_names):

@@ -1,6 +1,7 @@
 """What a script does before anything else, and a module that is imported never does."""
 
 import contextlib
+import logging
 import os
 import signal
 import sys
@@ -30,7 +31,9 @@ def load() -> None:
         if getattr(sys, name) is None:  # closed by who started this
             os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
             setattr(sys, name, os.fdopen(descriptor, "w"))
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", QUIET)
+    if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", QUIET) == QUIET:
+        # It warns of each new shape of a batch, which no flag can help.
+        logging.getLogger("tensorflow").setLevel("ERROR")
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
     with quiet_start():
         from capsnet import training  # noqa: F401, and with it all that is slow

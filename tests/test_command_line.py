@@ -502,7 +502,19 @@ def test_debug_without_tensorboard(fails, monkeypatch):
 
 def test_a_digit_that_the_test_images_do_not_have(fails, mnist, tmp_path):
     folder = write_digits(tmp_path / "digits", mnist, leave_out=5)
-    assert "--digit: there is no test image of class 5" in fails("--data_dir", folder)
+    message = fails("--digit", 5, "--data_dir", folder)
+    assert "--digit: there is no test image of class 5" in message
+
+
+@pytest.mark.parametrize(
+    ("tested", "drawn"), [([1, 1, 1], 2), ([1, 1, 0], 1), ([0] * 6 + [1, 1], 6)]
+)
+def test_the_class_nearest_to_5_that_can_be_drawn(tested, drawn):
+    labels = np.eye(len(tested))[np.flatnonzero(tested)]
+    names = [f"kind {i}" for i in range(len(tested))]
+    data = datasets.Dataset(None, (None, labels), names, "mine")
+    assert session.find_digit(None, data) == drawn
+    assert session.find_digit(names[drawn], data) == drawn
 
 
 def test_weights_that_do_not_fit_are_found_out_with_the_data(fails, digits, tmp_path):

@@ -147,5 +147,15 @@ def test_names_of_files_lead_back_to_the_images(tmp_path, capsys):
 def test_features_go_into_an_npz_file(tmp_path, capsys, name):
     flags = ("-t", "-w", ROOT / PRETRAINED, "--save_dir", tmp_path)
     message = refuse(capsys, *flags, "--features", name)
-    assert message.startswith("--features: expected FILE.npz in a folder")
+    assert message.startswith("--features: expected FILE.npz, the name of a new file")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_features_replace_no_file(tmp_path, capsys):
+    data = tmp_path / "data.npz"
+    data.write_bytes(b"a year's work")
+    flags = ("-t", "-w", ROOT / PRETRAINED, "--save_dir", tmp_path / "run")
+    message = refuse(capsys, *flags, "--dataset", data, "--features", data)
+    assert message.startswith("--features: expected FILE.npz, the name of a new file")
+    assert data.read_bytes() == b"a year's work"
+    assert list(tmp_path.iterdir()) == [data]
