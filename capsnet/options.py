@@ -11,7 +11,6 @@ from capsnet.errors import UsageError
 from capsnet.run_folder import RunFolder
 
 LONGEST_TEXT = 4096
-LARGEST = 1e300  # an integer of JSON may be too large for a float
 PRECISIONS = ("float32", "mixed_bfloat16")
 RECIPE_NAMES = ("seed", "modern", "pictures")
 PIXEL_WEIGHT = 0.0005  # of the squared error of a pixel, in the paper (section 4.1)
@@ -40,10 +39,10 @@ class Integer:
 
 @dataclasses.dataclass(frozen=True)
 class Number:
-    """Finite numbers in a range: a type of argparse, and a check of values."""
+    """Numbers in a finite range: a type of argparse, and a check of values."""
 
     least: float = 0
-    below: float = math.inf
+    below: float = 1e35  # float32, in which networks compute, holds 3e38
     metavar: str = "X"
 
     @property
@@ -52,7 +51,7 @@ class Number:
 
     def accepts(self, value: Any) -> bool:
         is_number = type(value) in (int, float)
-        return is_number and self.least <= value < min(self.below, LARGEST)
+        return is_number and self.least <= value < self.below
 
     def __call__(self, text: str) -> float:
         return _parse(self, float, text)
@@ -212,7 +211,7 @@ class Training(Checked):
     )
     lam_recon: float | None = option(
         None,
-        Number(),
+        Number(0, 1e6),
         "weight of the reconstruction's mean squared error (default: the paper's "
         "0.0005 x height x width x channels, 0.392 for MNIST)",
         optional=True,
