@@ -121,7 +121,10 @@ def go_on(begun: Options, given: dict) -> Options:
     folder, epochs = begun.folder, begun.training.epochs
     earlier = {**vars(begun.training), **vars(begun.data), "weights": begun.weights}
     for name in sorted(given.keys() - MAY_CHANGE):
-        if given[name] != earlier[name]:
+        both = {given[name], earlier[name]}
+        # Files may have another path by now: their contents are compared.
+        is_moved = name == "dataset" and both.isdisjoint(datasets.NAMED)
+        if len(both) > 1 and not is_moved:
             raise UsageError(
                 f"--{name}: expected {earlier[name]}, with which the run in "
                 f"{folder.path} was begun, received {given[name]}"

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import importlib
 import os
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -34,15 +35,42 @@ def load_data(options: Options) -> tuple[datasets.Dataset, Options]:
         The data, and the options with what depends on the images: their size, and what
         their number settles.
     """
+    if options.mode == "train" and options.data.image_size is not None:
+        # before many pictures are enlarged: two classes in grey are the least
+        check_step_memory(options.training, (*options.data.image_size, 1), 2, 1)
     data = datasets.load_dataset(*dataclasses.astuple(options.data))
-    if data.paths is not None:  # what pictures were fitted into, for the model file
-        size = data.test[0].shape[1:3]
+    if data.paths is not None:
+        check_save_dir(data, options)
+        size = data.test[0].shape[1:3]  # that they were fitted into: for the model file
         with_size = dataclasses.replace(options.data, image_size=size)
         options = dataclasses.replace(options, data=with_size)
     if options.mode == "train":
         options = adapt(options, data)
     check_data(data, options)
     return data, options
+
+
+def check_save_dir(data: datasets.Dataset, options: Options) -> None:
+    """Makes sure that the folder of the run is not taken for a class the next time.
+
+    Args:
+        data: Of pictures in folders.
+        options: Of the run.
+
+    Raises:
+        UsageError: If it is among the classes' folders, or in one of them.
+    """
+    source = Path(options.data.dataset)
+    with_classes = (
+        [source / "train", source / "test"] if data.split is None else [source]
+    )
+    written = Path(options.folder.path).resolve()
+    for folder in with_classes:
+        if folder.resolve() in written.parents:
+            raise UsageError(
+                f"--save_dir: expected a folder that is not in {folder}, whose folders "
+                f"are the classes, received {options.folder.path}"
+            )
 
 
 def adapt(options: Options, data: datasets.Dataset) -> Options:
@@ -145,9 +173,20 @@ def check_training_set(data: datasets.Dataset, options: Options) -> None:
             f"--batch_size: expected at most {len(x)}, the number of training "
             f"images, received {batch_size}"
         )
+    check_step_memory(training, x.shape[1:], y.shape[1], batch_size)
+
+
+def check_step_memory(
+    training: Training, input_shape: tuple, n_class: int, batch_size: int
+) -> None:
+    """Stops before a training step runs out of a CPU's memory.
+
+    Raises:
+        datasets.DataError: If it would.
+    """
     if runs_on_cpu():
         needed = training.sizes.least_memory(
-            x.shape[1:], y.shape[1], training.routings, batch_size
+            input_shape, n_class, training.routings, batch_size
         )
         check_memory(needed, f"training with batches of {batch_size}")
 

@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 from test_photos import draw_photo
 
 import capsulenet
-from capsnet import callbacks, session
+from capsnet import callbacks, datasets, memory, session
 from capsnet.callbacks import all_alike
 from capsnet.datasets import Dataset, load_dataset
 from capsnet.flags import PRETRAINED
@@ -204,6 +204,37 @@ def test_own_data_has_a_folder_of_its_own(trained, shapes, tmp_path, capsys):
 
 
 @pytest.mark.usefixtures("no_pictures")
+def test_a_run_is_no_class_of_its_own_data(shapes, tmp_path, capsys, monkeypatch):
+    for folder, inside in ((".", "result"), ("test", "test/a/b"), ("train", "train/r")):
+        data = tmp_path / folder.strip(".") / "data"
+        shutil.copytree(shapes, data if folder == "." else data / "train")
+        if folder != ".":
+            shutil.copytree(shapes, data / "test")
+        monkeypatch.chdir(data)
+        message = refuse(capsys, "--dataset", ".", "--save_dir", inside)
+        assert message.startswith(
+            f"--save_dir: expected a folder that is not in {folder}"
+        )
+        assert not (data / inside).exists()
+    # beside train/ and test/ is no class
+    assert main("--dataset", ".", "--epochs", 1, "--train_size", 8) == 0
+    assert main("-t", "--dataset", ".") == 0
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_a_run_goes_on_where_its_data_is_now(trained, shapes, tmp_path, capsys):
+    run = shutil.copytree(trained[0], tmp_path / "run")
+    moved = shutil.copytree(shapes, tmp_path / "moved")
+    flags = ("--resume", "--save_dir", run, "--dataset")
+    assert main(*flags, f"{moved}/") == 0
+    assert "Going on after epoch 1 of 1: " in capsys.readouterr().out
+    shutil.copy(moved / "square" / "0.png", moved / "circle" / "0.png")
+    assert main(*flags, moved) == 2
+    expected = "expected the images and labels that the run was begun with"
+    assert expected in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("no_pictures")
 def test_training_images_never_leak_into_a_test(trained, shapes, tmp_path, capsys):
     copy = tmp_path / "copy"
     shutil.copytree(shapes, copy)
@@ -275,6 +306,16 @@ def test_flags_win_over_the_file_and_the_file_over_the_default(
         assert f"routings {routings}," in out
         assert "18 x 19 x 1" in out
     assert (tmp_path / "trained_model.h5").read_bytes() == model  # a test leaves it
+
+
+def test_pictures_too_large_to_train_on_are_not_read(
+    shapes, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(datasets, "load_dataset", lambda *arguments: 1 / 0)
+    monkeypatch.setattr(memory, "available_memory", lambda: 10**10)
+    flags = ("--dataset", shapes, "--save_dir", tmp_path / "run")
+    message = refuse(capsys, *flags, "--image_size", 10000, 10000)
+    assert "training with batches of 1 need about" in message
 
 
 @pytest.mark.usefixtures("no_pictures")

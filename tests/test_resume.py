@@ -402,7 +402,10 @@ def argument(group="training", **values):
         (argument(drop_remainder="yes"), f"{DAMAGED}--drop_remainder: expected true"),
         (argument(momentum=0.9), f"{OTHER_VERSION}[momentum]"),
         (lambda run: run["arguments"]["training"].pop("lr"), f"{OTHER_VERSION}[lr]"),
-        (argument(lr="fast"), f"{DAMAGED}--lr: expected at least 0 and less than 1e+35"),
+        (
+            argument(lr="fast"),
+            f"{DAMAGED}--lr: expected at least 0 and less than 1e+35",
+        ),
         (argument(lr=math.nan), f"{DAMAGED}--lr: expected at least 0 and less than"),
         (argument(ema=1), f"{DAMAGED}--ema: expected at least 0 and less than 1"),
         (argument(epochs=None), f"{DAMAGED}--epochs: expected 1 to "),
