@@ -1,12 +1,15 @@
 """Pictures: grids of images and the curves of a training run."""
 
+import contextlib
 import math
+import warnings
 
 import matplotlib
 import numpy as np
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
+from matplotlib.font_manager import fontManager
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator
 
@@ -14,8 +17,27 @@ DPI = 150
 MAX_BARS = 20
 MAX_COUNTS, MAX_TICKS = 30, 100  # classes of a confusion matrix
 
-# For what draws names of files or classes, which may hold dollars: no mathematics.
-plain_text = matplotlib.rc_context({"text.parse_math": False})
+# Fonts of Linux, macOS and Windows for the scripts that matplotlib's own one lacks.
+OTHER_FONTS = {
+    *("Noto Sans CJK JP", "Noto Sans CJK SC", "WenQuanYi Micro Hei", "PingFang SC"),
+    *("Hiragino Sans GB", "Apple SD Gothic Neo", "Arial Unicode MS", "SimHei"),
+    *("Microsoft YaHei", "Yu Gothic", "Malgun Gothic", "Nirmala UI", "Leelawadee UI"),
+    *("Noto Sans Devanagari", "Noto Sans Thai", "WenQuanYi Zen Hei"),
+}
+
+
+@contextlib.contextmanager
+def plain_text():
+    """For what draws names of files or classes, which may hold dollars and any script.
+
+    Dollars are no mathematics; a sign that no font here has is a box, without a word.
+    """
+    others = sorted(OTHER_FONTS.intersection(fontManager.get_font_names()))
+    family = [*matplotlib.rcParams["font.family"], *others]
+    settings = {"text.parse_math": False, "font.family": family}
+    with matplotlib.rc_context(settings), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)
+        yield
 
 
 def plot_log(rows: list[dict], path: str) -> None:
@@ -86,7 +108,7 @@ def plot_reconstructions(images, reconstructions, path: str) -> None:
     figure.savefig(path, dpi=DPI, bbox_inches="tight")
 
 
-@plain_text
+@plain_text()
 def plot_manipulation(images, changes, title: str, path: str) -> None:
     """Draws the reconstructions of a changed capsule.
 
@@ -116,7 +138,7 @@ def plot_manipulation(images, changes, title: str, path: str) -> None:
     figure.savefig(path, dpi=DPI, bbox_inches="tight")
 
 
-@plain_text
+@plain_text()
 def plot_predictions(
     pictures, images, reconstructions, lengths, named, titles, class_names, path: str
 ) -> None:
@@ -156,7 +178,7 @@ def plot_predictions(
     figure.savefig(path, dpi=DPI)
 
 
-@plain_text
+@plain_text()
 def plot_votes(images, votes, names, titles, path: str) -> None:
     """Draws votes over the images that they are about, a row each.
 
@@ -205,7 +227,7 @@ def plot_votes(images, votes, names, titles, path: str) -> None:
     figure.savefig(path, dpi=DPI)
 
 
-@plain_text
+@plain_text()
 def plot_sheet(images, titles, title: str, path: str) -> None:
     """Draws images in rows of ten, each under a title of its own.
 
@@ -236,7 +258,7 @@ def plot_sheet(images, titles, title: str, path: str) -> None:
     figure.savefig(path, dpi=DPI)
 
 
-@plain_text
+@plain_text()
 def plot_confusion(matrix, class_names, path: str) -> None:
     """Draws a confusion matrix whose colours are the errors.
 

@@ -8,7 +8,7 @@ from matplotlib.patheffects import withStroke
 import utils
 
 
-@utils.plain_text
+@utils.plain_text()
 def plot_pair(original, changed, lengths, row: dict, names, path: str) -> None:
     """Draws an image, what became of it, and the difference.
 
@@ -47,7 +47,7 @@ def plot_pair(original, changed, lengths, row: dict, names, path: str) -> None:
     figure.savefig(path, dpi=utils.DPI)
 
 
-@utils.plain_text
+@utils.plain_text()
 def plot_grid(firsts, changed, rows: list[dict], names, path: str) -> None:
     """Draws what each class's image became on the way to each other class.
 

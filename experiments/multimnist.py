@@ -286,7 +286,7 @@ def draw_sheets(
         print("Wrote", path)
 
 
-@utils.plain_text
+@utils.plain_text()
 def plot_sheet(images, decoded, truth, drawn, title: str, path: str) -> None:
     """Draws images over the reconstructions of two capsules, together and apart.
 

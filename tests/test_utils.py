@@ -122,6 +122,24 @@ def test_names_are_drawn_as_they_are(tmp_path, monkeypatch):
     assert matplotlib.rcParams.copy() == before  # those of the process
 
 
+def test_names_of_any_script_draw_no_warning(tmp_path, monkeypatch):
+    monkeypatch.setattr(utils, "OTHER_FONTS", set())  # a box, whatever is installed
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        utils.plot_confusion(
+            np.eye(2, dtype=int), ["猫", "犬"], str(tmp_path / "p.png")
+        )
+
+
+def test_fonts_for_other_scripts_follow_where_they_are_installed(monkeypatch):
+    fonts = {"STIXGeneral", "no such font"}  # the first comes with matplotlib
+    monkeypatch.setattr(utils, "OTHER_FONTS", fonts)
+    before = matplotlib.rcParams["font.family"]
+    with utils.plain_text():
+        assert matplotlib.rcParams["font.family"] == [*before, "STIXGeneral"]
+    assert matplotlib.rcParams["font.family"] == before
+
+
 def rows_of_log(epochs, prefixes=("", "test_"), accuracy=0.9):
     columns = {"loss": 0.3, "margin_loss": 0.2, "reconstruction_loss": 0.1}
     columns["accuracy"] = accuracy
