@@ -1,6 +1,7 @@
 """What a trained model says of pictures that it has never seen, and its features."""
 
 import os
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -10,20 +11,60 @@ from capsnet import photos
 from capsnet.datasets import Dataset
 from capsnet.errors import UsageError
 from capsnet.options import Options
+from capsnet.pictures import read_image
 from capsnet.predict import predict
 from capsnet.run_folder import check_is_writable, replace_file
 from capsnet.task import THRESHOLD, said
 
 MAX_ROWS = 20  # of predictions.png
+DRAWN = 400  # pixels of the longest side of a picture there
+
+
+class Picture(NamedTuple):
+    """A picture of the user's.
+
+    Attributes:
+        path: Name of the file.
+        drawn: What is in it, at most `DRAWN` pixels high and wide; None for all but
+            the first `MAX_ROWS`.
+        image: What the network sees of it.
+        done: A few words on how this was made.
+    """
+
+    path: str
+    drawn: np.ndarray | None
+    image: np.ndarray
+    done: str
+
+
+def open_pictures(paths: list[str], info: dict, invert: str) -> list[Picture]:
+    """Reads pictures, and keeps what is needed: photos are large, and may be many.
+
+    Args:
+        paths: Names of the files.
+        info: What the model file says about itself.
+        invert: "yes", "no" or "auto"; see `photos.prepare_picture`.
+
+    Raises:
+        DataError: That of `pictures.read_image`.
+    """
+    opened = []
+    for path in paths:
+        pixels = read_image(path, info["input_shape"][2])
+        image, done = photos.prepare_picture(pixels, info, invert)
+        drawn = None
+        if len(opened) < MAX_ROWS:
+            planes = np.moveaxis(pixels, -1, 0)
+            drawn = np.stack([photos.reduce(p, DRAWN) for p in planes], axis=-1)
+        opened.append(Picture(path, drawn, image, done))
+    return opened
 
 
 def classify(
     model: keras.Model,
     manipulate_model: keras.Model,
-    paths: list[str],
-    pictures: list[np.ndarray],
+    pictures: list[Picture],
     info: dict,
-    invert: str,
     options: Options,
 ) -> np.ndarray:
     """Prints the class of each picture and draws `predictions.png`.
@@ -33,24 +74,21 @@ def classify(
     Args:
         model: The eval model of `capsulenet.CapsNet`.
         manipulate_model: Its manipulate model.
-        paths: Names of the pictures.
-        pictures: Arrays of `pictures.read_image`, of any sizes.
+        pictures: Of `open_pictures`.
         info: What the model file says about itself.
-        invert: "yes", "no" or "auto"; see `photos.prepare_picture`.
         options: Batch size, devices, and where `predictions.png` goes.
 
     Returns:
         What the network saw of the pictures, (n, height, width, channels).
     """
-    prepared = [photos.prepare_picture(picture, info, invert) for picture in pictures]
-    inputs = np.stack([image for image, _ in prepared])
+    inputs = np.stack([picture.image for picture in pictures])
     batch_size = options.training.batch_size
     lengths, reconstructions = predict(model, [inputs], batch_size, options.devices)
     names, titles = info["class_names"], []
     named = said(lengths, info["multi_label"], info["objects"])
     if info["objects"] > 1:
         reconstructions = draw_apart(manipulate_model, inputs, lengths, options)
-    for path, (image, done), values, is_named in zip(paths, prepared, lengths, named):
+    for (path, _, image, done), values, is_named in zip(pictures, lengths, named):
         if np.ptp(image) == 0:  # which capsules answer to as to any other
             done = "the picture is of one colour and shows nothing"
         order = np.argsort(-values, kind="stable")
@@ -63,7 +101,8 @@ def classify(
         note = f"; {done}" if done else ""
         print(f"{path}: {', '.join(parts)}{note}")
     path = options.folder.file("predictions.png")
-    columns = (pictures, inputs, reconstructions, lengths, named, titles)
+    drawn = [picture.drawn for picture in pictures]
+    columns = (drawn, inputs, reconstructions, lengths, named, titles)
     shown = [column[:MAX_ROWS] for column in columns]
     with replace_file(path) as temporary:
         utils.plot_predictions(*shown, names, temporary)

@@ -129,6 +129,17 @@ def is_inverted(picture: np.ndarray, info: dict) -> bool:
     return bool(high > low and (border - low > high - border) != (expected > 0.5))
 
 
+def reduce(plane: np.ndarray, longest: int) -> np.ndarray:
+    """Averages over pixels until the longest side is as asked; never enlarges.
+
+    Args:
+        plane: Pixels in [0, 1], shape `(height, width)`.
+        longest: Side in pixels.
+    """
+    scale = min(1, longest / max(plane.shape))
+    return resize(plane, *(max(1, round(side * scale)) for side in plane.shape))
+
+
 def prepare_picture(picture: np.ndarray, info: dict, invert: str):
     """Makes of a picture what the network was trained on.
 
@@ -196,7 +207,7 @@ def prepare_digit(image: np.ndarray, height: int, width: int, box: int) -> np.nd
         found.
     """
     result = np.zeros((height, width, 1), "float32")
-    ink = _find_ink(_reduce(image[..., 0], WORK_SIDE))
+    ink = _find_ink(reduce(image[..., 0], WORK_SIDE))
     if not ink.any():
         return result
     ink = _thicken(_crop(ink), MIN_STROKE)
@@ -233,12 +244,6 @@ def _thicken(ink: np.ndarray, part: float) -> np.ndarray:
     return ink
 
 
-def _reduce(plane: np.ndarray, longest: int) -> np.ndarray:
-    """Averages over pixels until the longest side is as asked; never enlarges."""
-    scale = min(1, longest / max(plane.shape))
-    return resize(plane, *(max(1, round(side * scale)) for side in plane.shape))
-
-
 def _find_ink(plane: np.ndarray) -> np.ndarray:
     """How much ink there is at each pixel, 0 to 1, without ground, noise and specks."""
     ground = _ground(plane)
@@ -265,7 +270,7 @@ def _find_ink(plane: np.ndarray) -> np.ndarray:
 
 def _ground(plane: np.ndarray) -> np.ndarray:
     """A cubic surface through the ground, which is all that is not brighter ink."""
-    small = _reduce(plane, 64)
+    small = reduce(plane, 64)
     powers = _powers(*small.shape)
     values = small.ravel()
     surface = np.zeros(len(values))

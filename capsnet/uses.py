@@ -8,7 +8,7 @@ from pathlib import Path
 import keras
 
 from capsnet import datasets, session
-from capsnet.classify import classify
+from capsnet.classify import classify, open_pictures
 from capsnet.errors import UsageError, one_line
 from capsnet.explain import explain
 from capsnet.explore import (
@@ -23,7 +23,6 @@ from capsnet.export import check_export, export_model
 from capsnet.flags import TWO_DIGITS
 from capsnet.options import Options, Training
 from capsnet.page_server import serve
-from capsnet.pictures import read_image
 from capsnet.run_folder import is_new_or_empty, new_folder
 from capsnet.weights import ModelFileError, load_weights, read_info
 
@@ -57,7 +56,7 @@ def use_model(
             f"--export_page: expected a new or empty folder, received {own.export_page}"
         )
     info = {**MNIST_INFO, **options.info}
-    pictures = [read_image(path, info["input_shape"][2]) for path in own.predict or ()]
+    pictures = open_pictures(own.predict or [], info, own.invert)
     models = open_model(build, options.weights, info, options.training)
     source = one_line(info["dataset"])  # whatever the file says
     print(f"Model: {options.weights}, trained on {source}")
@@ -79,7 +78,7 @@ def use_model(
         return
     os.makedirs(options.folder.path, exist_ok=True)
     print(session.describe_device(options.devices))
-    images = classify(*models, own.predict, pictures, info, own.invert, options)
+    images = classify(*models, pictures, info, options)
     if own.explain:
         explain(models[0], own.predict, images, info, options)
 

@@ -17,6 +17,7 @@ from test_photos import draw_photo
 import capsulenet
 from capsnet import callbacks, datasets, memory, session
 from capsnet.callbacks import all_alike
+from capsnet.classify import MAX_ROWS, open_pictures
 from capsnet.datasets import Dataset, load_dataset
 from capsnet.flags import PRETRAINED
 from capsnet.options import Devices, Options
@@ -24,6 +25,7 @@ from capsnet.photos import normalization_of
 from capsnet.predict import predict
 from capsnet.recipes import RECIPES
 from capsnet.run_folder import RunFolder
+from capsnet.uses import MNIST_INFO
 from capsnet.weights import read_info
 
 CLASSES = ("circle", "square", "triangle")
@@ -358,6 +360,19 @@ def test_flags_of_the_data_have_no_effect_on_a_prediction(trained, tmp_path, cap
     for flag in (("--grayscale",), ("--image_size", 20, 20), ("--dataset", "mnist")):
         message = refuse(capsys, *flags, *flag, "--save_dir", tmp_path)
         assert f"{flag[0]} has no effect with --predict" in message
+
+
+def test_no_more_is_kept_of_photos_than_is_drawn(tmp_path):
+    wide = Image.new("RGB", (4000, 30), "navy")
+    wide.save(tmp_path / "wide.png")
+    info = {**MNIST_INFO, "input_shape": [20, 24, 3], "digit_box": None}
+    paths = [tmp_path / "wide.png"] * (MAX_ROWS + 1)
+    *drawn, last = open_pictures(paths, info, "auto")
+    for _, shown, image, done in drawn:
+        assert shown.shape == (3, 400, 3)
+        assert shown[0, 0] == pytest.approx([0, 0, 128 / 255], abs=1e-6)
+        assert image.shape == (20, 24, 3) and done == "fitted into 20 x 24"
+    assert last.drawn is None and np.array_equal(last.image, drawn[0].image)
 
 
 @pytest.mark.slow

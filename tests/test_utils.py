@@ -124,11 +124,10 @@ def test_names_are_drawn_as_they_are(tmp_path, monkeypatch):
 
 def test_names_of_any_script_draw_no_warning(tmp_path, monkeypatch):
     monkeypatch.setattr(utils, "OTHER_FONTS", set())  # a box, whatever is installed
+    names, path = ["猫", "犬"], str(tmp_path / "p.png")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        utils.plot_confusion(
-            np.eye(2, dtype=int), ["猫", "犬"], str(tmp_path / "p.png")
-        )
+        utils.plot_confusion(np.eye(2, dtype=int), names, path)
 
 
 def test_fonts_for_other_scripts_follow_where_they_are_installed(monkeypatch):
