@@ -52,6 +52,9 @@ def read_options(
         UsageError, ModelFileError: If something makes no sense.
     """
     own = parser.parse_args(argv)
+    for name, value in vars(own).items():
+        if value == "":  # as of a variable of the shell that is not set
+            raise UsageError(f"--{name}: expected a value, received an empty one")
     if getattr(own, "explain", False) and not own.predict:
         raise UsageError("--explain: expected pictures to explain, --predict IMG ...")
     exported = getattr(own, "export", None) or "no --export"

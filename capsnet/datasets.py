@@ -9,7 +9,7 @@ import numpy as np
 from capsnet import array_files, decoded, mnist, photos, pictures
 from capsnet.arrays import DARK, convert, mix
 from capsnet.batches import Pair
-from capsnet.errors import DataError, warn
+from capsnet.errors import DataError, shorten, warn
 
 # What `load_dataset` knows by name, and the names of the classes.
 NAMED = {
@@ -103,6 +103,8 @@ def load_dataset(
     if data_dir is not None and name not in IN_FOLDERS:
         raise DataError(f"expected {' or '.join(IN_FOLDERS)} with data_dir, got {name}")
     source = Path(data_dir or name)
+    if name in NAMED and Path(name).is_dir():
+        warn(f"{name} is the built-in data set; the folder is ./{name}")
     if name not in NAMED and source.is_dir() and not array_files.is_in_folder(source):
         return _load_pictures(name, image_size, grayscale, test_fraction, seed)
     if name not in NAMED and not source.exists():
@@ -144,6 +146,9 @@ def _load_pictures(
     if (folder / "train").is_dir() and (folder / "test").is_dir():
         train = pictures.list_classes(folder / "train")
         test = pictures.list_classes(folder / "test")
+        others = [p.name for p in pictures.visible(folder) if p.is_dir()]
+        if len(others) > 2:
+            warn(f"{folder}: only train/ and test/ are read, of {shorten(others)}")
         for unknown in sorted(test.keys() - train.keys()):
             raise DataError(
                 f"{folder}: expected the classes of train/ in test/, "

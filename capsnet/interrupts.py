@@ -1,6 +1,7 @@
 """SIGINT and SIGTERM: an orderly end, and what is said of it."""
 
 import contextlib
+import shlex
 import signal
 import threading
 
@@ -24,7 +25,7 @@ class Interrupted(BaseException):  # noqa: N818, no more an error than KeyboardI
         if folder.finished:
             message = (
                 f"interrupted; epoch {folder.finished} is the last one finished, "
-                f"--resume --save_dir {folder.path} goes on from there"
+                f"--resume --save_dir {shlex.quote(folder.path)} goes on from there"
             )
         self.args = (message,)
 

@@ -19,6 +19,7 @@ from capsnet.errors import (
     is_class_name,
     one_line,
     reason,
+    shorten,
     warn,
 )
 from capsnet.memory import check_memory
@@ -262,9 +263,9 @@ def resize(
 def list_classes(folder: str | os.PathLike[str]) -> dict[str, list[Path]]:
     """Lists the pictures of a folder that has one sub-folder for each class.
 
-    Hidden files and folders are ignored, and so are folders within the class folders.
-    A line on stderr counts the files that are left out since their extension is none of
-    `EXTENSIONS`.
+    Hidden files and folders are ignored. What else is left out is counted in lines on
+    stderr: files whose extension is none of `EXTENSIONS`, pictures beside the class
+    folders and folders within these.
 
     Args:
         folder: Name of the folder.
@@ -278,17 +279,26 @@ def list_classes(folder: str | os.PathLike[str]) -> dict[str, list[Path]]:
             more, or one of them has no picture.
     """
     folder = Path(folder)
-    classes, skipped = {}, Counter()
-    for path in filter(Path.is_dir, _visible(folder)):
+    classes, skipped, beside, within = {}, Counter(), 0, 0
+    for path in visible(folder):
+        if not path.is_dir():
+            beside += path.suffix.lower() in EXTENSIONS
+            continue
         pictures = classes[path.name] = []
-        for file in _visible(path):
+        for file in visible(path):
             suffix = file.suffix.lower()
-            if suffix in EXTENSIONS and not file.is_dir():
+            if file.is_dir():
+                within += 1
+            elif suffix in EXTENSIONS:
                 pictures.append(file)
-            elif not file.is_dir():
+            else:
                 skipped[suffix or "no extension"] += 1
     if not any(classes.values()):
-        raise DataError(f"{folder}: expected a sub-folder of pictures for each class")
+        found = f"; found none in {shorten(list(classes))}" if classes else ""
+        raise DataError(
+            f"{folder}: expected a sub-folder of pictures for each class, or train/ "
+            f"and test/ that hold these{found}"
+        )
     for name, files in classes.items():
         if not is_class_name(name):
             raise DataError(f"{folder / name}: expected a name of printable characters")
@@ -307,12 +317,21 @@ def list_classes(folder: str | os.PathLike[str]) -> dict[str, list[Path]]:
             f"{folder}: files left out: {skipped.total()} ({', '.join(counts)}); "
             f"pictures end in {', '.join(EXTENSIONS)}"
         )
+    if beside:
+        warn(f"{folder}: pictures left out, as they are in no class folder: {beside}")
+    if within:
+        warn(f"{folder}: folders left out, as they are in a class folder: {within}")
     if all(re.fullmatch(r"-?\d+", name) for name in classes):
         return dict(sorted(classes.items(), key=lambda item: int(item[0])))
     return classes
 
 
-def _visible(folder: Path) -> list[Path]:
+def visible(folder: Path) -> list[Path]:
+    """What is in a folder and not hidden, sorted by name.
+
+    Raises:
+        DataError: If it cannot be read.
+    """
     try:
         paths = [path for path in folder.iterdir() if not path.name.startswith(".")]
     except OSError as error:

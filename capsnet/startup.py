@@ -1,6 +1,7 @@
 """What a script does before anything else, and a module that is imported never does."""
 
 import contextlib
+import importlib.util
 import logging
 import os
 import signal
@@ -8,6 +9,7 @@ import sys
 import tempfile
 
 QUIET = "3"
+BACKENDS = ("tensorflow", "jax", "torch")
 
 
 def begin() -> None:
@@ -18,7 +20,21 @@ def begin() -> None:
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, frame: os._exit(128 + number))
+    check_backend()
     load()
+
+
+def check_backend() -> None:
+    """Ends with a line if Keras is asked for a backend that it would not find."""
+    name = os.environ.get("KERAS_BACKEND")
+    if name and (name not in BACKENDS or importlib.util.find_spec(name) is None):
+        script = os.path.basename(sys.argv[0])
+        print(
+            f"{script}: error: KERAS_BACKEND={name}: expected {', '.join(BACKENDS)}, "
+            "whichever is installed",
+            file=sys.stderr,
+        )
+        sys.exit(2)
 
 
 def load() -> None:

@@ -482,6 +482,12 @@ def test_bad_values(fails, arguments, complaint):
 
 
 @pytest.mark.usefixtures("no_data")
+@pytest.mark.parametrize("flag", ["--dataset", "--export", "--save_dir", "--features"])
+def test_empty_values(fails, flag):
+    assert fails(flag, "") == f"{flag}: expected a value, received an empty one"
+
+
+@pytest.mark.usefixtures("no_data")
 @pytest.mark.parametrize("mode", [[], ["-t"]])
 def test_weights_that_are_no_weights(fails, tmp_path, mode):
     path = tmp_path / "weights.h5"

@@ -432,7 +432,7 @@ def numbers(x):
     return np.rint(255 * x[:, 0, 0, 0]).astype(int).tolist()
 
 
-def test_train_and_test_folders(tmp_path):
+def test_train_and_test_folders(tmp_path, capsys):
     pictures(tmp_path / "train", {"bee": 3, "ant": 4, "cat": 2})
     pictures(tmp_path / "test", {"cat": 1, "bee": 2}, first=100)
     dataset = load_dataset(str(tmp_path))
@@ -447,6 +447,23 @@ def test_train_and_test_folders(tmp_path):
         assert x.dtype == y.dtype == np.float32
         assert dict(zip(numbers(x), y.argmax(axis=1).tolist())) == classes
         np.testing.assert_array_equal(y.sum(axis=1), 1)
+    assert capsys.readouterr().err == ""
+    (tmp_path / "val").mkdir()
+    load_dataset(str(tmp_path))
+    expected = "only train/ and test/ are read, of [test, train, val]"
+    assert capsys.readouterr().err == f"warning: {tmp_path}: {expected}\n"
+
+
+def test_a_folder_with_the_name_of_a_built_in_data_set(
+    tmp_path, capsys, monkeypatch, mnist
+):
+    pictures(tmp_path / "mnist", {"bee": 3, "ant": 4})
+    monkeypatch.chdir(tmp_path)
+    assert load_dataset("./mnist").class_names == ["ant", "bee"]
+    assert "built-in" not in capsys.readouterr().err
+    assert load_dataset("mnist").class_names == mnist.class_names
+    message = "warning: mnist is the built-in data set; the folder is ./mnist\n"
+    assert capsys.readouterr().err == message
 
 
 @pytest.mark.parametrize(

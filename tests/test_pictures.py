@@ -553,6 +553,8 @@ def test_what_is_hidden_or_no_picture_is_ignored(tmp_path, capsys):
     assert capsys.readouterr().err == (
         f"warning: {tmp_path}: files left out: 1 (1 .txt); pictures end in .png, .jpg, "
         ".jpeg, .bmp, .gif, .webp, .tif, .tiff\n"
+        f"warning: {tmp_path}: pictures left out, as they are in no class folder: 1\n"
+        f"warning: {tmp_path}: folders left out, as they are in a class folder: 1\n"
     )
 
 
@@ -574,6 +576,7 @@ def test_files_that_are_left_out_are_counted_by_extension(tmp_path, capsys):
         ([], ".", "expected a sub-folder of pictures for each class"),
         (["a.png"], ".", "expected a sub-folder of pictures for each class"),
         (["a/b.txt", "b/c.txt"], ".", "expected a sub-folder of pictures"),
+        (["Train/a/b.png", "val/a/b.png"], ".", "found none in .Train, val."),
         (["a/b.png"], ".", "expected 2 to 1000 class folders, got 1"),
         (["a/b.png", "b/.c.png"], "b", "class folder without a picture"),
     ],

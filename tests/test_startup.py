@@ -98,6 +98,17 @@ def test_a_script_without_standard_streams(closed):
     assert done.stdout + done.stderr == ("" if 2 in closed else message)
 
 
+@pytest.mark.parametrize("name", ["pytorch", "numpy"])
+def test_a_backend_that_is_none(name, monkeypatch):
+    monkeypatch.setenv("KERAS_BACKEND", name)
+    done = python(ROOT / "capsulenet.py", closed=())
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        f"capsulenet.py: error: KERAS_BACKEND={name}: expected tensorflow, jax, torch, "
+        "whichever is installed\n"
+    )
+
+
 # The quiet start.
 
 
