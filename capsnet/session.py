@@ -201,10 +201,12 @@ def find_digit(digit: str | None, data: datasets.Dataset) -> int:
     Raises:
         UsageError: If there is no such class, or no test image of it.
     """
-    tested = np.flatnonzero(data.test[1].any(axis=0))
-    if digit is None and len(tested):
-        return int(min(tested, key=lambda label: abs(label - 5)))
-    label = 0 if digit is None else find_class(digit, data.class_names)
+    tested = np.flatnonzero(data.test[1].any(axis=0)).tolist()
+    if not tested:
+        raise UsageError("--digit: there is no test image of any class")
+    if digit is None:
+        return min(tested, key=lambda label: abs(label - 5))
+    label = find_class(digit, data.class_names)
     if label not in tested:
         raise UsageError(
             f"--digit: there is no test image of class {data.class_names[label]}"

@@ -524,6 +524,9 @@ def test_the_class_nearest_to_5_that_can_be_drawn(tested, drawn):
     data = datasets.Dataset(None, (None, labels), names, "mine")
     assert session.find_digit(None, data) == drawn
     assert session.find_digit(names[drawn], data) == drawn
+    data.test[1][:] = 0  # of several labels an image, none
+    with pytest.raises(errors.UsageError, match="no test image of any class"):
+        session.find_digit(None, data)
 
 
 def test_weights_that_do_not_fit_are_found_out_with_the_data(fails, digits, tmp_path):
