@@ -6,6 +6,7 @@ Reference:
 """
 
 import math
+import numbers
 
 import keras
 from keras import ops
@@ -13,6 +14,7 @@ from keras import ops
 from capsnet import fft_conv
 from capsnet.backend import compiled
 from capsnet.convolution import FastConv2D, by_batch, windows
+from capsnet.errors import check_labels, check_sizes
 
 PACKAGE = "capsnet"
 
@@ -30,6 +32,7 @@ def squash(vectors, axis: int = -1):
     Returns:
         A tensor of the same shape and dtype.
     """
+    vectors = ops.convert_to_tensor(vectors)
     s = ops.cast(vectors, "float32")
     squared_norm = ops.sum(ops.square(s), axis=axis, keepdims=True)
     scale = squared_norm / (1 + squared_norm)
@@ -57,6 +60,12 @@ class Length(keras.layers.Layer):
         # epsilon: the square root has no finite derivative at zero
         return ops.sqrt(ops.sum(squares, axis=-1) + keras.config.epsilon())
 
+    def compute_output_shape(self, input_shape):
+        return input_shape[:-1]
+
+    def compute_output_spec(self, inputs):
+        return keras.KerasTensor(self.compute_output_shape(inputs.shape), "float32")
+
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class Mask(keras.layers.Layer):
@@ -76,6 +85,10 @@ class Mask(keras.layers.Layer):
     Output shape:
         (batch, num_capsule * dim_capsule)
 
+    Raises:
+        ValueError: If the threshold is negative, or the labels are of another shape. To
+            integers, `keras.utils.to_categorical` gives it.
+
     Example:
 
     >>> capsules = np.array([[[1.0, 0.0], [2.0, 3.0]]])
@@ -87,11 +100,16 @@ class Mask(keras.layers.Layer):
 
     def __init__(self, threshold: float | None = None, **kwargs):
         super().__init__(**kwargs)
+        if threshold is not None and threshold < 0:
+            raise ValueError(
+                f"Expected a threshold of at least 0; received threshold={threshold}."
+            )
         self.threshold = threshold
 
     def call(self, inputs):
         if isinstance(inputs, (list, tuple)):
             capsules, mask = inputs
+            check_labels(mask.shape, capsules.shape[:2], "capsules")
         else:
             capsules = inputs
             squares = ops.sum(ops.square(ops.cast(capsules, "float32")), axis=-1)
@@ -105,6 +123,10 @@ class Mask(keras.layers.Layer):
                 mask = squares > self.threshold**2
         mask = ops.cast(ops.expand_dims(mask, -1), capsules.dtype)
         return ops.reshape(capsules * mask, (-1, capsules.shape[1] * capsules.shape[2]))
+
+    def compute_output_shape(self, input_shape):
+        capsules = input_shape if isinstance(input_shape[-1], int) else input_shape[0]
+        return capsules[0], capsules[1] * capsules[2]
 
     def get_config(self):
         return {**super().get_config(), "threshold": self.threshold}
@@ -147,8 +169,13 @@ class PrimaryCap(FastConv2D):
         padding: str = "valid",
         **kwargs,
     ):
+        check_sizes(dim_capsule=dim_capsule, n_channels=n_channels)
         filters = dim_capsule * n_channels
-        kwargs["data_format"] = "channels_last"
+        if kwargs.setdefault("data_format", "channels_last") != "channels_last":
+            raise ValueError(
+                "Expected data_format to be channels_last, in which capsules are "
+                f"grouped; received data_format={kwargs['data_format']!r}."
+            )
         super().__init__(filters, kernel_size, strides, padding, **kwargs)
         self.dim_capsule = dim_capsule
         self.n_channels = n_channels
@@ -210,7 +237,11 @@ def dynamic_routing(u_hat, routings: int):
 
     Returns:
         Output capsules, (batch, num_capsule, dim_capsule).
+
+    Raises:
+        ValueError: If there is no round.
     """
+    check_sizes(routings=routings)
     b = ops.zeros_like(u_hat[..., 0])  # (batch, num_capsule, input_capsules)
     for i in range(routings):
         c = ops.softmax(b, axis=1)  # each input capsule shares itself out
@@ -257,7 +288,8 @@ class CapsuleLayer(keras.layers.Layer):
         (batch, num_capsule, input_capsules).
 
     Raises:
-        ValueError: If `routings` is less than 1, or the input is of another rank.
+        ValueError: If an argument is none of those above, or the input is of another
+            shape than the layer was built for.
     """
 
     def __init__(
@@ -272,10 +304,7 @@ class CapsuleLayer(keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        if routings < 1:
-            raise ValueError(
-                f"Expected at least 1 round of routing; received routings={routings}."
-            )
+        check_sizes(num_capsule=num_capsule, dim_capsule=dim_capsule, routings=routings)
         self.num_capsule = num_capsule
         self.dim_capsule = dim_capsule
         self.routings = routings
@@ -302,17 +331,27 @@ class CapsuleLayer(keras.layers.Layer):
             regularizer=self.kernel_regularizer,
             constraint=self.kernel_constraint,
         )
+        self.input_spec = keras.layers.InputSpec(
+            ndim=3, axes={1: input_capsules, 2: input_dim}
+        )
         self.least_batch = 4
 
-    def call(self, inputs):
+    def call(self, inputs, training=False):
         if self.return_couplings:
             return self._route(inputs)
         # Of a few samples, the predictions are less than the copies of W below.
-        return by_batch(self._route_few, self._route, inputs, self.least_batch)
+        few, many = self._route_few, self._route
+        return by_batch(few, many, inputs, self.least_batch, training)
+
+    def compute_output_shape(self, input_shape):
+        batch, input_capsules, _ = input_shape
+        v = batch, self.num_capsule, self.dim_capsule
+        return (v, (*v[:2], input_capsules)) if self.return_couplings else v
 
     def _route_few(self, inputs):
         u_hat = _predict(inputs, ops.cast(self.W, inputs.dtype)[None])
-        return dynamic_routing(u_hat, self.routings)
+        v = dynamic_routing(ops.cast(u_hat, "float32"), self.routings)
+        return ops.cast(v, inputs.dtype)
 
     def _route(self, inputs):
         # W: (num_capsule, input_capsules * input_dim, dim_capsule)
@@ -406,19 +445,28 @@ class ConvCapsuleLayer(CapsuleLayer):
                 f"input_dim), only the batch unknown; received {input_shape}."
             )
         _, *grid, types, dim = input_shape
-        sizes = zip(grid, self.kernel_size, self.strides)
-        self.grid = tuple(fft_conv.output_size(*along) for along in sizes)
+        self.grid = _grid(grid, self.kernel_size, self.strides)
         super().build((None, math.prod(self.kernel_size) * types, dim))
+        known = dict(enumerate(input_shape[1:], start=1))
+        self.input_spec = keras.layers.InputSpec(ndim=5, axes=known)
 
-    def call(self, inputs):
+    def call(self, inputs, training=False):
         _, rows, columns, types, dim = inputs.shape
         # -> (batch, new_rows, new_columns, height * width * types * dim)
         image = ops.reshape(inputs, (-1, rows, columns, types * dim))
         seen = windows(image, self.kernel_size, self.strides)
-        outputs = super().call(ops.reshape(seen, (-1, self.W.shape[1], dim)))
+        seen = ops.reshape(seen, (-1, self.W.shape[1], dim))
+        outputs = super().call(seen, training)
         if not self.return_couplings:
             return ops.reshape(outputs, (-1, *self.grid, *outputs.shape[1:]))
         return tuple(ops.reshape(a, (-1, *self.grid, *a.shape[1:])) for a in outputs)
+
+    def compute_output_shape(self, input_shape):
+        batch, *grid, types, _ = input_shape
+        grid = _grid(grid, self.kernel_size, self.strides)
+        v = batch, *grid, self.num_capsule, self.dim_capsule
+        window = math.prod(self.kernel_size) * types
+        return (v, (*v[:-1], window)) if self.return_couplings else v
 
     def get_config(self):
         return {
@@ -428,15 +476,21 @@ class ConvCapsuleLayer(CapsuleLayer):
         }
 
 
+def _grid(grid, kernel_size, strides) -> tuple[int, ...]:
+    """Rows and columns of the windows of a grid."""
+    return tuple(map(fft_conv.output_size, grid, kernel_size, strides))
+
+
 def _pair(name: str, value) -> tuple[int, int]:
     """One or two sizes as two."""
     pair = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
-    if len(pair) != 2 or any(not isinstance(n, int) or n < 1 for n in pair):
+    positive = all(isinstance(n, numbers.Integral) and n > 0 for n in pair)
+    if len(pair) != 2 or not positive:
         raise ValueError(
             f"Expected {name} to be one or two positive integers; "
             f"received {name}={value!r}."
         )
-    return pair
+    return int(pair[0]), int(pair[1])
 
 
 @compiled

@@ -29,7 +29,7 @@ from capsnet import command_line, datasets, flags, report, session, training, us
 from capsnet.architecture import PAPER, Architecture
 from capsnet.batches import ShiftedBatches
 from capsnet.classify import check_features, save_features
-from capsnet.errors import UsageError
+from capsnet.errors import UsageError, check_labels, check_sizes
 from capsnet.flags import Parser
 from capsnet.options import Options
 from capsnet.predict import predict
@@ -82,7 +82,9 @@ def CapsNet(
 
     Raises:
         UsageError: If the images are too small for the convolutions.
+        ValueError: If a size is none.
     """
+    check_sizes(n_class=n_class, routings=routings, objects=objects)
     sizes = dataclasses.replace(architecture, **sizes)
     if min(input_shape[:2]) < sizes.least_side:
         raise UsageError(
@@ -126,7 +128,7 @@ def CapsNet(
     if decoder is None:
         model = keras.Model(x, lengths)
         return model, model, None
-    if isinstance(decoder, tuple):
+    if isinstance(decoder, (tuple, list)):
         dense = functools.partial(layers.Dense, kernel_initializer=kernel)
         hidden = [
             dense(n, activation="relu", name=f"decoder_{i}")
@@ -170,14 +172,7 @@ def margin_loss(y_true, y_pred):
             `keras.utils.to_categorical` gives it.
     """
     y_true = ops.cast(y_true, y_pred.dtype)
-    expected, received = tuple(y_pred.shape), tuple(y_true.shape)
-    if len(received) != len(expected) or any(
-        m != n and None not in (m, n) for m, n in zip(expected, received)
-    ):
-        raise ValueError(
-            "Expected one-hot labels of the same shape as the lengths, "
-            f"(batch, n_class) = {expected}; received labels of shape {received}."
-        )
+    check_labels(y_true.shape, y_pred.shape, "lengths")
     # Where a graph does not know a size, this finds what broadcasting would hide.
     y_true = ops.reshape(y_true, ops.shape(y_pred))
     present = ops.square(ops.maximum(0.0, 0.9 - y_pred))

@@ -6,6 +6,8 @@ import math
 
 import keras
 
+from capsnet.errors import check_sizes
+
 
 @dataclasses.dataclass(frozen=True)
 class Architecture:
@@ -26,6 +28,9 @@ class Architecture:
             decoder start from.
         transformation_stddev: Standard deviation of the transformation matrices at the
             start.
+
+    Raises:
+        ValueError: If a size is none.
     """
 
     convolutions: tuple[tuple[int, int, int], ...] = ((256, 9, 1),)
@@ -38,6 +43,25 @@ class Architecture:
     decoder: tuple[int, ...] | keras.layers.Layer | None = (512, 1024)
     kernel_initializer: str = "glorot_uniform"
     transformation_stddev: float = 0.1
+
+    def __post_init__(self):
+        names = ("primary_kernel_size", "strides", "primary_types", "primary_dim")
+        check_sizes(**{name: getattr(self, name) for name in (*names, "class_dim")})
+        if not self.convolutions or any(len(sizes) != 3 for sizes in self.convolutions):
+            raise ValueError(
+                "Expected convolutions of channels, kernel size and stride, one or "
+                f"more; received convolutions={self.convolutions!r}."
+            )
+        for channels, kernel_size, strides in self.convolutions:
+            check_sizes(channels=channels, kernel_size=kernel_size, strides=strides)
+        if isinstance(self.decoder, (tuple, list)):
+            for width in self.decoder:
+                check_sizes(decoder=width)
+        elif not (self.decoder is None or isinstance(self.decoder, keras.layers.Layer)):
+            raise ValueError(
+                "Expected decoder to be widths of layers, a layer or None; received "
+                f"decoder={self.decoder!r}."
+            )
 
     @property
     def least_side(self) -> int:

@@ -137,9 +137,12 @@ class ShiftedBatches(keras.utils.PyDataset):
         self._order_and_offsets = order, offsets
 
     def _balanced(self, rng: np.random.Generator) -> np.ndarray:
-        """As many samples as there are, of all classes alike; large ones lack some."""
-        counts = self.y.sum(axis=0)
-        weights = (self.y / np.maximum(counts, 1)).sum(axis=1)
+        """As many samples as there are, of all classes alike; large ones lack some.
+
+        Images without a label are a class, too.
+        """
+        y = np.column_stack([self.y, ~self.y.any(axis=1)])
+        weights = (y / np.maximum(y.sum(axis=0), 1)).sum(axis=1)
         return rng.choice(len(self.x), len(self.x), p=weights / weights.sum())
 
     def on_epoch_end(self) -> None:

@@ -25,6 +25,11 @@ OURS = {"published", "pretrained"}  # folders in ./result that no run takes unas
 # What ends the script with one line and exit status 2.
 USER_ERRORS = (UsageError, DataError, ModelFileError, OSError)
 USES = ("predict", "export", "explore", "export_page")  # of a model without training
+# Flags that ask for something which other modes do not do.
+ONLY_IN = {
+    **dict.fromkeys(("features", "digit"), {"train", "test"}),
+    **dict.fromkeys(("show_batch", "debug"), {"train"}),
+}
 PIPE = 13  # SIGPIPE, which Windows does not have
 OF_TRAINING, OF_DATA = (
     {field.name for field in dataclasses.fields(group)} for group in (Training, Data)
@@ -75,6 +80,12 @@ def read_options(
         if used & {"explore", "export_page"}:
             given.setdefault("weights", PRETRAINED)
         options = _begin(parser, given, mode)
+    for name, modes in ONLY_IN.items():
+        if options.mode not in modes and (given | vars(own)).get(name):
+            does = (
+                "-t" if options.mode == "test" else "--predict, --export or --explore"
+            )
+            raise UsageError(f"--{name} has no effect with {does}")
     if options.mode != "use" or own.predict:  # other uses name a place of their own
         check_is_writable(options.folder.path)
     return options, own

@@ -60,8 +60,8 @@ class FastConv2D(keras.layers.Conv2D):
             return
         *size, channels = input_shape[1:]
         sizes = size, self.kernel_size, self.strides
-        self.margins = fft_conv.margins(self.padding, *sizes)
-        size = [n + sum(margin) for n, margin in zip(size, self.margins)]
+        margins = fft_conv.margins(self.padding, *sizes)
+        size = [n + sum(margin) for n, margin in zip(size, margins)]
         shape = (size, self.kernel_size, self.strides, channels, self.filters)
         least = {"auto": least_batch(*shape), "fft": 1, "direct": None}
         self.least_batch = least[self.method]
@@ -72,19 +72,21 @@ class FastConv2D(keras.layers.Conv2D):
     def convolution_op(self, inputs, kernel):
         return self.convolve(inputs, kernel)
 
-    def convolve(self, inputs, kernel, training: bool = True):
+    def convolve(self, inputs, kernel, training: bool | None = None):
         """The convolution alone, in the way that suits the number of images.
 
         Args:
             inputs: As of the layer.
             kernel: Its weights.
-            training: Whether a gradient may be asked for.
+            training: Whether a gradient will be asked for; None if it may be.
         """
 
         def padded(inputs):
             if self.padding == "valid":
                 return inputs
-            return ops.pad(inputs, [(0, 0), *self.margins, (0, 0)])
+            size = inputs.shape[1:3]  # not always that of `build`
+            margins = fft_conv.margins("same", size, self.kernel_size, self.strides)
+            return ops.pad(inputs, [(0, 0), *margins, (0, 0)])
 
         def fast(inputs):
             return fft_conv.conv2d(padded(inputs), kernel, self.strides)
@@ -99,9 +101,12 @@ class FastConv2D(keras.layers.Conv2D):
             if not self.has_few_windows:
                 return direct(inputs)
             # Of more than one image, its gradient is slower than the direct one's.
-            return by_batch(as_product, direct, inputs, 2 if training else None)
+            no_gradient = training is False
+            return by_batch(as_product, direct, inputs, None if no_gradient else 2)
 
-        return by_batch(few, fast, inputs, self.least_batch)
+        if None in inputs.shape[1:]:
+            return direct(inputs)
+        return by_batch(few, fast, inputs, self.least_batch, training)
 
     def get_config(self):
         return {**super().get_config(), "method": self.method}
@@ -167,14 +172,20 @@ def windows(x, kernel_size: tuple[int, int], strides: tuple[int, int]):
     return ops.reshape(x, (-1, rows, columns, k * m * channels))
 
 
-def by_batch(few, many, inputs, least_batch: int | None):
-    """`many(inputs)` for at least so many samples, `few(inputs)` for fewer."""
+def by_batch(few, many, inputs, least_batch: int | None, training=None):
+    """`many(inputs)` for at least so many samples, `few(inputs)` for fewer.
+
+    A graph for batches of any size decides when it runs; but not in training, as XLA
+    cannot compile the gradient of that.
+    """
     if least_batch is None:
         return few(inputs)
     if least_batch == 1:
         return many(inputs)
     batch = inputs.shape[0]
-    if batch is None:  # a graph for batches of any size
+    if batch is None:
+        if training:
+            return many(inputs)
         enough = ops.shape(inputs)[0] >= least_batch
         return ops.cond(enough, lambda: many(inputs), lambda: few(inputs))
     # JAX finds out shapes with a size that is no number.

@@ -1,5 +1,6 @@
 """What is wrong with arguments and data, in one line that a terminal can show."""
 
+import numbers
 import sys
 import unicodedata
 
@@ -45,3 +46,37 @@ def shorten(values: list) -> str:
     """A list in one short line."""
     text = ", ".join(map(str, values[:5]))
     return f"[{text}, ...] ({len(values)})" if len(values) > 5 else f"[{text}]"
+
+
+def check_labels(received, expected, what: str) -> None:
+    """Makes sure that there is a number for each class: integers would be broadcast.
+
+    Args:
+        received: The shape of the labels.
+        expected: Their shape if they are one-hot or multi-hot, (batch, n_class).
+        what: There is one of these for each class.
+
+    Raises:
+        ValueError: If the shapes differ, as far as they are known.
+    """
+    received, expected = tuple(received), tuple(expected)
+    if len(received) != len(expected) or any(
+        m != n and None not in (m, n) for m, n in zip(received, expected)
+    ):
+        raise ValueError(
+            f"Expected one-hot labels of the same shape as the {what}, "
+            f"(batch, n_class) = {expected}; received labels of shape {received}."
+        )
+
+
+def check_sizes(**sizes) -> None:
+    """Makes sure that sizes are positive integers, also those of NumPy.
+
+    Raises:
+        ValueError: If one is not.
+    """
+    for name, size in sizes.items():
+        if not isinstance(size, numbers.Integral) or size < 1:
+            raise ValueError(
+                f"Expected {name} to be a positive integer; received {name}={size!r}."
+            )

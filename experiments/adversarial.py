@@ -296,6 +296,11 @@ def run(options: Options, own: argparse.Namespace) -> None:
     own = settle_flags(own)
     session.prepare_backend(options.training)
     data, options = session.load_data(options)
+    if data.multi_label:
+        raise UsageError(
+            f"{data.name}: expected one class an image, which an attack changes, "
+            "received images of several"
+        )
     if own.attack == "walk":
         pair = find_pair(data.class_names, own.source, own.target)
     train_model, eval_model, _ = capsulenet.load_models(data, options)

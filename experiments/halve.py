@@ -19,6 +19,7 @@ import h5py
 import numpy as np
 
 from capsnet import command_line, hdf5, run_folder
+from capsnet.errors import UsageError
 from capsnet.flags import Parser
 from capsnet.hdf5 import ModelFileError
 from capsnet.weights import read_info
@@ -29,7 +30,7 @@ def halve(source: str, target: str) -> None:
 
     Args:
         source: A file of `capsnet.weights.save_model`.
-        target: The file to create or to replace.
+        target: The file to create.
 
     Raises:
         ModelFileError: If the source is no such file, or holds a number that float16
@@ -69,6 +70,12 @@ def build_parser() -> Parser:
 
 def run(own: argparse.Namespace) -> None:
     """Does what the command line says."""
+    folder = os.path.dirname(own.target) or "."
+    if os.path.lexists(own.target) or not os.path.isdir(folder):
+        raise UsageError(
+            "NEW_FILE: expected the name of a new file in a folder that is there, "
+            f"received {own.target}"
+        )
     halve(own.source, own.target)
     size = os.path.getsize(own.target) / 1e6
     print(f"Wrote {own.target}, {size:.1f} MB")

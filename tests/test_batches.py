@@ -203,3 +203,16 @@ def test_balanced_batches_see_every_class_as_often():
     np.testing.assert_array_equal(batches[4][0][1], again[4][0][1])
     again.set_epoch(1)
     assert (batches[4][0][1] != again[4][0][1]).any()
+
+
+def test_images_without_a_label_are_balanced_as_a_class():
+    y = np.zeros((100, 2), "float32")
+    y[:80, 0] = 1
+    y[70:90, 1] = 1  # ten of both, ten of none
+    batches = ShiftedBatches(np.zeros((100, 2, 2, 1)), y, 100, 0, seed=3, balance=True)
+    drawn = []
+    for epoch in range(20):
+        batches.set_epoch(epoch)
+        drawn.append(batches[0][0][1])
+    nothing = ~np.concatenate(drawn).any(axis=1)
+    assert 0.25 < nothing.mean() < 0.42

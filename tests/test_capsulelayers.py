@@ -1,5 +1,7 @@
 """capsulelayers.py: each layer is the paper's equation, in value and in gradient."""
 
+import re
+
 import keras
 import numpy as np
 import pytest
@@ -439,6 +441,18 @@ def test_other_convolutions_are_left_to_keras(monkeypatch, options):
     assert layer.least_batch is None
 
 
+@pytest.mark.parametrize("padding", ["valid", "same"])
+@pytest.mark.parametrize("size", [20, 21, 24])
+def test_images_of_another_size_than_the_first(padding, size):
+    layer = FastConv2D(4, 5, 2, padding, method="fft")
+    plain = keras.layers.Conv2D(4, 5, 2, padding)
+    for one in (layer, plain):
+        one(normal(2, 21, 21, 3))
+    plain.set_weights(layer.get_weights())
+    x = normal(2, size, size, 3)
+    np.testing.assert_allclose(evaluate(layer, x), evaluate(plain, x), **FFT_TOLERANCE)
+
+
 # CapsuleLayer
 
 
@@ -606,7 +620,13 @@ RESHAPE = r"Reshape\(\(-1, input_dim\)\)"
         (FastConv2D, (8, 9, 1, "valid", "x"), (), METHODS),
         (PrimaryCap, (4, 2, 3), (None, 20, 20), "received .None, 20, 20"),
         (PrimaryCap, (4, 2, 3), (None, 20, 20, None), "received .None, 20, 20"),
-        (CapsuleLayer, (10, 16, 0), (), "at least 1 .* received routings=0"),
+        (PrimaryCap, (-2, -2, 3), (), "dim_capsule to be a positive integer"),
+        (CapsuleLayer, (10, 16, 0), (), "positive integer; received routings=0"),
+        (CapsuleLayer, (10, 16, 2.5), (), "positive integer; received routings=2.5"),
+        (CapsuleLayer, (0, 16), (), "positive integer; received num_capsule=0"),
+        (CapsuleLayer, (10, 0), (), "positive integer; received dim_capsule=0"),
+        (ConvCapsuleLayer, (4, 5, 3, 0), (), "received strides=0"),
+        (Mask, (-1,), (), "at least 0; received threshold=-1"),
         (CapsuleLayer, (4, 5), (None, 6, 6, 8), RESHAPE),
         (CapsuleLayer, (4, 5), (None, None, 8), RESHAPE),
         (CapsuleLayer, (4, 5), (None, 8), RESHAPE),
@@ -618,6 +638,39 @@ RESHAPE = r"Reshape\(\(-1, input_dim\)\)"
 def test_what_makes_no_layer_is_refused(kind, arguments, shape, message):
     with pytest.raises(ValueError, match=message):
         kind(*arguments).build(shape)
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape", "others"),
+    [
+        (CapsuleLayer(4, 5), (6, 3), [(9, 2), (3, 6), (12, 3), (1, 3), (18,)]),
+        (
+            ConvCapsuleLayer(4, 5, 2),
+            (4, 4, 6, 3),
+            [(4, 4, 3, 6), (2, 8, 6, 3), (4, 4, 18)],
+        ),
+    ],
+)
+def test_inputs_of_another_shape_than_the_layer_was_built_for(layer, shape, others):
+    layer(normal(5, *shape))
+    for other in others:
+        with pytest.raises(ValueError, match="incompatible with the layer"):
+            layer(normal(5, *other))
+
+
+@pytest.mark.parametrize("shape", [(3,), (3, 1), (3, 5), (3, 4, 2)])
+def test_labels_that_are_no_rows_of_classes(shape):
+    capsules, labels = normal(3, 4, 2), np.ones(shape, "float32")
+    expected = re.escape(f"(batch, n_class) = (3, 4); received labels of shape {shape}")
+    with pytest.raises(ValueError, match=expected):
+        Mask()([capsules, labels])
+
+
+def test_other_formats_and_no_rounds():
+    with pytest.raises(ValueError, match="channels_last.* received .*channels_first"):
+        PrimaryCap(4, 2, 3, data_format="channels_first")
+    with pytest.raises(ValueError, match="positive integer; received routings=0"):
+        dynamic_routing(normal(2, 3, 4, 5), 0)
 
 
 # What holds for every layer: zeros, batches, configurations, files
@@ -710,6 +763,45 @@ def test_unknown_batch_size(name):
     # batches of 5 and of 2, which are few samples for some layers
     predicted = model.predict(x, batch_size=5, verbose=0)
     np.testing.assert_allclose(predicted, outputs, **TOLERANCE)
+
+
+@every_layer
+def test_each_step_of_a_sequence(name):
+    layer, shape = make(name)
+    inputs = keras.Input((3, *shape))
+    model = keras.Model(inputs, keras.layers.TimeDistributed(layer)(inputs))
+    x = normal(2, 3, *shape)
+    outputs = model.predict(x, verbose=0)
+    expected = evaluate(layer, x.reshape(6, *shape))
+    assert outputs.dtype == expected.dtype
+    np.testing.assert_allclose(outputs.reshape(expected.shape), expected, **TOLERANCE)
+
+
+@every_layer
+def test_what_keras_is_told_of_the_outputs_is_so(name):
+    kind, arguments, shape = LAYERS[name]
+    couplings = issubclass(kind, CapsuleLayer)
+    for more in ({}, {"return_couplings": True})[: 1 + couplings]:
+        layer = kind(**arguments, **more, dtype="mixed_bfloat16")
+        told = layer(keras.Input(shape, batch_size=7))
+        found = layer(normal(7, *shape))
+        pairs = zip(told, found) if more else [(told, found)]
+        for one, other in pairs:
+            dtype = keras.backend.standardize_dtype(other.dtype)
+            assert (tuple(one.shape), one.dtype) == (tuple(other.shape), dtype)
+
+
+@pytest.mark.skipif(keras.backend.backend() == "torch", reason="has no XLA")
+@pytest.mark.parametrize("routings", [1, 3])
+def test_compiled_by_xla_for_batches_of_any_size(routings):
+    inputs = keras.Input((8, 8, 3))
+    x = PrimaryCap(4, 4, 3, method="fft")(inputs)
+    x = CapsuleLayer(3, 6, routings)(x)
+    model = keras.Model(inputs, Length()(x))
+    model.compile("adam", "mse", jit_compile=True)
+    labels = np.eye(3)[np.arange(11) % 3]
+    losses = model.fit(normal(11, 8, 8, 3), labels, 8, epochs=2, verbose=0).history
+    assert np.isfinite(losses["loss"]).all()
 
 
 @every_layer

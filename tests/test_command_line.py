@@ -482,6 +482,23 @@ def test_bad_values(fails, arguments, complaint):
 
 
 @pytest.mark.usefixtures("no_data")
+@pytest.mark.parametrize(
+    ("flags", "mode"),
+    [
+        ("--features f.npz", "--predict x.png"),
+        ("--digit 3", "--export x.onnx"),
+        ("--show_batch", "-t"),
+        ("--show_batch", "--predict x.png"),
+        ("--debug", "-t"),
+    ],
+)
+def test_flags_of_another_mode(fails, flags, mode):
+    mode = [*mode.split(), "-w", ROOT / PRETRAINED]
+    message = fails(*flags.split(), *mode)
+    assert message.startswith(f"{flags.split()[0]} has no effect with {mode[0][:2]}")
+
+
+@pytest.mark.usefixtures("no_data")
 @pytest.mark.parametrize("flag", ["--dataset", "--export", "--save_dir", "--features"])
 def test_empty_values(fails, flag):
     assert fails(flag, "") == f"{flag}: expected a value, received an empty one"

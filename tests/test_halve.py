@@ -6,6 +6,7 @@ import h5py
 import keras
 import numpy as np
 import pytest
+from conftest import error_line
 
 from capsnet.weights import load_weights, read_info, save_model
 from experiments import halve
@@ -57,3 +58,14 @@ def test_what_cannot_be_halved_is_refused(model, tmp_path, capsys):
         error = capsys.readouterr().err
         assert message in error and error.count("\n") == 1
     assert os.listdir(tmp_path) == ["whole.h5"]
+
+
+def test_no_file_is_replaced(tmp_path, capsys):
+    model = tmp_path / "model.h5"
+    model.write_bytes(b"a day's work")
+    for target in (model, tmp_path / "no_folder" / "half.h5"):
+        assert halve.main([str(model), str(target)]) == 2
+        message = error_line(capsys.readouterr().err)
+        expected = "NEW_FILE: expected the name of a new file in a folder that is there"
+        assert message == f"{expected}, received {target}"
+    assert model.read_bytes() == b"a day's work"

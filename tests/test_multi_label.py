@@ -1,14 +1,16 @@
 """Images of any number of classes, from an npz file of multi-hot rows."""
 
 import re
+from functools import partial
 
 import numpy as np
 import pytest
-from conftest import main, quiet_main, read_log, read_rows, refuse
+from conftest import main, quiet_main, read_log, read_rows, refuse, run_here
 from PIL import Image
 
 from capsnet.datasets import load_dataset
 from capsnet.weights import read_info
+from experiments import adversarial
 
 SIDE = 20
 
@@ -87,6 +89,13 @@ def test_a_model_of_many_labels_knows_it(trained, squares, tmp_path, capsys):
     np.savez(tmp_path / "one.npz", **arrays)
     message = refuse(capsys, "-t", *model, "--dataset", tmp_path / "one.npz")
     assert "labels of an image: expected [any number]" in message
+
+
+def test_what_needs_one_class_an_image(trained, squares, tmp_path, capsys):
+    flags = ("-w", trained[0] / "trained_model.h5", "--save_dir", tmp_path / "out")
+    attack = partial(run_here, adversarial)
+    message = refuse(capsys, *flags, "--dataset", squares, main=attack)
+    assert "expected one class an image, which an attack changes" in message
 
 
 @pytest.mark.slow

@@ -42,6 +42,34 @@ def test_sizes_are_those_of_the_model():
             capsulenet.CapsNet((side - 1, 28, 1), 5, architecture=sizes)
 
 
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ({"primary_types": 0}, "primary_types to be a positive integer"),
+        ({"primary_kernel_size": (3, 3)}, "received primary_kernel_size=.3, 3."),
+        ({"strides": 0}, "received strides=0"),
+        ({"convolutions": ()}, "convolutions of channels, kernel size and stride"),
+        ({"convolutions": [(64, 9)]}, "received convolutions=..64, 9.."),
+        ({"convolutions": [(64, 9, 0)]}, "received strides=0"),
+        ({"decoder": 256}, "widths of layers, a layer or None; received decoder=256"),
+        ({"decoder": [0]}, "received decoder=0"),
+        ({"n_class": 0}, "received n_class=0"),
+        ({"objects": 0}, "received objects=0"),
+        ({"routings": 0}, "received routings=0"),
+    ],
+)
+def test_sizes_that_are_none(sizes, message):
+    with pytest.raises(ValueError, match=message):
+        capsulenet.CapsNet(**{"input_shape": (28, 28, 1), "n_class": 3, **sizes})
+
+
+def test_sizes_may_be_lists():
+    sizes = {"convolutions": [[8, 9, 1]], "decoder": [12], "primary_types": 2}
+    model = capsulenet.CapsNet((17, 17, 1), 3, **sizes)[0]
+    widths = [layer.units for layer in model.get_layer("decoder").layers[:2]]
+    assert widths == [12, 289]
+
+
 def test_a_training_without_a_command_line(tmp_path):
     rng = np.random.default_rng(0)
     x = rng.random((40, 17, 17, 1), "float32")
