@@ -539,6 +539,24 @@ def test_the_recipe_part_by_part():
         check_table(find_table(column, "runs"), expected)
 
 
+def test_a_recipe_twice_as_long():
+    found = {}
+    for epochs in (20, 40):
+        rows = read_rows(PUBLISHED / "recipes" / f"{epochs}_epochs" / "recipes.csv")
+        (row,) = (row for row in rows if row["variant"] == "muon_strong")
+        assert row["runs"] == "1"
+        found[epochs] = row
+    long, short = found[40], found[20]
+    text = " ".join(TEXTS[ROOT / "experiments" / "README.md"].split())
+    assert f"{long['error']} % of the same 40 000 images are wrong" in text
+    assert f"wrong instead of {short['error']}, and their margin loss is" in text
+    losses = (row["margin_loss_x1000"] for row in (long, short))
+    assert "margin loss is {} instead of {}".format(*losses) in text
+    # closer than chance alone would put two counts
+    counts = [float(row["error"]) / 100 * 40000 for row in (long, short)]
+    assert abs(counts[1] - counts[0]) < counts[1] ** 0.5
+
+
 def test_two_changes_of_the_recipe_with_all_images():
     trials = sorted((PUBLISHED / "mnist_table" / "modern" / "v4").iterdir())
     ends = [read_log(trial)[-1] for trial in trials]

@@ -36,6 +36,7 @@ NOT_RUN = {
     "# 24 variants": "takes hours; test_recipes.py trains two of them",
     "# the third run": "the same",
     "experiments.recipes --epochs 20": "the same",
+    "experiments.recipes --epochs 40": "the same",
     "--cells baseline": "takes minutes; test_mnist_table.py asks for it",
     "--num_hosts 2": "needs two machines; test_multi_gpu.py starts two processes",
 }
