@@ -6,7 +6,6 @@ Reference:
 """
 
 import math
-import numbers
 
 import keras
 from keras import ops
@@ -14,7 +13,7 @@ from keras import ops
 from capsnet import fft_conv
 from capsnet.backend import compiled
 from capsnet.convolution import FastConv2D, by_batch, windows
-from capsnet.errors import check_labels, check_sizes
+from capsnet.errors import check_labels, check_pair, check_sizes
 
 PACKAGE = "capsnet"
 
@@ -86,8 +85,7 @@ class Mask(keras.layers.Layer):
         (batch, num_capsule * dim_capsule)
 
     Raises:
-        ValueError: If the threshold is negative, or the labels are of another shape. To
-            integers, `keras.utils.to_categorical` gives it.
+        ValueError: If the threshold is negative, or the labels are of another shape.
 
     Example:
 
@@ -173,8 +171,8 @@ class PrimaryCap(FastConv2D):
         filters = dim_capsule * n_channels
         if kwargs.setdefault("data_format", "channels_last") != "channels_last":
             raise ValueError(
-                "Expected data_format to be channels_last, in which capsules are "
-                f"grouped; received data_format={kwargs['data_format']!r}."
+                "Expected data_format to be channels_last; "
+                f"received data_format={kwargs['data_format']!r}."
             )
         super().__init__(filters, kernel_size, strides, padding, **kwargs)
         self.dim_capsule = dim_capsule
@@ -331,9 +329,8 @@ class CapsuleLayer(keras.layers.Layer):
             regularizer=self.kernel_regularizer,
             constraint=self.kernel_constraint,
         )
-        self.input_spec = keras.layers.InputSpec(
-            ndim=3, axes={1: input_capsules, 2: input_dim}
-        )
+        known = {1: input_capsules, 2: input_dim}
+        self.input_spec = keras.layers.InputSpec(ndim=3, axes=known)
         self.least_batch = 4
 
     def call(self, inputs, training=False):
@@ -435,8 +432,8 @@ class ConvCapsuleLayer(CapsuleLayer):
         super().__init__(
             num_capsule, dim_capsule, kernel_initializer=initializer, **kwargs
         )
-        self.kernel_size = _pair("kernel_size", kernel_size)
-        self.strides = _pair("strides", strides)
+        self.kernel_size = check_pair("kernel_size", kernel_size)
+        self.strides = check_pair("strides", strides)
 
     def build(self, input_shape):
         if len(input_shape) != 5 or None in input_shape[1:]:
@@ -444,8 +441,8 @@ class ConvCapsuleLayer(CapsuleLayer):
                 "Expected capsules of shape (batch, rows, columns, input_capsules, "
                 f"input_dim), only the batch unknown; received {input_shape}."
             )
-        _, *grid, types, dim = input_shape
-        self.grid = _grid(grid, self.kernel_size, self.strides)
+        self.compute_output_shape(input_shape)  # finds a window that does not fit
+        *_, types, dim = input_shape
         super().build((None, math.prod(self.kernel_size) * types, dim))
         known = dict(enumerate(input_shape[1:], start=1))
         self.input_spec = keras.layers.InputSpec(ndim=5, axes=known)
@@ -455,15 +452,15 @@ class ConvCapsuleLayer(CapsuleLayer):
         # -> (batch, new_rows, new_columns, height * width * types * dim)
         image = ops.reshape(inputs, (-1, rows, columns, types * dim))
         seen = windows(image, self.kernel_size, self.strides)
-        seen = ops.reshape(seen, (-1, self.W.shape[1], dim))
-        outputs = super().call(seen, training)
+        grid = seen.shape[1:3]
+        outputs = super().call(ops.reshape(seen, (-1, self.W.shape[1], dim)), training)
         if not self.return_couplings:
-            return ops.reshape(outputs, (-1, *self.grid, *outputs.shape[1:]))
-        return tuple(ops.reshape(a, (-1, *self.grid, *a.shape[1:])) for a in outputs)
+            return ops.reshape(outputs, (-1, *grid, *outputs.shape[1:]))
+        return tuple(ops.reshape(a, (-1, *grid, *a.shape[1:])) for a in outputs)
 
     def compute_output_shape(self, input_shape):
         batch, *grid, types, _ = input_shape
-        grid = _grid(grid, self.kernel_size, self.strides)
+        grid = map(fft_conv.output_size, grid, self.kernel_size, self.strides)
         v = batch, *grid, self.num_capsule, self.dim_capsule
         window = math.prod(self.kernel_size) * types
         return (v, (*v[:-1], window)) if self.return_couplings else v
@@ -474,23 +471,6 @@ class ConvCapsuleLayer(CapsuleLayer):
             "kernel_size": self.kernel_size,
             "strides": self.strides,
         }
-
-
-def _grid(grid, kernel_size, strides) -> tuple[int, ...]:
-    """Rows and columns of the windows of a grid."""
-    return tuple(map(fft_conv.output_size, grid, kernel_size, strides))
-
-
-def _pair(name: str, value) -> tuple[int, int]:
-    """One or two sizes as two."""
-    pair = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
-    positive = all(isinstance(n, numbers.Integral) and n > 0 for n in pair)
-    if len(pair) != 2 or not positive:
-        raise ValueError(
-            f"Expected {name} to be one or two positive integers; "
-            f"received {name}={value!r}."
-        )
-    return int(pair[0]), int(pair[1])
 
 
 @compiled

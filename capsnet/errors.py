@@ -80,3 +80,19 @@ def check_sizes(**sizes) -> None:
             raise ValueError(
                 f"Expected {name} to be a positive integer; received {name}={size!r}."
             )
+
+
+def check_pair(name: str, value) -> tuple[int, int]:
+    """One or two sizes as two.
+
+    Raises:
+        ValueError: If they are neither.
+    """
+    pair = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
+    positive = all(isinstance(n, numbers.Integral) and n > 0 for n in pair)
+    if len(pair) != 2 or not positive:
+        raise ValueError(
+            f"Expected {name} to be one or two positive integers; "
+            f"received {name}={value!r}."
+        )
+    return int(pair[0]), int(pair[1])

@@ -113,6 +113,9 @@ WORK_SIDE = 320  # pixels; enough for a frame of 28 at any place in the photo
 # MNIST's digits are drawn with wider ones, and thin pens draw much finer ones.
 MIN_STROKE = 0.1
 TRACE = 0.25  # brightness that JPEG leaves nowhere beside a digit
+# Pixels by which a digit may be larger, smaller or elsewhere and stays as it is: about
+# what the training changes.
+NEAR = 2
 
 
 def is_inverted(picture: np.ndarray, info: dict) -> bool:
@@ -174,11 +177,10 @@ def prepare_picture(picture: np.ndarray, info: dict, invert: str):
 
 
 def is_laid_out(image: np.ndarray, box: int) -> bool:
-    """Whether a picture shows a bright digit in the layout of MNIST; see `digit_box`.
+    """Whether a picture shows a bright digit nearly in MNIST's layout; see `digit_box`.
 
     Args:
-        image: Pixels in [0, 1], shape `(height, width, 1)`; possibly of a JPEG file,
-            so that the longest side may be off by a pixel.
+        image: Pixels in [0, 1], shape `(height, width, 1)`.
         box: The longest side of a digit.
     """
     ink = np.where(image[..., 0] > TRACE, image[..., 0], 0).astype("float64")
@@ -186,7 +188,7 @@ def is_laid_out(image: np.ndarray, box: int) -> bool:
         return False
     middle = np.array(ink.shape) // 2
     off = (np.argwhere(ink) - middle).T @ ink[ink > 0] / ink.sum()
-    return abs(max(_crop(ink).shape) - box) <= 1 and np.abs(off).max() <= 1
+    return abs(max(_crop(ink).shape) - box) <= NEAR and np.abs(off).max() <= NEAR
 
 
 def prepare_digit(image: np.ndarray, height: int, width: int, box: int) -> np.ndarray:

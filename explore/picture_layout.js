@@ -10,6 +10,7 @@ const WORK_SIDE = 320; // pixels; enough for a frame of 28 at any place in the p
 const PAIR = 4;
 const MIN_STROKE = 0.1; // of the symbol's longest side; MNIST's are seldom finer
 const TRACE = 0.25; // brightness that JPEG leaves nowhere beside a digit
+const NEAR = 2; // pixels by which a digit may be elsewhere, or of another size
 
 /** Makes of a picture what the network was trained on; returns its values. */
 export function preparePicture(picture, model) {
@@ -43,7 +44,7 @@ export function isInverted(picture, model) {
   return high > low && border - low > high - border !== expected > 0.5;
 }
 
-/** Whether a picture shows a bright digit in the layout of MNIST. */
+/** Whether a picture shows a bright digit nearly in the layout of MNIST. */
 function isLaidOut({ height, width, values }, box) {
   const bright = values.map((value) => (value > TRACE ? value : 0));
   if (!bright.some((value) => value > 0)) return false;
@@ -52,7 +53,7 @@ function isLaidOut({ height, width, values }, box) {
   const [y, x] = centreOfMass(ink);
   const off = [y - Math.floor(height / 2), x - Math.floor(width / 2)].map(Math.abs);
   const side = Math.max(inked.height, inked.width);
-  return Math.abs(side - box) <= 1 && Math.max(...off) <= 1;
+  return Math.abs(side - box) <= NEAR && Math.max(...off) <= NEAR;
 }
 
 function fitImage(picture, height, width, channels) {

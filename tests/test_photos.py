@@ -194,6 +194,13 @@ def test_a_digit_elsewhere_in_a_picture_of_28_pixels_is_centred(digits):
         assert np.corrcoef(x.ravel(), image.ravel())[0, 1] > 0.9
 
 
+@pytest.mark.parametrize(("moved", "stays"), [(1, True), (4, False)])
+def test_a_digit_may_be_where_the_training_moves_it(digits, moved, stays):
+    picture = np.pad(digits[0], [(moved, 0), (0, 0), (0, 0)])[:28]
+    image, done = prepare_picture(picture, LIKE_MNIST, "auto")
+    assert (image is picture) == stays and (done == "") == stays
+
+
 def test_other_pictures_of_the_right_size_stay_as_they_are(digits):
     for other in ({"digit_box": None}, {"objects": 2}):
         picture = np.roll(digits[0], 4, axis=0)
